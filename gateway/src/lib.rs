@@ -1,0 +1,1 @@
+//! Bawab, an edge API gateway.
