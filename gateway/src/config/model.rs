@@ -296,20 +296,22 @@ pub struct HeaderEdits {
     pub add: BTreeMap<String, String>,
 }
 
-/// What to do with path text that services read differently from each other.
+/// What to do with path text that services read differently from each other. A path that `decode` turns into one of
+/// another route is refused.
 #[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PathPolicy {
-    /// `%2F`, which some services take for `/`. Default `refuse` (400). `keep` forwards it as it is; `decode` makes it a `/` before the path is made canonical.
+    /// `%2F`, which some services take for `/`. `refuse` (default, 400), `keep` as it stands, or `decode` to `/`.
     pub encoded_slash: PathRule,
-    /// `%5C` and `\`, which some services take for `/`. Default `refuse`. `decode` makes it a `/`.
+    /// `%5C`, which some services take for `/`. `refuse` (default, 400), `keep` as it stands, or `decode` to `/`. A bare backslash is always refused.
     pub backslash: PathRule,
-    /// `;` and `%3B`, which some services cut segments at. Default `keep`: RFC 3986 allows it in a segment. `decode` makes `%3B` a `;`.
-    pub semicolon: SemicolonRule,
-    /// `//`. Default `merge` into one; `keep` or `refuse`.
+    /// `;` and `%3B`, which some services cut segments at. `refuse` (default, 400), `keep` as it stands, or `decode` `%3B` to `;`. `..;` and `.;` are always refused.
+    pub semicolon: PathRule,
+    /// `//`. `merge` into one `/` (default), or `refuse` (400).
     pub double_slash: SlashRule,
 }
 
+/// What to do with an ambiguous character.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PathRule {
@@ -319,24 +321,16 @@ pub enum PathRule {
     Decode,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SemicolonRule {
-    Refuse,
-    #[default]
-    Keep,
-    Decode,
-}
-
+/// What to do with empty segments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SlashRule {
-    Refuse,
     #[default]
     Merge,
-    Keep,
+    Refuse,
 }
 
+/// A protocol to switch to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Upgrade {
