@@ -1,1 +1,3 @@
 //! Bawab, an edge API gateway.
+pub mod limits;
+pub mod rt;

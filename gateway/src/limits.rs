@@ -1,0 +1,105 @@
+//! Every bound of the gateway that no operator sets, with its reason. Hitting one is a refusal and a counter.
+
+/// Bytes a pooled buffer offers to one read. 64 KiB is where larger reads stop paying on loopback, and what a relay of
+/// large bodies needs to stay beside haproxy.
+pub const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Free bytes in front of a fresh buffer's window: a rebuilt response head goes there, so head and body leave in one
+/// write. Rebuilding adds `Via` and little else to a head that was there already; 1 KiB also takes some header edits.
+pub const BUFFER_HEADROOM: usize = 1024;
+
+/// Free bytes behind a full window: the end of a chunk, the last chunk and its empty trailers (`\r\n0\r\n\r\n`).
+pub const BUFFER_TAILROOM: usize = 64;
+
+/// Free buffers a worker keeps. 256 are 16 MiB; what a burst took beyond that goes back to the allocator.
+pub const BUFFERS_FREE_MAX: usize = 256;
+
+/// RFC 9110 §5.4 sets no bound; one pooled read must hold a whole head.
+pub const HEAD_BYTES_MAX: usize = BUFFER_BYTES;
+
+/// Most fields a head may be configured to have.
+pub const FIELDS_MAX: usize = 1000;
+
+/// Bytes of a head we receive from an upstream. Services are configured beside us and may set many cookies.
+pub const RESPONSE_HEAD_BYTES_MAX: usize = HEAD_BYTES_MAX;
+
+/// Fields of a head we receive from an upstream.
+pub const RESPONSE_FIELDS_MAX: usize = 256;
+
+/// The first read of a request takes no more than this, so that what must be copied out of the head's buffer (the
+/// beginning of a body) stays small.
+pub const HEAD_READ_BYTES: usize = 16 * 1024;
+
+/// Bytes of chunk extensions on one chunk line. We drop them; nobody is known to send long ones.
+pub const CHUNK_EXTENSION_BYTES_MAX: usize = 256;
+
+/// Bytes of a trailer section.
+pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
+/// Fields of a trailer section.
+pub const TRAILER_FIELDS_MAX: usize = 32;
+
+/// Interim (1xx) answers of one exchange that are forwarded; one more and the upstream is taken for broken.
+pub const INTERIM_MAX: u32 = 16;
+
+/// Milliseconds between two sweeps of a worker's deadlines: the most a deadline is late beside a busy turn.
+pub const TICK_MS: u64 = 50;
+
+/// Sockets shut down in one sweep before the other tasks get a turn. One costs about 5 µs.
+pub const CUTS_PER_TURN: usize = 128;
+
+/// Waiting exchanges whose client is checked for a hang-up in one sweep, round robin.
+pub const HANGUP_POLLS_PER_TICK: usize = 1024;
+
+/// Entries of a worker's submission ring. More operations in one turn are submitted in several system calls.
+pub const RING_ENTRIES: u32 = 4096;
+
+/// Connections a listening socket queues. The kernel cuts this to `net.core.somaxconn`.
+pub const ACCEPT_BACKLOG: i32 = 4096;
+
+/// Messages one worker's mailbox holds; a full one is a defined answer at the sender.
+pub const MAILBOX_MAX: usize = 1024;
+
+/// Jobs queued for the offload pool; a full queue is answered with 503 `overloaded`.
+pub const OFFLOAD_QUEUE_MAX: usize = 256;
+
+/// Threads of the offload pool.
+pub const OFFLOAD_THREADS: usize = 2;
+
+/// Milliseconds an offloaded job may take, queue included, before its exchange is answered with 503 `overloaded`.
+pub const OFFLOAD_WAIT_MS: u64 = 5_000;
+
+/// Milliseconds a filter may delay an exchange in all.
+pub const DELAY_MS_MAX: u64 = 60_000;
+
+/// Bytes of a subrequest's answer kept for a filter.
+pub const SUBREQUEST_BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// Times one filter may ask for another effect in one exchange. A filter that never decides is a bug, answered with 500.
+pub const EFFECTS_PER_FILTER_MAX: u32 = 8;
+
+/// Bytes of request body a filter may ask to see.
+pub const BODY_COLLECT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Milliseconds a body may be slow before its rate counts.
+pub const RATE_GRACE_MS: u64 = 5_000;
+
+/// Milliseconds we go on reading what a client sends after an answer that ended its connection early, so that the answer
+/// is not lost to a reset (RFC 9112 §9.6).
+pub const LINGER_MS: u64 = 2_000;
+
+/// Bytes read and dropped while lingering.
+pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Milliseconds between two resolutions of upstream names.
+pub const RESOLVE_INTERVAL_MS: u64 = 30_000;
+
+/// Bytes of a request id accepted from a trusted hop.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+
+const _: () = assert!(HEAD_READ_BYTES <= BUFFER_BYTES);
+const _: () = assert!(HEAD_BYTES_MAX <= BUFFER_BYTES);
+const _: () = assert!(RESPONSE_HEAD_BYTES_MAX <= BUFFER_BYTES);
+const _: () = assert!(BUFFER_TAILROOM >= b"\r\n0\r\n\r\n".len());
+const _: () = assert!(BUFFER_HEADROOM >= 20, "a chunk line fits in front of a body piece");

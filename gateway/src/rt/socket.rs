@@ -1,0 +1,217 @@
+//! Connected stream sockets and listeners. Buffers are handed to the kernel and come back with the answer.
+//!
+//! A [`Socket`] is TCP or Unix: the operations are the same, so one type carries both. Its halves have a deadline each
+//! and can be used at the same time; at most one operation a half is under way.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
+use std::path::PathBuf;
+
+use bytes::{Buf as _, Bytes};
+use monoio::io::{
+    AsyncReadRent, AsyncWriteRent, CancelHandle, Canceller, OwnedReadHalf, OwnedWriteHalf, Splitable,
+};
+use monoio::net::{TcpListener, TcpStream, UnixStream};
+
+use super::Buf;
+use super::deadline::{Cut, Watch};
+
+/// Where a connection goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Peer::Tcp(address) => address.fmt(f),
+            Peer::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A connected stream socket. Closed when dropped.
+pub struct Socket {
+    pub reader: Reader,
+    pub writer: Writer,
+}
+
+impl Socket {
+    /// Opens a connection. The caller bounds the wait by dropping the future, which cancels the attempt.
+    pub async fn connect(peer: &Peer) -> io::Result<Socket> {
+        match peer {
+            Peer::Tcp(address) => {
+                let stream = TcpStream::connect_addr(*address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Socket::new(stream))
+            }
+            Peer::Unix(path) => {
+                let fd = UnixStream::connect(path).await?.into_raw_fd();
+                // SAFETY: the descriptor was just given up by its only owner.
+                Ok(Socket::new(unsafe { stream_of(fd) }?))
+            }
+        }
+    }
+
+    /// A socket that another part of the process opened, such as one end of a pair.
+    pub fn from_fd(fd: std::os::fd::OwnedFd) -> io::Result<Socket> {
+        // SAFETY: `into_raw_fd` gives up the ownership that `stream_of` takes.
+        Ok(Socket::new(unsafe { stream_of(fd.into_raw_fd()) }?))
+    }
+
+    fn new(stream: TcpStream) -> Socket {
+        let fd = stream.as_raw_fd();
+        let (read, write) = stream.into_split();
+        Socket {
+            reader: Reader { watch: Watch::new(fd, Cut::Read), half: read, fd },
+            writer: Writer { watch: Watch::new(fd, Cut::Both), half: write },
+        }
+    }
+
+    /// Its descriptor, for deadlines and logs. Valid while the socket lives.
+    pub fn fd(&self) -> RawFd {
+        self.reader.fd
+    }
+
+    /// Whether a pooled connection can still be used: nothing was received, and the peer has not closed. A system call.
+    pub fn is_quiet(&self) -> bool {
+        // SAFETY: the descriptor is open while `self` lives.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd()) };
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        let mut byte = [0u8; 1];
+        matches!(rustix::net::recv(fd, &mut byte, flags), Err(rustix::io::Errno::AGAIN))
+    }
+}
+
+/// A stream around a raw socket of any family: monoio's operations for both are the same.
+///
+/// # Safety
+/// `fd` is an open stream socket that nobody else owns.
+unsafe fn stream_of(fd: RawFd) -> io::Result<TcpStream> {
+    // SAFETY: the caller hands over an open descriptor.
+    TcpStream::from_std(unsafe { std::net::TcpStream::from_raw_fd(fd) })
+}
+
+/// The receiving half.
+pub struct Reader {
+    // Dropped first: a watch must not outlive its descriptor.
+    watch: Watch,
+    half: OwnedReadHalf<TcpStream>,
+    fd: RawFd,
+}
+
+impl Reader {
+    /// Waits until there is something to read, or the end of it, without holding a buffer.
+    pub async fn readable(&mut self) -> io::Result<()> {
+        // SAFETY: the cell is shared with the writing half on this thread only, and neither keeps a reference to the
+        // stream across an await: an operation holds the descriptor, not the stream.
+        let stream = unsafe { &*self.half.0.get() };
+        stream.readable(true).await
+    }
+
+    /// Reads behind the buffer's window. `Ok(0)`: the peer ended, or the deadline did ([`Watch::fired`] tells), or the
+    /// buffer has no room left.
+    pub async fn read(&mut self, buf: Buf) -> (io::Result<usize>, Buf) {
+        self.half.read(buf).await
+    }
+
+    /// As `read`, but at most `limit` bytes.
+    pub async fn read_up_to(&mut self, buf: Buf, limit: usize) -> (io::Result<usize>, Buf) {
+        let (result, limited) = self.half.read(super::buf::UpTo { buf, limit }).await;
+        (result, limited.buf)
+    }
+
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+}
+
+/// The sending half.
+pub struct Writer {
+    watch: Watch,
+    half: OwnedWriteHalf<TcpStream>,
+}
+
+impl Writer {
+    /// Sends the whole window. The buffer returns to the pool.
+    pub async fn write_all(&mut self, mut buf: Buf) -> io::Result<()> {
+        while !buf.is_empty() {
+            let (result, rest) = self.half.write(buf).await;
+            buf = rest;
+            match result? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => buf.advance(n),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all of `bytes`.
+    pub async fn write_all_bytes(&mut self, mut bytes: Bytes) -> io::Result<()> {
+        while bytes.has_remaining() {
+            let (result, rest) = self.half.write(bytes).await;
+            bytes = rest;
+            match result? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                n => bytes.advance(n),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the peer that nothing more comes (FIN). Reading goes on.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        self.half.shutdown().await
+    }
+
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+}
+
+/// A listening socket of one worker.
+pub struct Listener {
+    inner: TcpListener,
+    stop: CancelHandle,
+}
+
+/// Stops a listener's accept without losing a connection.
+pub struct AcceptStop {
+    canceller: Canceller,
+}
+
+impl AcceptStop {
+    pub fn stop(self) {
+        self.canceller.cancel();
+    }
+}
+
+impl Listener {
+    /// Takes over a bound, listening socket.
+    pub fn new(socket: std::net::TcpListener) -> io::Result<(Listener, AcceptStop)> {
+        let canceller = Canceller::new();
+        let listener = Listener { inner: TcpListener::from_std(socket)?, stop: canceller.handle() };
+        Ok((listener, AcceptStop { canceller }))
+    }
+
+    /// The next connection. Never dropped while it waits: a connection accepted by the kernel meanwhile would be lost
+    /// and its descriptor leaked. [`AcceptStop`] ends it instead; the error is then `Interrupted`.
+    pub async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
+        match self.inner.cancelable_accept(self.stop.clone()).await {
+            Ok((stream, address)) => {
+                // monoio accepts without SOCK_CLOEXEC; a child process must not inherit clients.
+                let fd = stream.as_raw_fd();
+                // SAFETY: the descriptor is open while `stream` lives.
+                let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+                rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)?;
+                stream.set_nodelay(true)?;
+                Ok((Socket::new(stream), address))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Err(io::ErrorKind::Interrupted.into()),
+            Err(error) => Err(error),
+        }
+    }
+}
