@@ -95,7 +95,7 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 pub const RESOLVE_INTERVAL_MS: u64 = 30_000;
 
 /// Bytes of a request id accepted from a trusted hop.
-pub const REQUEST_ID_BYTES_MAX: usize = 128;
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
 
 
 const _: () = assert!(HEAD_READ_BYTES <= BUFFER_BYTES);

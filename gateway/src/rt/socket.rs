@@ -70,20 +70,6 @@ impl Socket {
             writer: Writer { watch: Watch::new(fd, Cut::Both), half: write },
         }
     }
-
-    /// Its descriptor, for deadlines and logs. Valid while the socket lives.
-    pub fn fd(&self) -> RawFd {
-        self.reader.fd
-    }
-
-    /// Whether a pooled connection can still be used: nothing was received, and the peer has not closed. A system call.
-    pub fn is_quiet(&self) -> bool {
-        // SAFETY: the descriptor is open while `self` lives.
-        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd()) };
-        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
-        let mut byte = [0u8; 1];
-        matches!(rustix::net::recv(fd, &mut byte, flags), Err(rustix::io::Errno::AGAIN))
-    }
 }
 
 /// A stream around a raw socket of any family: monoio's operations for both are the same.
@@ -126,6 +112,19 @@ impl Reader {
 
     pub fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// The socket's descriptor. Valid while the half lives.
+    pub fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    /// Whether nothing was received and the peer has not closed: a pooled connection can be used again. A system call.
+    pub fn is_quiet(&self) -> bool {
+        // SAFETY: the descriptor is open while `self` lives.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd) };
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(fd, &mut [0u8; 1], flags), Err(rustix::io::Errno::AGAIN))
     }
 }
 

@@ -1,0 +1,87 @@
+//! A request body as the exchange sees it, whichever protocol it comes by.
+
+use bytes::{Bytes, BytesMut};
+use http1::Field;
+
+use super::h1::body::{BodyError, H1Body};
+use super::wire::{Chunk, Wait, WireReader};
+
+/// What is known of a body's length before it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// There is none, and nothing says so on the wire: a GET, an answer to HEAD, 204, 304.
+    Absent,
+    Exact(u64),
+    /// It ends when it ends.
+    Unknown,
+}
+
+/// A request body.
+pub enum Body<'a> {
+    /// On its way on an HTTP/1 connection.
+    Wire { body: &'a mut H1Body, reader: &'a mut WireReader, wait: Wait, length: Length },
+    /// Collected for a filter, whole.
+    Held(Option<Bytes>),
+}
+
+impl Body<'_> {
+    /// The next piece; `None`: the body has ended.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, BodyError> {
+        match self {
+            Body::Wire { body, reader, wait, .. } => Ok(body.next(reader, *wait).await?.map(Chunk::Pooled)),
+            Body::Held(bytes) => Ok(bytes.take().map(Chunk::Shared)),
+        }
+    }
+
+    /// The next piece, if it is here already.
+    pub fn next_buffered(&mut self) -> Result<Option<Chunk>, BodyError> {
+        match self {
+            Body::Wire { body, .. } => Ok(body.next_buffered()?.map(Chunk::Pooled)),
+            Body::Held(bytes) => Ok(bytes.take().map(Chunk::Shared)),
+        }
+    }
+
+    /// Nothing more comes: the body is complete.
+    pub fn ended(&self) -> bool {
+        match self {
+            Body::Wire { body, .. } => body.ended(),
+            Body::Held(bytes) => bytes.is_none(),
+        }
+    }
+
+    pub fn length(&self) -> Length {
+        match self {
+            Body::Wire { length, .. } => *length,
+            Body::Held(bytes) => Length::Exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
+
+    /// The trailers of an ended body and the bytes they lie in.
+    pub fn trailers(&self) -> Option<(&[u8], &[Field])> {
+        match self {
+            Body::Wire { body, .. } => body.trailers(),
+            Body::Held(_) => None,
+        }
+    }
+
+    /// Waits for the whole body and holds it. `Err(TooLarge)`: it is longer than `bytes_max`. Trailers are dropped: who
+    /// wants the whole body wants its bytes.
+    pub async fn collect(&mut self, bytes_max: usize) -> Result<Bytes, BodyError> {
+        if let Body::Held(bytes) = self {
+            return match bytes {
+                Some(bytes) if bytes.len() > bytes_max => Err(BodyError::TooLarge),
+                bytes => Ok(bytes.clone().unwrap_or_default()),
+            };
+        }
+        let mut whole = BytesMut::new();
+        while let Some(piece) = self.next().await? {
+            if whole.len() + piece.len() > bytes_max {
+                return Err(BodyError::TooLarge);
+            }
+            whole.extend_from_slice(piece.bytes());
+        }
+        let whole = whole.freeze();
+        *self = Body::Held((!whole.is_empty()).then(|| whole.clone()));
+        Ok(whole)
+    }
+}

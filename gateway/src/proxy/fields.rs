@@ -1,0 +1,245 @@
+//! The fields of a head: one arena of received bytes, a table over it, and edits beside it.
+//!
+//! HTTP/1 hands its read buffer over as it is, so a head costs no copy; HTTP/2 writes decoded fields behind each other into
+//! a buffer of its own. An edit never touches the received bytes: a removed field is struck from the table, an added one
+//! lives in a text beside it. Tables and texts are recycled by the thread, so a head allocates nothing in steady state.
+
+use std::cell::RefCell;
+
+use http1::{Field, Known, Span};
+
+use crate::rt::Buf;
+
+/// Sets of emptied tables a thread keeps: two heads an exchange, for as many exchanges as run at one time.
+const RECYCLED_MAX: usize = 256;
+
+thread_local! {
+    static RECYCLED: RefCell<Vec<Tables>> = const { RefCell::new(Vec::new()) };
+}
+
+#[derive(Default)]
+struct Tables {
+    received: Vec<Field>,
+    added: Vec<Field>,
+    text: Vec<u8>,
+}
+
+/// What the `Connection` fields of a head list.
+#[derive(Clone, Copy)]
+pub struct Listed<'a> {
+    arena: &'a [u8],
+    fields: &'a [Field],
+}
+
+impl Listed<'_> {
+    pub fn lists(self, name: &[u8]) -> bool {
+        http1::is_connection_listed(self.arena, self.fields, name)
+    }
+}
+
+/// Fields as received, and as edited since.
+pub struct Fields {
+    arena: Option<Buf>,
+    tables: Tables,
+}
+
+impl Fields {
+    /// No fields, over an arena that `parse` will fill the table for.
+    pub fn over(arena: Buf) -> Fields {
+        Fields { arena: Some(arena), ..Fields::new() }
+    }
+
+    /// No fields and nothing received: an answer of our own.
+    pub fn new() -> Fields {
+        let tables = RECYCLED.with_borrow_mut(Vec::pop).unwrap_or_default();
+        Fields { arena: None, tables }
+    }
+
+    /// The received bytes.
+    pub fn arena(&self) -> &[u8] {
+        self.arena.as_ref().map_or(&[], Buf::bytes)
+    }
+
+    /// The received bytes and the table to fill from them.
+    pub fn parse_into(&mut self) -> (&[u8], &mut Vec<Field>) {
+        (self.arena.as_ref().map_or(&[], Buf::bytes), &mut self.tables.received)
+    }
+
+    /// Gives the arena up, for what lies behind the head in it. The received fields are gone with it.
+    pub fn take_arena(&mut self) -> Option<Buf> {
+        self.tables.received.clear();
+        self.arena.take()
+    }
+
+    /// The table of received fields; struck ones have an empty name.
+    pub fn received(&self) -> &[Field] {
+        &self.tables.received
+    }
+
+    /// Every field that is there now: received ones in their order, then added ones in theirs.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8], Known)> {
+        let arena = self.arena();
+        let text = &self.tables.text[..];
+        let received = self.tables.received.iter().map(move |field| (arena, field));
+        let added = self.tables.added.iter().map(move |field| (text, field));
+        received
+            .chain(added)
+            .filter(|(_, field)| !field.name.is_empty())
+            .map(|(bytes, field)| (field.name.of(bytes), field.value.of(bytes), field.known))
+    }
+
+    /// The first value of a well-known field.
+    pub fn first(&self, known: Known) -> Option<&[u8]> {
+        debug_assert!(known != Known::Other, "other fields are found by name");
+        let find = |fields: &[Field]| fields.iter().find(|f| f.known == known && !f.name.is_empty()).map(|f| f.value);
+        match find(&self.tables.received) {
+            Some(value) => Some(value.of(self.arena())),
+            None => find(&self.tables.added).map(|value| value.of(&self.tables.text)),
+        }
+    }
+
+    /// The first value of a field by name, compared without case.
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.iter().find(|(n, _, _)| n.eq_ignore_ascii_case(name)).map(|(_, value, _)| value)
+    }
+
+    /// Strikes every field of that name, compared without case.
+    pub fn remove(&mut self, name: &[u8]) {
+        self.strike(|n, _| n.eq_ignore_ascii_case(name));
+    }
+
+    /// Strikes every field that is `known`.
+    pub fn remove_known(&mut self, known: Known) {
+        self.strike(|_, k| k == known);
+    }
+
+    /// Strikes every field for which `gone` holds.
+    pub fn strike(&mut self, gone: impl Fn(&[u8], Known) -> bool) {
+        let Fields { arena, tables } = self;
+        let arena = arena.as_ref().map_or(&[][..], Buf::bytes);
+        let text = &tables.text[..];
+        for (bytes, table) in [(arena, &mut tables.received), (text, &mut tables.added)] {
+            for field in table.iter_mut() {
+                if !field.name.is_empty() && gone(field.name.of(bytes), field.known) {
+                    field.name.len = 0;
+                }
+            }
+        }
+    }
+
+    /// Strikes received fields for which `gone` holds, told the name, the field and what `Connection` lists.
+    pub fn strike_received(&mut self, gone: impl Fn(&[u8], &Field, Listed<'_>) -> bool) {
+        let Fields { arena, tables } = self;
+        let arena = arena.as_ref().map_or(&[][..], Buf::bytes);
+        for at in 0..tables.received.len() {
+            let field = tables.received[at];
+            if field.name.is_empty() || field.known == Known::Connection {
+                continue;
+            }
+            if gone(field.name.of(arena), &field, Listed { arena, fields: &tables.received }) {
+                tables.received[at].name.len = 0;
+            }
+        }
+        // The list is struck last: the others were asked against it.
+        for field in &mut tables.received {
+            if field.known == Known::Connection {
+                field.name.len = 0;
+            }
+        }
+    }
+
+    /// Adds a field behind all others. The caller vouches for a valid name and value.
+    pub fn add(&mut self, name: &[u8], value: &[u8]) {
+        let tables = &mut self.tables;
+        let mut keep = |bytes: &[u8]| {
+            let start = tables.text.len() as u32;
+            tables.text.extend_from_slice(bytes);
+            Span { start, len: bytes.len() as u32 }
+        };
+        let (name_span, value) = (keep(name), keep(value));
+        let underscore = name.contains(&b'_');
+        tables.added.push(Field { name: name_span, value, known: Known::of(name), underscore });
+    }
+
+    /// Adds a field whose value is a range of the received bytes.
+    pub fn add_received(&mut self, name: &[u8], value: Span) {
+        let tables = &mut self.tables;
+        let arena = self.arena.as_ref().map_or(&[][..], Buf::bytes);
+        let start = tables.text.len() as u32;
+        tables.text.extend_from_slice(name);
+        tables.text.extend_from_slice(value.of(arena));
+        tables.added.push(Field {
+            name: Span { start, len: name.len() as u32 },
+            value: Span { start: start + name.len() as u32, len: value.len },
+            known: Known::of(name),
+            underscore: name.contains(&b'_'),
+        });
+    }
+
+    /// Makes this the only field of that name.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        self.remove(name);
+        self.add(name, value);
+    }
+}
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        let mut tables = std::mem::take(&mut self.tables);
+        tables.received.clear();
+        tables.added.clear();
+        tables.text.clear();
+        let _ = RECYCLED.try_with(|recycled| {
+            let mut recycled = recycled.borrow_mut();
+            if recycled.len() < RECYCLED_MAX {
+                recycled.push(tables);
+            }
+        });
+    }
+}
+
+impl Default for Fields {
+    fn default() -> Self {
+        Fields::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(text: &str) -> Fields {
+        let mut fields = Fields::over(Buf::copy_of(text.as_bytes()).expect("fits"));
+        let limits = http1::HeadLimits { head_bytes: 4096, fields: 10, target_bytes: 1000 };
+        let (bytes, table) = fields.parse_into();
+        http1::parse_request(bytes, &limits, table).expect("a good head");
+        fields
+    }
+
+    fn names(fields: &Fields) -> Vec<String> {
+        fields.iter().map(|(name, value, _)| format!("{}={}", name.escape_ascii(), value.escape_ascii())).collect()
+    }
+
+    #[test]
+    fn edits_show_at_once_and_leave_the_rest_in_order() {
+        let mut fields = fields("GET / HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nx-b: 2\r\nX-a: 3\r\n\r\n");
+        assert_eq!(names(&fields), ["Host=a", "X-A=1", "x-b=2", "X-a=3"]);
+        fields.set(b"x-A", b"9");
+        assert_eq!(names(&fields), ["Host=a", "x-b=2", "x-A=9"]);
+        fields.add(b"via", b"1.1 x");
+        assert_eq!(fields.first(Known::Via), Some(&b"1.1 x"[..]));
+        fields.remove_known(Known::Via);
+        fields.remove(b"X-B");
+        assert_eq!(names(&fields), ["Host=a", "x-A=9"]);
+        assert_eq!(fields.get(b"X-a"), Some(&b"9"[..]));
+        assert_eq!(fields.get(b"x-b"), None);
+    }
+
+    #[test]
+    fn recycled_tables_are_empty() {
+        let mut first = fields("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        first.add(b"x", b"y");
+        drop(first);
+        assert_eq!(names(&Fields::new()), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,116 @@
+//! A message on its way out on an HTTP/1 connection: a head that waits to leave together with the first piece of its body,
+//! and the framing around every piece. Requests to upstreams and answers to clients alike.
+
+use http1::Field;
+
+use crate::limits::BUFFER_BYTES;
+use crate::proxy::wire::{Chunk, Halt, Wait, WireWriter};
+use crate::rt::Buf;
+
+const CHUNK_END: &[u8] = b"\r\n";
+
+/// A message being sent.
+pub struct Outgoing {
+    /// Bytes that leave before the next piece: the head, and chunk lines.
+    pending: Vec<u8>,
+    chunked: bool,
+    /// Bytes of body handed to the connection.
+    sent: u64,
+}
+
+impl Outgoing {
+    /// A message whose encoded head is `head`.
+    pub fn new(head: Vec<u8>, chunked: bool) -> Outgoing {
+        Outgoing { pending: head, chunked, sent: 0 }
+    }
+
+    /// Bytes of body sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Gives the head's memory back for the next message.
+    pub fn into_scratch(self) -> Vec<u8> {
+        let mut scratch = self.pending;
+        scratch.clear();
+        scratch
+    }
+
+    /// Sends the head if it has not left yet.
+    pub async fn flush(&mut self, writer: &mut WireWriter, wait: Wait) -> Result<(), Halt> {
+        while !self.pending.is_empty() {
+            let part = self.pending.len().min(BUFFER_BYTES);
+            let buf = Buf::copy_of(&self.pending[..part]).expect("a part is no larger than a buffer");
+            self.pending.drain(..part);
+            writer.write(Chunk::Pooled(buf), wait).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a piece of the body, with the head in front if that has not left yet.
+    pub async fn piece(&mut self, writer: &mut WireWriter, piece: Chunk, wait: Wait) -> Result<(), Halt> {
+        self.send(writer, piece, false, wait).await
+    }
+
+    /// Sends the last piece, if any, and the body's end.
+    pub async fn end(
+        &mut self,
+        writer: &mut WireWriter,
+        piece: Option<Chunk>,
+        trailers: Option<(&[u8], &[Field])>,
+        wait: Wait,
+    ) -> Result<(), Halt> {
+        let no_trailers = trailers.is_none_or(|(_, fields)| fields.is_empty());
+        match piece {
+            Some(piece) if !piece.is_empty() && no_trailers => return self.send(writer, piece, true, wait).await,
+            Some(piece) if !piece.is_empty() => self.send(writer, piece, false, wait).await?,
+            _ => {}
+        }
+        if self.chunked {
+            self.pending.extend_from_slice(b"0\r\n");
+            if let Some((bytes, fields)) = trailers {
+                http1::encode::trailers(&mut self.pending, bytes, fields);
+            }
+            self.pending.extend_from_slice(CHUNK_END);
+        }
+        self.flush(writer, wait).await
+    }
+
+    async fn send(&mut self, writer: &mut WireWriter, piece: Chunk, last: bool, wait: Wait) -> Result<(), Halt> {
+        let len = piece.len();
+        let mut behind: &[u8] = b"";
+        if self.chunked {
+            let mut line = [0; http1::chunked::CHUNK_LINE_BYTES_MAX];
+            let n = http1::chunked::encode_chunk_line(len, &mut line);
+            self.pending.extend_from_slice(&line[..n]);
+            behind = if last { b"\r\n0\r\n\r\n" } else { CHUNK_END };
+        }
+        self.sent += len as u64;
+        let mut buf = match piece {
+            Chunk::Pooled(buf) => buf,
+            // A small shared piece leaves in one write with what is around it; a large one is not copied.
+            Chunk::Shared(bytes) if bytes.len() <= BUFFER_BYTES / 4 => {
+                Buf::copy_of(&bytes).expect("it is smaller than a buffer")
+            }
+            Chunk::Shared(bytes) => {
+                self.flush(writer, wait).await?;
+                writer.write(Chunk::Shared(bytes), wait).await?;
+                self.pending.extend_from_slice(behind);
+                return if last { self.flush(writer, wait).await } else { Ok(()) };
+            }
+        };
+        if self.pending.len() <= buf.headroom() {
+            let fits = buf.prepend(&self.pending);
+            debug_assert!(fits, "headroom was asked for");
+            self.pending.clear();
+        } else {
+            self.flush(writer, wait).await?;
+        }
+        if buf.append(behind) {
+            return writer.write(Chunk::Pooled(buf), wait).await;
+        }
+        writer.write(Chunk::Pooled(buf), wait).await?;
+        self.pending.extend_from_slice(behind);
+        if last { self.flush(writer, wait).await } else { Ok(()) }
+    }
+}

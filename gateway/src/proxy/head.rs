@@ -1,0 +1,107 @@
+//! Heads as the exchange sees them, whichever protocol they came by.
+
+use std::net::IpAddr;
+
+use http1::{Form, Method, Span, Version};
+
+use super::fields::Fields;
+
+/// A request head. The target's parts are ranges of the arena, except for a path that had to be rewritten.
+pub struct RequestHead {
+    pub method: Method,
+    method_text: Span,
+    pub version: Version,
+    pub form: Form,
+    authority: Option<Span>,
+    path: Path,
+    query: Option<Span>,
+    pub fields: Fields,
+}
+
+/// The canonical path: the received one when that was canonical already.
+enum Path {
+    Received(Span),
+    Rewritten(Vec<u8>),
+}
+
+impl RequestHead {
+    /// A head from a parsed request line and target. `canonical` replaces the received path; empty: it was canonical.
+    pub fn new(
+        line: &http1::RequestLine,
+        target: &http1::Target,
+        host: Option<Span>,
+        canonical: Option<Vec<u8>>,
+        fields: Fields,
+    ) -> RequestHead {
+        RequestHead {
+            method: line.method,
+            method_text: line.method_span,
+            version: line.version,
+            form: target.form,
+            authority: target.authority.or(host),
+            path: canonical.map_or(Path::Received(target.path), Path::Rewritten),
+            query: target.query,
+            fields,
+        }
+    }
+
+    /// The method as it was sent; methods are case-sensitive (RFC 9110 §9.1).
+    pub fn method_text(&self) -> &[u8] {
+        self.method_text.of(self.fields.arena())
+    }
+
+    /// `host` or `host:port` of the target or the Host field; empty for HTTP/1.0 without one.
+    pub fn authority(&self) -> &[u8] {
+        self.authority.map_or(&[], |authority| authority.of(self.fields.arena()))
+    }
+
+    /// Adds a field that holds the authority.
+    pub fn add_authority_field(&mut self, name: &[u8]) {
+        if let Some(authority) = self.authority {
+            self.fields.add_received(name, authority);
+        }
+    }
+
+    /// The one canonical path (`*` for `OPTIONS *`). Router, limits, cache, log and upstream see this and nothing else.
+    pub fn path(&self) -> &[u8] {
+        match &self.path {
+            Path::Received(span) => span.of(self.fields.arena()),
+            Path::Rewritten(path) => path,
+        }
+    }
+
+    /// Replaces the path by what a route's policy decoded it to. The caller has checked that the route stays the same.
+    pub fn set_path(&mut self, path: Vec<u8>) {
+        self.path = Path::Rewritten(path);
+    }
+
+    /// The query without its `?`; `None` when the target had no `?`.
+    pub fn query(&self) -> Option<&[u8]> {
+        self.query.map(|query| query.of(self.fields.arena()))
+    }
+}
+
+/// A response head.
+pub struct ResponseHead {
+    /// 100 to 599
+    pub status: u16,
+    pub fields: Fields,
+}
+
+impl ResponseHead {
+    /// An answer of our own, without fields.
+    pub fn new(status: u16) -> ResponseHead {
+        ResponseHead { status, fields: Fields::new() }
+    }
+}
+
+/// Who sent a request and how, decided once an exchange and used everywhere alike.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    /// The client's address by the listener's `client_address` rule.
+    pub address: IpAddr,
+    /// Who opened the connection.
+    pub peer: IpAddr,
+    /// The peer is one of `gateway.trusted_hops`.
+    pub trusted: bool,
+}

@@ -1,0 +1,298 @@
+//! Why the gateway answers itself: the one table from cause to status, code, whose fault it is and whether a retry is safe.
+//! Exhaustive on purpose: a new cause does not compile before it has its line here.
+
+use http1::Fault;
+
+/// Why an exchange did not get its service's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The client's message breaks HTTP.
+    Malformed(Fault),
+    /// A field name holds `_`, and the listener refuses that.
+    FieldNameUnderscore,
+    /// The path holds text that the route does not allow.
+    PathAmbiguous,
+    /// The client asked for a tunnel.
+    ConnectUnsupported,
+    /// The client expects something other than `100-continue`.
+    ExpectationFailed,
+    /// The head did not become complete in time.
+    HeadTimeout,
+    /// The client stopped sending its body.
+    BodyTimeout,
+    /// The client sends its body too slowly.
+    BodyTooSlow,
+    /// The body is larger than the route takes.
+    BodyTooLarge,
+    /// No route takes this host and path.
+    NoRoute,
+    /// A route takes this host and path, but not with this method.
+    MethodNotAllowed,
+    /// The upstream has no endpoint, or none of its names could be resolved.
+    NoEndpoint,
+    /// No connection to the endpoint could be opened.
+    UpstreamConnectFailed,
+    UpstreamConnectTimeout,
+    UpstreamFirstByteTimeout,
+    UpstreamIdleTimeout,
+    UpstreamTotalTimeout,
+    /// The upstream closed its connection before its answer's head was complete.
+    UpstreamClosed,
+    /// The upstream closed its connection, or broke its framing, inside its answer's body.
+    UpstreamBodyCut,
+    /// The upstream's answer breaks HTTP.
+    UpstreamMalformed(Fault),
+    /// The upstream answered an upgrade with another protocol, or one that nobody asked for.
+    UpgradeMismatch,
+    /// The request head does not fit any more after its edits.
+    HeadTooLarge,
+    /// A bounded queue was full, or work handed off came back too late.
+    Overloaded,
+    /// The client left before its answer was complete.
+    ClientGone,
+    /// A bug of ours.
+    Internal,
+}
+
+/// Whose doing a refusal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party {
+    Client,
+    Upstream,
+    Gateway,
+}
+
+impl Party {
+    pub fn name(self) -> &'static str {
+        match self {
+            Party::Client => "client",
+            Party::Upstream => "upstream",
+            Party::Gateway => "gateway",
+        }
+    }
+}
+
+/// One line of the table.
+struct Line {
+    status: u16,
+    code: &'static str,
+    party: Party,
+    /// The upstream cannot have acted on the request.
+    retry_safe: bool,
+    /// What the client can do.
+    detail: &'static str,
+}
+
+impl Refusal {
+    /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
+    const PLAIN: [Refusal; 23] = [
+        Refusal::FieldNameUnderscore,
+        Refusal::PathAmbiguous,
+        Refusal::ConnectUnsupported,
+        Refusal::ExpectationFailed,
+        Refusal::HeadTimeout,
+        Refusal::BodyTimeout,
+        Refusal::BodyTooSlow,
+        Refusal::BodyTooLarge,
+        Refusal::NoRoute,
+        Refusal::MethodNotAllowed,
+        Refusal::NoEndpoint,
+        Refusal::UpstreamConnectFailed,
+        Refusal::UpstreamConnectTimeout,
+        Refusal::UpstreamFirstByteTimeout,
+        Refusal::UpstreamIdleTimeout,
+        Refusal::UpstreamTotalTimeout,
+        Refusal::UpstreamClosed,
+        Refusal::UpstreamBodyCut,
+        Refusal::UpgradeMismatch,
+        Refusal::HeadTooLarge,
+        Refusal::Overloaded,
+        Refusal::ClientGone,
+        Refusal::Internal,
+    ];
+
+    /// The codes in the order of [`Refusal::index`], for counters.
+    pub fn codes() -> &'static [&'static str] {
+        static CODES: std::sync::LazyLock<Vec<&'static str>> = std::sync::LazyLock::new(|| {
+            let plain = Refusal::PLAIN.iter().map(|refusal| refusal.code());
+            plain.chain(["upstream_malformed"]).chain(Fault::ALL.iter().map(|fault| fault.code())).collect()
+        });
+        &CODES
+    }
+
+    /// Its place in [`Refusal::codes`]. A walk over a short table: refusals are not the fast path.
+    pub fn index(self) -> usize {
+        let code = self.code();
+        Refusal::codes().iter().position(|&known| known == code).expect("every code is in the table")
+    }
+
+    pub fn status(self) -> u16 {
+        self.line().status
+    }
+
+    /// A stable name for machines, in problem+json, the access log and metrics.
+    pub fn code(self) -> &'static str {
+        self.line().code
+    }
+
+    pub fn party(self) -> Party {
+        self.line().party
+    }
+
+    /// Whether the same request may be sent again without risk that it is acted on twice.
+    pub fn retry_safe(self) -> bool {
+        self.line().retry_safe
+    }
+
+    /// Text for the client: what it can do. Never what we saw inside.
+    pub fn detail(self) -> &'static str {
+        self.line().detail
+    }
+
+    fn line(self) -> Line {
+        use Party::{Client, Gateway, Upstream};
+        let line = |status, code, party, retry_safe, detail| Line { status, code, party, retry_safe, detail };
+        match self {
+            Refusal::Malformed(fault) => line(fault.status(), fault.code(), Client, true, fault.detail()),
+            Refusal::FieldNameUnderscore => line(
+                400,
+                "field_name_underscore",
+                Client,
+                true,
+                "a field name holds an underscore, which some services cannot tell from a hyphen; use a hyphen",
+            ),
+            Refusal::PathAmbiguous => line(
+                400,
+                "path_ambiguous",
+                Client,
+                true,
+                "the path holds an encoded slash, a backslash, a semicolon or an empty segment, which this route refuses",
+            ),
+            Refusal::ConnectUnsupported => {
+                line(501, "connect_unsupported", Client, true, "this gateway does not open tunnels")
+            }
+            Refusal::ExpectationFailed => {
+                line(417, "expectation_failed", Client, true, "the only expectation known here is 100-continue")
+            }
+            Refusal::HeadTimeout => {
+                line(408, "head_timeout", Client, true, "the request head was not complete in time; send it at once")
+            }
+            Refusal::BodyTimeout => {
+                line(408, "body_timeout", Client, false, "the request body stopped coming; send it without pauses")
+            }
+            Refusal::BodyTooSlow => {
+                line(408, "body_too_slow", Client, false, "the request body comes too slowly; use a faster connection")
+            }
+            Refusal::BodyTooLarge => {
+                line(413, "body_too_large", Client, false, "the request body is larger than this route takes")
+            }
+            Refusal::NoRoute => line(404, "no_route", Client, true, "nothing is served at this host and path"),
+            Refusal::MethodNotAllowed => line(
+                405,
+                "method_not_allowed",
+                Client,
+                true,
+                "this path does not take this method; the Allow field lists those it takes",
+            ),
+            Refusal::NoEndpoint => {
+                line(503, "no_endpoint", Upstream, true, "the service has nowhere to run right now; try again later")
+            }
+            Refusal::UpstreamConnectFailed => {
+                line(502, "upstream_connect_failed", Upstream, true, "the service cannot be reached; try again later")
+            }
+            Refusal::UpstreamConnectTimeout => {
+                line(504, "upstream_connect_timeout", Upstream, true, "the service cannot be reached; try again later")
+            }
+            Refusal::UpstreamFirstByteTimeout => line(
+                504,
+                "upstream_first_byte_timeout",
+                Upstream,
+                false,
+                "the service did not answer in time; it may have acted on the request",
+            ),
+            Refusal::UpstreamIdleTimeout => line(
+                504,
+                "upstream_idle_timeout",
+                Upstream,
+                false,
+                "the service stopped in the middle; it may have acted on the request",
+            ),
+            Refusal::UpstreamTotalTimeout => line(
+                504,
+                "upstream_total_timeout",
+                Upstream,
+                false,
+                "the exchange took too long; the service may have acted on the request",
+            ),
+            Refusal::UpstreamClosed => line(
+                502,
+                "upstream_closed",
+                Upstream,
+                false,
+                "the service closed its connection without an answer; it may have acted on the request",
+            ),
+            Refusal::UpstreamBodyCut => line(
+                502,
+                "upstream_body_cut",
+                Upstream,
+                false,
+                "the service's answer ended early; it may have acted on the request",
+            ),
+            Refusal::UpstreamMalformed(_) => line(
+                502,
+                "upstream_malformed",
+                Upstream,
+                false,
+                "the service's answer is not valid HTTP; it may have acted on the request",
+            ),
+            Refusal::UpgradeMismatch => line(
+                502,
+                "upgrade_mismatch",
+                Upstream,
+                false,
+                "the service switched to a protocol that was not asked for",
+            ),
+            Refusal::HeadTooLarge => line(
+                431,
+                "head_too_large",
+                Client,
+                true,
+                "the request head is too large to be passed on; send fewer or shorter fields",
+            ),
+            Refusal::Overloaded => {
+                line(503, "overloaded", Gateway, true, "the gateway is overloaded; try again after a pause")
+            }
+            Refusal::ClientGone => line(499, "client_gone", Client, false, "the client left"),
+            Refusal::Internal => {
+                line(500, "internal", Gateway, false, "the gateway failed; the request id finds it in the log")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_there_once_and_finds_itself() {
+        let mut codes = Refusal::codes().to_vec();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Refusal::codes().len());
+        for refusal in Refusal::PLAIN {
+            assert_eq!(Refusal::codes()[refusal.index()], refusal.code());
+        }
+        for &fault in Fault::ALL {
+            assert_eq!(Refusal::codes()[Refusal::Malformed(fault).index()], fault.code());
+            assert_eq!(Refusal::codes()[Refusal::UpstreamMalformed(fault).index()], "upstream_malformed");
+        }
+    }
+
+    #[test]
+    fn what_the_upstream_may_have_seen_is_not_safe_to_repeat() {
+        assert!(Refusal::UpstreamConnectFailed.retry_safe());
+        assert!(!Refusal::UpstreamClosed.retry_safe());
+        assert!(!Refusal::UpstreamFirstByteTimeout.retry_safe());
+    }
+}
