@@ -1,3 +1,5 @@
 //! Bawab, an edge API gateway.
+pub mod control;
 pub mod limits;
+pub mod observe;
 pub mod rt;

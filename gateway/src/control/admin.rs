@@ -1,0 +1,225 @@
+//! The admin listener: `/metrics`, `/livez` and `/readyz`, for monitoring and orchestrators, on the control thread.
+//!
+//! It listens on a unix socket or a loopback address, or asks every request for a token. Whoever connects can hold little of
+//! the control thread and not for long: few connections, one request each, a short head, ten seconds for all of it.
+
+mod listen;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Request, State as Shared};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use subtle::ConstantTimeEq;
+use tokio::sync::watch;
+
+pub use self::listen::{Listener, bind};
+use crate::observe::metrics::Metrics;
+
+/// After `shutdown`, how long answers in the making may take.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
+
+/// What the admin listener shows and asks for.
+#[derive(Clone)]
+pub struct State {
+    pub metrics: Arc<Metrics>,
+    pub ready: Arc<Ready>,
+    /// What every request must carry as `Authorization: Bearer`; `None`: nothing.
+    pub token: Option<Token>,
+}
+
+/// Why the gateway should not be sent traffic. Ready is when there is no reason.
+#[derive(Debug, Default)]
+pub struct Ready(Mutex<BTreeSet<&'static str>>);
+
+impl Ready {
+    /// Not ready, for `reason`.
+    pub fn because(reason: &'static str) -> Arc<Ready> {
+        let ready = Ready::default();
+        ready.block(reason);
+        Arc::new(ready)
+    }
+
+    /// Not ready from now on, until [`clear`](Ready::clear) is called with the same reason.
+    pub fn block(&self, reason: &'static str) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(reason);
+    }
+
+    pub fn clear(&self, reason: &'static str) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(reason);
+    }
+
+    /// Empty: ready.
+    pub fn reasons(&self) -> Vec<&'static str> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .copied()
+            .collect()
+    }
+}
+
+/// The bearer token. Never printed; never empty, because an empty one would let everybody in who writes `Bearer `.
+#[derive(Clone)]
+pub struct Token(Arc<[u8]>);
+
+impl Token {
+    /// `None` when there is nothing in it.
+    pub fn new(token: impl AsRef<[u8]>) -> Option<Token> {
+        let token = token.as_ref();
+        (!token.is_empty()).then(|| Token(token.into()))
+    }
+
+    /// Whether `headers` carry it. Takes the same time wherever they differ from it.
+    fn is_in(&self, headers: &HeaderMap) -> bool {
+        let mut fields = headers.get_all(AUTHORIZATION).iter();
+        let (Some(field), None) = (fields.next(), fields.next()) else {
+            return false;
+        };
+        let Some((scheme, token)) = field.as_bytes().split_at_checked("Bearer ".len()) else {
+            return false;
+        };
+        scheme.eq_ignore_ascii_case(b"Bearer ") && token.ct_eq(&self.0).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// Answers until `shutdown` is over, then removes the socket file. An error is of the set-up; a connection's own failures
+/// end that connection.
+pub async fn serve(
+    listener: Listener,
+    state: State,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    if state.token.is_none() && !listener.is_local() {
+        // The configuration was checked for this; a mistake there must not show the metrics to the world.
+        let text = format!(
+            "admin.address: `{}` is not a loopback address and there is no token",
+            listener.address()
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    let (tell, mut told) = watch::channel(false);
+    let shutdown = async move {
+        shutdown.await;
+        tell.send_replace(true);
+    };
+    let overdue = async {
+        // An error is the same as `true`: `shutdown` is over, and so is its sender.
+        let _over = told.wait_for(|over| *over).await;
+        tokio::time::sleep(SHUTDOWN_WAIT).await;
+    };
+    let serving = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown);
+    tokio::select! {
+        served = async { serving.await } => served,
+        () = overdue => Ok(()),
+    }
+}
+
+fn router(state: State) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readiness))
+        .fallback(async || {
+            problem(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "nothing is served at this path",
+            )
+        })
+        .method_not_allowed_fallback(async || {
+            problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "use GET",
+            )
+        })
+        .layer(from_fn_with_state(state.clone(), authorize))
+        .layer(map_response(close))
+        .with_state(state)
+}
+
+async fn authorize(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    match &state.token {
+        Some(token) if !token.is_in(request.headers()) => {
+            let text = "send the admin token as `Authorization: Bearer`";
+            let mut answer = problem(StatusCode::UNAUTHORIZED, "admin_token", text);
+            let challenge = HeaderValue::from_static("Bearer realm=\"bawab admin\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            answer
+        }
+        _ => next.run(request).await,
+    }
+}
+
+/// One request a connection: then a deadline for the connection is one for the request, and none is cut while it waits.
+async fn close(mut answer: Response) -> Response {
+    answer
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+async fn metrics(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
+    let openmetrics = headers.get_all(ACCEPT).iter().any(|field| {
+        memchr::memmem::find(field.as_bytes(), b"application/openmetrics-text").is_some()
+    });
+    // Prometheus reads the same text either way; only OpenMetrics says that the end must be marked.
+    let kind = if openmetrics {
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
+    ([(CONTENT_TYPE, kind)], state.metrics.render()).into_response()
+}
+
+async fn readiness(Shared(state): Shared<State>) -> Response {
+    let reasons = state.ready.reasons();
+    if reasons.is_empty() {
+        return "ok\n".into_response();
+    }
+    let title = "not ready";
+    problem_json(
+        StatusCode::SERVICE_UNAVAILABLE,
+        json!({ "title": title, "status": 503, "code": "not_ready", "reasons": reasons }),
+    )
+}
+
+/// RFC 9457.
+fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or_default().to_lowercase();
+    problem_json(
+        status,
+        json!({ "title": title, "status": status.as_u16(), "code": code, "detail": detail }),
+    )
+}
+
+fn problem_json(status: StatusCode, body: serde_json::Value) -> Response {
+    let kind = HeaderValue::from_static("application/problem+json");
+    let mut answer = (status, Json(body)).into_response();
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}

@@ -1,0 +1,346 @@
+//! The counters as text for a scraper: adds the cores up and writes them out through `prometheus-client`, which knows the
+//! format and its escapes. Runs on the control side; reads every cell once and keeps nothing.
+
+use std::fmt::{self, Debug};
+use std::sync::Weak;
+use std::time::UNIX_EPOCH;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
+    NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::histogram::{BOUNDS_US, BUCKET_COUNT, Histogram, Sum};
+use super::metrics::{CLASSES, CORE_ROWS, Counter, Metrics, Reading, Row};
+use super::{events, process};
+
+/// A registry whose only entry reads `metrics`.
+pub(super) fn registry(metrics: Weak<Metrics>) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(metrics)));
+    registry
+}
+
+pub(super) fn render(registry: &Registry) -> String {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry)
+        .expect("writing to a string does not fail");
+    text
+}
+
+/// Weak, because the metrics own the registry that owns this.
+#[derive(Debug)]
+struct Scrape(Weak<Metrics>);
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(metrics) = self.0.upgrade() else {
+            return Ok(());
+        };
+        let mut families = Families(encoder);
+        workers(&mut families, &metrics)?;
+        refusals(&mut families, &metrics)?;
+        routes(&mut families, &metrics)?;
+        upstreams(&mut families, &metrics)?;
+        logs(&mut families, &metrics)?;
+        names(&mut families, &metrics)?;
+        whole_process(&mut families, &metrics)
+    }
+}
+
+fn workers(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    for rows in CORE_ROWS.chunk_by(|one, next| one.family == next.family) {
+        let Row {
+            family,
+            help,
+            reading,
+            ..
+        } = &rows[0];
+        let kind = match reading {
+            Reading::Counter(_) => MetricType::Counter,
+            Reading::Gauge(_) | Reading::GaugeByWorker(_) | Reading::MicrosecondsByWorker(_) => {
+                MetricType::Gauge
+            }
+        };
+        let mut family = families.begin(family, help, kind)?;
+        for row in rows {
+            let cores = metrics.cores().iter();
+            match row.reading {
+                Reading::Counter(field) => {
+                    let total =
+                        cores.fold(0_u64, |total, core| total.wrapping_add(field(core).get()));
+                    match row.label {
+                        Some(label) => family.counter(&[label], total)?,
+                        None => family.total(total)?,
+                    }
+                }
+                Reading::Gauge(field) => {
+                    family.value(cores.map(|core| field(core).get()).sum::<i64>())?;
+                }
+                Reading::GaugeByWorker(field) => {
+                    for (worker, core) in cores.enumerate() {
+                        family.gauge(&[("worker", worker)], field(core).get())?;
+                    }
+                }
+                Reading::MicrosecondsByWorker(field) => {
+                    for (worker, core) in cores.enumerate() {
+                        family.gauge(&[("worker", worker)], field(core).get() as f64 / 1e6)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refusals(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    let help = "Answers the gateway gave itself, by the code that is also in the answer and in the access log";
+    let mut family = families.begin("bawab_refusals", help, MetricType::Counter)?;
+    for (at, code) in metrics.refusal_codes().iter().enumerate() {
+        let total = metrics
+            .cores()
+            .iter()
+            .filter_map(|core| core.refusals.get(at));
+        family.counter(&[("code", *code)], sum(total))?;
+    }
+    Ok(())
+}
+
+fn routes(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    let routes = metrics.routes();
+    let help =
+        "Exchanges of a route by the class of the status the client got; none: it got no answer";
+    let mut family = families.begin("bawab_route_requests", help, MetricType::Counter)?;
+    for (name, route) in &routes {
+        for (at, class) in CLASSES.iter().enumerate() {
+            let total = sum(route.cores().iter().map(|core| &core.by_class[at]));
+            family.counter(&[("route", name.as_str()), ("class", class)], total)?;
+        }
+    }
+    let help = "From the first byte of a request to the last byte of its answer";
+    let mut family = families.begin("bawab_route_duration_seconds", help, MetricType::Histogram)?;
+    for (name, route) in &routes {
+        family.histogram(
+            &[("route", name)],
+            route.cores().iter().map(|core| &core.duration),
+        )?;
+    }
+    let help = "Body bytes clients sent, without framing";
+    let mut family = families.begin("bawab_route_request_bytes", help, MetricType::Counter)?;
+    for (name, route) in &routes {
+        family.counter(
+            &[("route", name)],
+            sum(route.cores().iter().map(|core| &core.request_bytes)),
+        )?;
+    }
+    let help = "Body bytes clients were sent, without framing";
+    let mut family = families.begin("bawab_route_response_bytes", help, MetricType::Counter)?;
+    for (name, route) in &routes {
+        family.counter(
+            &[("route", name)],
+            sum(route.cores().iter().map(|core| &core.response_bytes)),
+        )?;
+    }
+    Ok(())
+}
+
+fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    use super::metrics::UpstreamCore as Core;
+    type Count = (&'static str, &'static str, fn(&Core) -> &Counter);
+    const COUNTS: [Count; 6] = [
+        (
+            "bawab_upstream_requests",
+            "Requests sent, each retry counted again",
+            |core| &core.requests,
+        ),
+        ("bawab_upstream_connects", "Connections opened", |core| {
+            &core.connects
+        }),
+        (
+            "bawab_upstream_connect_failures",
+            "Connections that could not be opened, or not in time",
+            |core| &core.connect_failures,
+        ),
+        (
+            "bawab_upstream_reused",
+            "Requests sent on a connection that had served one before",
+            |core| &core.reused,
+        ),
+        (
+            "bawab_upstream_retries",
+            "Requests sent again after a failure",
+            |core| &core.retries,
+        ),
+        (
+            "bawab_upstream_stale_connections",
+            "Kept connections found closed when they were used",
+            |core| &core.stale_connections,
+        ),
+    ];
+    let upstreams = metrics.upstreams();
+    for (family, help, field) in COUNTS {
+        let mut family = families.begin(family, help, MetricType::Counter)?;
+        for (name, upstream) in &upstreams {
+            family.counter(
+                &[("upstream", name)],
+                sum(upstream.cores().iter().map(field)),
+            )?;
+        }
+    }
+    let help = "From a request sent to the first byte of its answer";
+    let mut family = families.begin(
+        "bawab_upstream_first_byte_seconds",
+        help,
+        MetricType::Histogram,
+    )?;
+    for (name, upstream) in &upstreams {
+        family.histogram(
+            &[("upstream", name)],
+            upstream.cores().iter().map(|core| &core.first_byte),
+        )?;
+    }
+    Ok(())
+}
+
+fn logs(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    let counts = metrics.access_log();
+    let (written, queue_full, write_failed) = counts.map_or((0, 0, 0), |counts| {
+        (
+            counts.written(),
+            counts.dropped_queue_full(),
+            counts.dropped_write_failed(),
+        )
+    });
+    let help = "Lines of the access log written";
+    families
+        .begin("bawab_access_log_lines", help, MetricType::Counter)?
+        .total(written)?;
+    let help =
+        "Lines of the access log lost, because the writer was behind or because writing failed";
+    let mut family = families.begin("bawab_access_log_lines_dropped", help, MetricType::Counter)?;
+    family.counter(&[("reason", "queue_full")], queue_full)?;
+    family.counter(&[("reason", "write_failed")], write_failed)?;
+    let help = "Events lost, because stderr took nothing";
+    families
+        .begin("bawab_events_dropped", help, MetricType::Counter)?
+        .total(events::dropped())
+}
+
+fn names(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    let (routes, upstreams) = metrics.names_shared();
+    let help = "Times a name was counted under `other`, there being too many names to count apart";
+    let mut family = families.begin("bawab_series_shared", help, MetricType::Counter)?;
+    family.counter(&[("label", "route")], routes)?;
+    family.counter(&[("label", "upstream")], upstreams)
+}
+
+/// The names every Prometheus dashboard for a process knows, and who we are. What cannot be read is left out.
+fn whole_process(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    let help = "Always 1; the version is in the label";
+    let mut family = families.begin("bawab_build_info", help, MetricType::Gauge)?;
+    family.gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1_u64)?;
+    let help = "Worker threads";
+    let mut family = families.begin("bawab_workers", help, MetricType::Gauge)?;
+    family.value(metrics.cores().len())?;
+
+    let help = "When the process started, since the Unix epoch";
+    let started = metrics
+        .started()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let mut family = families.begin("process_start_time_seconds", help, MetricType::Gauge)?;
+    family.value(started.as_secs_f64())?;
+    let help = "CPU time of all threads, user and system";
+    let mut family = families.begin("process_cpu_seconds", help, MetricType::Counter)?;
+    family.total(process::cpu_seconds())?;
+    if let Some(bytes) = process::resident_memory_bytes() {
+        let help = "Resident memory";
+        families
+            .begin("process_resident_memory_bytes", help, MetricType::Gauge)?
+            .value(bytes)?;
+    }
+    if let Some(open) = process::open_fds() {
+        let help = "Open file descriptors";
+        families
+            .begin("process_open_fds", help, MetricType::Gauge)?
+            .value(open)?;
+    }
+    if let Some(max) = process::max_fds() {
+        let help = "Most file descriptors the process may have open";
+        families
+            .begin("process_max_fds", help, MetricType::Gauge)?
+            .value(max)?;
+    }
+    Ok(())
+}
+
+fn sum<'a>(counters: impl Iterator<Item = &'a Counter>) -> u64 {
+    counters.fold(0, |total, counter| total.wrapping_add(counter.get()))
+}
+
+/// Families in the order they are begun.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    /// `name` without the `_total` that the format adds to counters.
+    fn begin<'s>(
+        &'s mut self,
+        name: &'s str,
+        help: &str,
+        kind: MetricType,
+    ) -> Result<Family<'s>, fmt::Error> {
+        self.0.encode_descriptor(name, help, None, kind).map(Family)
+    }
+}
+
+/// The samples of one family.
+struct Family<'a>(MetricEncoder<'a>);
+
+impl Family<'_> {
+    /// The one sample of a counter without labels.
+    fn total(&mut self, total: impl EncodeCounterValue) -> fmt::Result {
+        self.0.encode_counter::<NoLabelSet, _, f64>(&total, None)
+    }
+
+    /// The one sample of a gauge without labels.
+    fn value(&mut self, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.0.encode_gauge(&value)
+    }
+
+    fn counter(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        value: impl EncodeCounterValue,
+    ) -> fmt::Result {
+        self.0
+            .encode_family(labels)?
+            .encode_counter::<NoLabelSet, _, f64>(&value, None)
+    }
+
+    fn gauge(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.0.encode_family(labels)?.encode_gauge(&value)
+    }
+
+    fn histogram<'h>(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        cores: impl Iterator<Item = &'h Histogram>,
+    ) -> fmt::Result {
+        let mut sum = Sum::default();
+        cores.for_each(|histogram| sum.add(histogram));
+        let mut buckets = [(f64::INFINITY, 0); BUCKET_COUNT];
+        for (at, (bound, count)) in buckets.iter_mut().enumerate() {
+            *bound = BOUNDS_US
+                .get(at)
+                .map_or(f64::INFINITY, |us| *us as f64 / 1e6);
+            *count = sum.buckets[at];
+        }
+        let seconds = sum.sum_us as f64 / 1e6;
+        self.0
+            .encode_family(labels)?
+            .encode_histogram::<NoLabelSet>(seconds, sum.count(), &buckets, None)
+    }
+}

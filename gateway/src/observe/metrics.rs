@@ -1,0 +1,526 @@
+//! Counters of the whole process, a set for each core, added up when somebody asks.
+//!
+//! A worker writes only its own [`Core`], and only its own part of each [`RouteSeries`] and [`UpstreamSeries`], so counting
+//! is a relaxed load and a relaxed store to a cache line that no other core writes: no lock prefix, no shared line. The
+//! price is a rule the compiler does not hold: one writer a cell. A second writer loses counts and breaks nothing else.
+//!
+//! Series are found by name when a snapshot is compiled, never by an exchange, and live on over reloads. Their number is
+//! bounded, because names come from configuration, and from discovery: an unbounded label takes the monitoring down.
+
+use std::collections::BTreeMap;
+use std::ops::Index;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use prometheus_client::registry::Registry;
+
+use super::access_log::{AccessLog, Counts};
+use super::exposition;
+use super::histogram::Histogram;
+
+/// Names of routes, and names of upstreams, that are counted apart. At 64 workers a thousand routes are 24 MiB of counters
+/// and a scrape of some 40 lines each; what more there is shares [`OTHER`].
+pub const SERIES_MAX: usize = 1_000;
+
+/// The label of what is not counted apart.
+pub const OTHER: &str = "other";
+
+/// Two cache lines: the prefetcher of common CPUs fetches them in pairs, so half of one would still be shared.
+const LINE_BYTES: usize = 128;
+
+/// A count that only grows. One thread writes, any may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.get().wrapping_add(n), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down. One thread writes, any may read.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    pub const fn new() -> Gauge {
+        Gauge(AtomicI64::new(0))
+    }
+
+    #[inline]
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    #[inline]
+    pub fn dec(&self) {
+        self.add(-1);
+    }
+
+    #[inline]
+    pub fn add(&self, n: i64) {
+        self.set(self.get().wrapping_add(n));
+    }
+
+    #[inline]
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How a field of [`Core`] is reported.
+pub(super) enum Reading {
+    Counter(fn(&Core) -> &Counter),
+    Gauge(fn(&Core) -> &Gauge),
+    /// A sample a worker, because a sum would hide what matters: that they differ.
+    GaugeByWorker(fn(&Core) -> &Gauge),
+    /// The same, kept in microseconds and reported in seconds.
+    MicrosecondsByWorker(fn(&Core) -> &Gauge),
+}
+
+/// One field of [`Core`] as it is reported. Rows of one family stand together and share the first one's help.
+pub(super) struct Row {
+    pub(super) family: &'static str,
+    pub(super) label: Option<(&'static str, &'static str)>,
+    pub(super) help: &'static str,
+    pub(super) reading: Reading,
+}
+
+/// Declares [`Core`] and how each field is reported, so that none can be counted and never shown.
+macro_rules! core {
+    ($($field:ident: $kind:ident as $reading:ident = $family:literal $([$label:literal = $value:literal])?, $help:literal;)*) => {
+        /// What one worker counts.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct Core {
+            $(
+                #[doc = $help]
+                #[doc = concat!("\n\nReported as `", $family, "`.")]
+                pub $field: $kind,
+            )*
+            /// Answers the gateway gave itself, by the position of their code in the list given to [`Metrics::new`].
+            pub refusals: Counters,
+        }
+
+        pub(super) const CORE_ROWS: &[Row] = &[$(Row {
+            family: $family,
+            label: core!(@label $($label = $value)?),
+            help: $help,
+            reading: Reading::$reading(|core| &core.$field),
+        }),*];
+    };
+    (@label) => { None };
+    (@label $label:literal = $value:literal) => { Some(($label, $value)) };
+}
+
+core! {
+    connections_accepted: Counter as Counter = "bawab_connections_accepted", "Client connections accepted";
+    connections_open: Gauge as GaugeByWorker = "bawab_connections_open", "Client connections open";
+    connections_refused_total_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "total_limit"], "Client connections closed at accept because a bound was reached";
+    connections_refused_address_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "address_limit"], "Client connections closed at accept because their address has too many";
+    connections_refused_fd: Counter as Counter = "bawab_connections_refused" ["reason" = "file_descriptors"], "Client connections closed at accept because the file descriptors ran out";
+    accept_errors: Counter as Counter = "bawab_accept_errors", "Accepts that failed for another reason than a bound of ours";
+    requests: Counter as Counter = "bawab_requests", "Request heads read, also those that were refused";
+    requests_in_flight: Gauge as Gauge = "bawab_requests_in_flight", "Exchanges running";
+    task_panics: Counter as Counter = "bawab_task_panics", "Tasks ended by a panic, each with its connection; always a bug of ours";
+    timeouts_head: Counter as Counter = "bawab_client_timeouts" ["wait" = "head"], "Client connections that let a deadline pass";
+    timeouts_body: Counter as Counter = "bawab_client_timeouts" ["wait" = "body"], "Client connections that sent too little of a body for too long";
+    timeouts_keep_alive: Counter as Counter = "bawab_client_timeouts" ["wait" = "keep_alive"], "Client connections closed between two requests";
+    timeouts_write: Counter as Counter = "bawab_client_timeouts" ["wait" = "write"], "Client connections that took nothing of an answer for too long";
+    slow_clients: Counter as Counter = "bawab_slow_clients", "Client connections closed for sending or reading below the minimum rate";
+    upstream_pool_idle: Gauge as Gauge = "bawab_upstream_connections_idle", "Upstream connections kept for reuse";
+    buffers_live: Gauge as Gauge = "bawab_buffers_live", "Pooled buffers in use";
+    buffers_missed: Counter as Counter = "bawab_buffers_missed", "Buffers allocated because the pool was empty";
+    desk_full: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "full"], "Jobs for the control side that got the answer defined for not being done";
+    desk_late: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "late"], "Jobs for the control side that missed their deadline";
+    deadline_sweeps: Counter as Counter = "bawab_deadline_sweeps", "Sweeps over the deadlines; no longer growing means that a worker is stuck";
+    turn_longest_us: Gauge as MicrosecondsByWorker = "bawab_worker_turn_longest_seconds", "Longest time the worker lately spent away from its ring";
+}
+
+/// A row of counters on cache lines of its own. `counters[i]` panics when `i` is out of range, `get` does not.
+#[derive(Debug, Default)]
+pub struct Counters {
+    lines: Box<[CounterLine]>,
+    count: usize,
+}
+
+const COUNTERS_PER_LINE: usize = LINE_BYTES / size_of::<Counter>();
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct CounterLine([Counter; COUNTERS_PER_LINE]);
+
+impl Counters {
+    fn new(count: usize) -> Counters {
+        let lines = count.div_ceil(COUNTERS_PER_LINE);
+        Counters {
+            lines: (0..lines).map(|_| CounterLine::default()).collect(),
+            count,
+        }
+    }
+
+    #[inline]
+    pub fn get(&self, at: usize) -> Option<&Counter> {
+        if at >= self.count {
+            return None;
+        }
+        self.lines
+            .get(at / COUNTERS_PER_LINE)
+            .map(|line| &line.0[at % COUNTERS_PER_LINE])
+    }
+
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+impl Index<usize> for Counters {
+    type Output = Counter;
+
+    fn index(&self, at: usize) -> &Counter {
+        self.get(at)
+            .expect("a refusal code is one of those the metrics were made with")
+    }
+}
+
+/// Names of [`RouteCore::by_class`], in its order.
+pub const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// One worker's part of a route.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct RouteCore {
+    /// Exchanges by `status / 100`; 0: the client got no answer.
+    pub by_class: [Counter; CLASSES.len()],
+    /// From the first byte of the head to the last byte of the answer.
+    pub duration: Histogram,
+    /// Body bytes from the client, without framing.
+    pub request_bytes: Counter,
+    /// Body bytes to the client, without framing.
+    pub response_bytes: Counter,
+}
+
+impl RouteCore {
+    /// The counter of `status`; what is no status counts as no answer.
+    #[inline]
+    pub fn class(&self, status: u16) -> &Counter {
+        self.by_class
+            .get(usize::from(status / 100))
+            .unwrap_or(&self.by_class[0])
+    }
+}
+
+/// One worker's part of an upstream.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct UpstreamCore {
+    /// Requests sent, each retry counted again.
+    pub requests: Counter,
+    /// Connections opened.
+    pub connects: Counter,
+    /// Connections that could not be opened, or not in time.
+    pub connect_failures: Counter,
+    /// Requests sent on a connection that had served one before.
+    pub reused: Counter,
+    /// Requests sent again after a failure.
+    pub retries: Counter,
+    /// Kept connections that turned out to be closed by the upstream when they were used.
+    pub stale_connections: Counter,
+    /// From the request sent to the first byte of the answer.
+    pub first_byte: Histogram,
+}
+
+/// What is counted for a route.
+#[derive(Debug)]
+pub struct RouteSeries {
+    cores: Box<[RouteCore]>,
+}
+
+impl RouteSeries {
+    /// The part that only `worker` writes.
+    #[inline]
+    pub fn core(&self, worker: usize) -> &RouteCore {
+        &self.cores[worker]
+    }
+
+    pub(super) fn cores(&self) -> &[RouteCore] {
+        &self.cores
+    }
+}
+
+/// What is counted for an upstream.
+#[derive(Debug)]
+pub struct UpstreamSeries {
+    cores: Box<[UpstreamCore]>,
+}
+
+impl UpstreamSeries {
+    /// The part that only `worker` writes.
+    #[inline]
+    pub fn core(&self, worker: usize) -> &UpstreamCore {
+        &self.cores[worker]
+    }
+
+    pub(super) fn cores(&self) -> &[UpstreamCore] {
+        &self.cores
+    }
+}
+
+/// Series by name.
+struct Series<T> {
+    by_name: Mutex<BTreeMap<String, Arc<T>>>,
+    make: fn(usize) -> T,
+    /// How often a name had to share [`OTHER`].
+    shared: AtomicU64,
+}
+
+impl<T> Series<T> {
+    fn new(make: fn(usize) -> T) -> Series<T> {
+        Series {
+            by_name: Mutex::default(),
+            make,
+            shared: AtomicU64::new(0),
+        }
+    }
+
+    /// Finds or makes the series of `name`. When there is no room, one that nobody holds any more (its route is gone from
+    /// every snapshot) makes some; a scraper sees it end, as it does when a process ends.
+    fn find(&self, name: &str, workers: usize) -> Arc<T> {
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = by_name.get(name) {
+            return Arc::clone(series);
+        }
+        let mut name = name;
+        if by_name.len() >= SERIES_MAX {
+            let unheld = by_name
+                .iter()
+                .find(|(_, series)| Arc::strong_count(series) == 1);
+            match unheld.map(|(name, _)| name.clone()) {
+                Some(unheld) => {
+                    by_name.remove(&unheld);
+                }
+                None => {
+                    self.shared.fetch_add(1, Ordering::Relaxed);
+                    name = OTHER;
+                }
+            }
+        }
+        let series = by_name
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new((self.make)(workers)));
+        Arc::clone(series)
+    }
+
+    /// All there are, by name. A copy of the references, so that no lock is held while they are written out.
+    fn all(&self) -> Vec<(String, Arc<T>)> {
+        let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        by_name
+            .iter()
+            .map(|(name, series)| (name.clone(), Arc::clone(series)))
+            .collect()
+    }
+}
+
+/// Everything that is counted, for as long as the process lives.
+pub struct Metrics {
+    cores: Box<[Core]>,
+    refusal_codes: &'static [&'static str],
+    routes: Series<RouteSeries>,
+    upstreams: Series<UpstreamSeries>,
+    access_log: OnceLock<Arc<Counts>>,
+    started: SystemTime,
+    registry: Registry,
+}
+
+impl Metrics {
+    /// `refusal_codes` names the counters of [`Core::refusals`], in their order.
+    pub fn new(workers: usize, refusal_codes: &'static [&'static str]) -> Arc<Metrics> {
+        let core = || Core {
+            refusals: Counters::new(refusal_codes.len()),
+            ..Core::default()
+        };
+        Arc::new_cyclic(|metrics| Metrics {
+            cores: (0..workers).map(|_| core()).collect(),
+            refusal_codes,
+            routes: Series::new(|workers| RouteSeries {
+                cores: parts(workers),
+            }),
+            upstreams: Series::new(|workers| UpstreamSeries {
+                cores: parts(workers),
+            }),
+            access_log: OnceLock::new(),
+            started: SystemTime::now(),
+            registry: exposition::registry(metrics.clone()),
+        })
+    }
+
+    /// The counters that only `worker` writes.
+    #[inline]
+    pub fn core(&self, worker: usize) -> &Core {
+        &self.cores[worker]
+    }
+
+    /// The series of the route called `name`, made when there is none. At most [`SERIES_MAX`] have one of their own.
+    pub fn route(&self, name: &str) -> Arc<RouteSeries> {
+        self.routes.find(name, self.cores.len())
+    }
+
+    /// The series of the upstream called `name`, made when there is none. At most [`SERIES_MAX`] have one of their own.
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamSeries> {
+        self.upstreams.find(name, self.cores.len())
+    }
+
+    /// From now on reports what `log` wrote and dropped. Only the first call has an effect: there is one access log.
+    pub fn watch_access_log(&self, log: &AccessLog) {
+        let _already_watching = self.access_log.set(Arc::clone(log.counts()));
+    }
+
+    /// Everything in the text format of OpenMetrics 1.0, which Prometheus reads. Costs a read of every cell, and of a few
+    /// files of /proc: for the control side only.
+    pub fn render(&self) -> String {
+        exposition::render(&self.registry)
+    }
+
+    pub(super) fn cores(&self) -> &[Core] {
+        &self.cores
+    }
+
+    pub(super) fn refusal_codes(&self) -> &'static [&'static str] {
+        self.refusal_codes
+    }
+
+    pub(super) fn routes(&self) -> Vec<(String, Arc<RouteSeries>)> {
+        self.routes.all()
+    }
+
+    pub(super) fn upstreams(&self) -> Vec<(String, Arc<UpstreamSeries>)> {
+        self.upstreams.all()
+    }
+
+    /// How often a route, and how often an upstream, had to share [`OTHER`].
+    pub(super) fn names_shared(&self) -> (u64, u64) {
+        let read = |shared: &AtomicU64| shared.load(Ordering::Relaxed);
+        (read(&self.routes.shared), read(&self.upstreams.shared))
+    }
+
+    pub(super) fn access_log(&self) -> Option<&Counts> {
+        self.access_log.get().map(Arc::as_ref)
+    }
+
+    pub(super) fn started(&self) -> SystemTime {
+        self.started
+    }
+}
+
+fn parts<T: Default>(workers: usize) -> Box<[T]> {
+    (0..workers).map(|_| T::default()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_cores_share_a_cache_line() {
+        fn check<T>(name: &str) {
+            assert_eq!(align_of::<T>(), LINE_BYTES, "{name}");
+            assert_eq!(size_of::<T>() % LINE_BYTES, 0, "{name}");
+        }
+        check::<Core>("Core");
+        check::<CounterLine>("CounterLine");
+        check::<RouteCore>("RouteCore");
+        check::<UpstreamCore>("UpstreamCore");
+    }
+
+    #[test]
+    fn a_name_keeps_its_series_over_reloads() {
+        let metrics = Metrics::new(2, &[]);
+        metrics.route("books").core(1).class(200).inc();
+        assert_eq!(metrics.route("books").core(1).class(200).get(), 1);
+        assert_eq!(metrics.route("films").core(1).class(200).get(), 0);
+    }
+
+    #[test]
+    fn one_name_too_many_shares_other() {
+        let metrics = Metrics::new(1, &[]);
+        let held: Vec<_> = (0..SERIES_MAX)
+            .map(|at| metrics.route(&format!("route-{at}")))
+            .collect();
+        assert_eq!(metrics.names_shared(), (0, 0));
+        let beyond = metrics.route("one-more");
+        let further = metrics.route("yet-another");
+        assert!(Arc::ptr_eq(&beyond, &further));
+        assert!(Arc::ptr_eq(&beyond, &metrics.route(OTHER)));
+        assert_eq!(metrics.names_shared(), (2, 0));
+        assert!(
+            Arc::ptr_eq(&held[7], &metrics.route("route-7")),
+            "a known name is still found"
+        );
+        assert_eq!(metrics.routes().len(), SERIES_MAX + 1);
+    }
+
+    #[test]
+    fn a_series_nobody_holds_makes_room() {
+        let metrics = Metrics::new(1, &[]);
+        let mut held: Vec<_> = (0..SERIES_MAX)
+            .map(|at| metrics.upstream(&format!("upstream-{at}")))
+            .collect();
+        held.remove(5).core(0).requests.inc();
+        let new = metrics.upstream("new");
+        new.core(0).requests.inc();
+        assert_eq!(metrics.upstream("new").core(0).requests.get(), 1);
+        assert_eq!(metrics.names_shared(), (0, 0));
+        assert!(
+            metrics
+                .upstreams()
+                .iter()
+                .all(|(name, _)| name != "upstream-5")
+        );
+    }
+
+    #[test]
+    fn a_status_counts_in_its_class_and_nonsense_as_no_answer() {
+        let route = RouteCore::default();
+        for status in [0, 99, 100, 200, 299, 304, 499, 500, 599, 600, u16::MAX] {
+            route.class(status).inc();
+        }
+        assert_eq!(
+            route.by_class.each_ref().map(Counter::get),
+            [4, 1, 2, 1, 1, 2]
+        );
+    }
+
+    #[test]
+    fn refusals_are_as_many_as_there_are_codes() {
+        let codes = 17;
+        let counters = Counters::new(codes);
+        (0..codes).for_each(|at| counters[at].add(at as u64));
+        assert_eq!(counters.get(16).map(Counter::get), Some(16));
+        assert!(counters.get(17).is_none());
+    }
+}
