@@ -97,7 +97,6 @@ pub const RESOLVE_INTERVAL_MS: u64 = 30_000;
 /// Bytes of a request id accepted from a trusted hop.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 
-
 const _: () = assert!(HEAD_READ_BYTES <= BUFFER_BYTES);
 const _: () = assert!(HEAD_BYTES_MAX <= BUFFER_BYTES);
 const _: () = assert!(RESPONSE_HEAD_BYTES_MAX <= BUFFER_BYTES);

@@ -59,10 +59,7 @@ mod tests {
     #[test]
     fn tokens_are_the_bytes_of_rfc_9110() {
         let allowed: Vec<u8> = (0..=255).filter(|&byte| is_token_byte(byte)).collect();
-        let mut expected: Vec<u8> = (b'0'..=b'9')
-            .chain(b'A'..=b'Z')
-            .chain(b'a'..=b'z')
-            .collect();
+        let mut expected: Vec<u8> = (b'0'..=b'9').chain(b'A'..=b'Z').chain(b'a'..=b'z').collect();
         expected.extend_from_slice(b"!#$%&'*+-.^_`|~");
         expected.sort_unstable();
         assert_eq!(allowed, expected);

@@ -167,27 +167,17 @@ impl Decoder {
         while let Some(&byte) = input.get(at) {
             match self.state {
                 State::Data { left } => {
-                    let len = usize::try_from(left)
-                        .unwrap_or(usize::MAX)
-                        .min(input.len() - at);
+                    let len = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - at);
                     let left = left - len as u64;
-                    self.state = if left == 0 {
-                        State::DataCr
-                    } else {
-                        State::Data { left }
-                    };
+                    self.state = if left == 0 { State::DataCr } else { State::Data { left } };
                     return Ok((at + len, Decoded::Data { start: at, len }));
                 }
                 State::DataCr if byte == b'\r' => self.state = State::DataLf,
                 State::DataLf if byte == b'\n' => self.state = State::Size { digits: 0, size: 0 },
                 State::DataCr | State::DataLf => return Err(Fault::ChunkDataEnd),
                 State::Size { digits, size } => self.state = self.size(byte, digits, size)?,
-                State::Extension { size, used, at } => {
-                    self.state = self.extension(byte, size, used, at)?
-                }
-                State::LineFeed { size } if byte == b'\n' => {
-                    self.state = self.size_line_ended(size)?
-                }
+                State::Extension { size, used, at } => self.state = self.extension(byte, size, used, at)?,
+                State::LineFeed { size } if byte == b'\n' => self.state = self.size_line_ended(size)?,
                 State::LineFeed { .. } => return Err(Fault::ChunkLineEnd),
                 State::Trailers => return self.trailer_bytes(input, at),
                 State::Ended => return Ok((at, Decoded::End)),
@@ -209,10 +199,7 @@ impl Decoder {
                 return Err(Fault::ChunkSizeOverflow);
             }
             // 16 digits fill 64 bits exactly.
-            return Ok(State::Size {
-                digits: digits + 1,
-                size: size << 4 | u64::from(digit),
-            });
+            return Ok(State::Size { digits: digits + 1, size: size << 4 | u64::from(digit) });
         }
         self.line_bytes = u64::from(digits) + 2;
         match byte {
@@ -247,10 +234,7 @@ impl Decoder {
             (At::Quoted, b'\\') => At::QuotedPair,
             // qdtext and quoted-pair: everything but controls, which were refused above.
             (At::Quoted | At::QuotedPair, _) => At::Quoted,
-            (
-                At::BeforeSemicolon | At::Name | At::AfterName | At::Token | At::AfterQuoted,
-                b';',
-            ) => At::BeforeName,
+            (At::BeforeSemicolon | At::Name | At::AfterName | At::Token | At::AfterQuoted, b';') => At::BeforeName,
             (At::Name | At::AfterName, b'=') => At::BeforeValue,
             (At::BeforeValue, b'"') => At::Quoted,
             (At::BeforeSemicolon | At::BeforeName | At::BeforeValue, _) if space => at,
@@ -260,20 +244,13 @@ impl Decoder {
             (At::BeforeValue | At::Token, _) if is_token_byte(byte) => At::Token,
             _ => return Err(Fault::ChunkExtensionMalformed),
         };
-        Ok(State::Extension {
-            size,
-            used: used + 1,
-            at: next,
-        })
+        Ok(State::Extension { size, used: used + 1, at: next })
     }
 
     fn size_line_ended(&mut self, size: u64) -> Result<State, Fault> {
         // As much framing as data is never too much; small chunks have their allowance.
         let allowance = size.saturating_add(OVERHEAD_PER_CHUNK);
-        self.overhead = self
-            .overhead
-            .saturating_add(self.line_bytes + 2)
-            .saturating_sub(allowance);
+        self.overhead = self.overhead.saturating_add(self.line_bytes + 2).saturating_sub(allowance);
         match size {
             _ if self.overhead > OVERHEAD_BYTES_MAX => Err(Fault::ChunkOverhead),
             0 => Ok(State::Trailers),
@@ -315,9 +292,7 @@ impl Trailers {
             // `lines` found the end of the section.
             Ok(httparse::Status::Partial) => return Err(Fault::FieldColonMissing),
             Err(error) => {
-                return Err(
-                    fields::diagnose(&self.arena).unwrap_or(crate::request::fault_of(error))
-                );
+                return Err(fields::diagnose(&self.arena).unwrap_or(crate::request::fault_of(error)));
             }
         };
         for header in headers {
@@ -334,11 +309,7 @@ impl Trailers {
 
 /// True if the field, however it is spelled, may not stand in trailers.
 fn is_forbidden(field: &Field, name: &str) -> bool {
-    let known = if field.underscore {
-        Known::of(name.replace('_', "-").as_bytes())
-    } else {
-        field.known
-    };
+    let known = if field.underscore { Known::of(name.replace('_', "-").as_bytes()) } else { field.known };
     known.is_forbidden_in_trailers()
 }
 
@@ -361,12 +332,7 @@ pub fn encode_chunk_line(len: usize, out: &mut [u8; 18]) -> usize {
 }
 
 /// Writes the last chunk, the trailer fields `keep` says yes to, and the end of the body.
-pub fn encode_trailers(
-    out: &mut Vec<u8>,
-    arena: &[u8],
-    fields: &[Field],
-    keep: impl FnMut(&Field) -> bool,
-) {
+pub fn encode_trailers(out: &mut Vec<u8>, arena: &[u8], fields: &[Field], keep: impl FnMut(&Field) -> bool) {
     out.extend_from_slice(b"0\r\n");
     encode::fields(out, arena, fields, keep);
     encode::end(out);

@@ -42,22 +42,16 @@ pub fn connection_options(head: &[u8], fields: &[Field]) -> ConnectionOptions {
                 for option in elements(field.value.of(head)) {
                     match option.len() {
                         5 if option.eq_ignore_ascii_case(b"close") => options.close = true,
-                        10 if option.eq_ignore_ascii_case(b"keep-alive") => {
-                            options.keep_alive = true
-                        }
+                        10 if option.eq_ignore_ascii_case(b"keep-alive") => options.keep_alive = true,
                         7 if option.eq_ignore_ascii_case(b"upgrade") => options.upgrade = true,
                         2 if option.eq_ignore_ascii_case(b"te") => te_listed = true,
-                        _ => {
-                            options.lists_fields |=
-                                is_token(option) && !Known::of(option).is_hop_by_hop()
-                        }
+                        _ => options.lists_fields |= is_token(option) && !Known::of(option).is_hop_by_hop(),
                     }
                 }
             }
             Known::Upgrade => upgrade_field = true,
             Known::Te => {
-                te_trailers |= elements(field.value.of(head))
-                    .any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+                te_trailers |= elements(field.value.of(head)).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
             }
             _ => {}
         }

@@ -101,9 +101,7 @@ pub fn status_line(out: &mut Vec<u8>, status: u16) {
 #[inline]
 pub fn request_line(out: &mut Vec<u8>, method: &[u8], path: &[u8], query: Option<&[u8]>) {
     const VERSION: &[u8] = b" HTTP/1.1\r\n";
-    out.reserve(
-        method.len() + path.len() + query.map_or(0, |query| query.len() + 1) + VERSION.len() + 1,
-    );
+    out.reserve(method.len() + path.len() + query.map_or(0, |query| query.len() + 1) + VERSION.len() + 1);
     out.extend_from_slice(method);
     out.push(b' ');
     out.extend_from_slice(path);
@@ -136,12 +134,7 @@ pub fn field_u64(out: &mut Vec<u8>, name: &[u8], value: u64) {
 /// Neighbours that are kept and already spelled `name: value` are copied together: a head of which little is removed
 /// costs a copy for every gap, not four for every field.
 #[inline]
-pub fn fields(
-    out: &mut Vec<u8>,
-    head: &[u8],
-    fields: &[Field],
-    mut keep: impl FnMut(&Field) -> bool,
-) {
+pub fn fields(out: &mut Vec<u8>, head: &[u8], fields: &[Field], mut keep: impl FnMut(&Field) -> bool) {
     // The run of bytes of `head` found worth copying and not copied yet.
     let (mut run_start, mut run_end) = (0, 0);
     for each in fields.iter().filter(|field| keep(field)) {

@@ -138,11 +138,7 @@ mod tests {
         let codes: HashSet<&str> = Fault::ALL.iter().map(|fault| fault.code()).collect();
         assert_eq!(codes.len(), Fault::ALL.len());
         for code in codes {
-            assert!(
-                code.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
-                "{code}"
-            );
+            assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{code}");
         }
     }
 
@@ -158,10 +154,7 @@ mod tests {
     #[test]
     fn statuses_are_those_of_the_standards() {
         for fault in Fault::ALL {
-            assert!(
-                [400, 413, 414, 431, 501, 505].contains(&fault.status()),
-                "{fault:?}"
-            );
+            assert!([400, 413, 414, 431, 501, 505].contains(&fault.status()), "{fault:?}");
         }
     }
 }

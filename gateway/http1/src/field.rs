@@ -99,18 +99,10 @@ impl Known {
     #[inline]
     pub fn of(name: &[u8]) -> Known {
         let [first, .., before_last, _] = name else {
-            return if name.eq_ignore_ascii_case(b"te") {
-                Known::Te
-            } else {
-                Known::Other
-            };
+            return if name.eq_ignore_ascii_case(b"te") { Known::Te } else { Known::Other };
         };
         let slot = SLOTS[slot(name.len(), *first, *before_last)];
-        if NAMES[slot as usize].as_bytes().eq_ignore_ascii_case(name) {
-            VARIANTS[slot as usize]
-        } else {
-            Known::Other
-        }
+        if NAMES[slot as usize].as_bytes().eq_ignore_ascii_case(name) { VARIANTS[slot as usize] } else { Known::Other }
     }
 
     /// The name in lower case; empty for [`Known::Other`].
@@ -144,12 +136,9 @@ impl Known {
     pub fn is_forbidden_in_trailers(self) -> bool {
         // Written without `_`, so that a new name must be decided on.
         match self {
-            Known::Other
-            | Known::Etag
-            | Known::Server
-            | Known::UserAgent
-            | Known::Referer
-            | Known::LastModified => false,
+            Known::Other | Known::Etag | Known::Server | Known::UserAgent | Known::Referer | Known::LastModified => {
+                false
+            }
             Known::Host
             | Known::ContentLength
             | Known::TransferEncoding
@@ -234,10 +223,7 @@ static SLOTS: [u8; SLOTS_COUNT] = {
     while at < NAMES.len() {
         let name = NAMES[at].as_bytes();
         let slot = slot(name.len(), name[0], name[name.len() - 2]);
-        assert!(
-            slots[slot] == 0,
-            "two field names share a slot: choose other factors in MIX"
-        );
+        assert!(slots[slot] == 0, "two field names share a slot: choose other factors in MIX");
         slots[slot] = at as u8;
         at += 1;
     }
@@ -255,10 +241,7 @@ pub struct Field {
     pub underscore: bool,
 }
 
-const _: () = assert!(
-    size_of::<Field>() <= 20,
-    "a head of 20 fields stays within seven cache lines"
-);
+const _: () = assert!(size_of::<Field>() <= 20, "a head of 20 fields stays within seven cache lines");
 
 #[cfg(test)]
 mod tests {
@@ -270,17 +253,8 @@ mod tests {
             let name = known.name();
             assert_eq!(Known::of(name.as_bytes()), known);
             assert_eq!(Known::of(name.to_ascii_uppercase().as_bytes()), known);
-            let mixed: Vec<u8> = name
-                .bytes()
-                .enumerate()
-                .map(|(at, b)| {
-                    if at % 2 == 0 {
-                        b.to_ascii_uppercase()
-                    } else {
-                        b
-                    }
-                })
-                .collect();
+            let mixed: Vec<u8> =
+                name.bytes().enumerate().map(|(at, b)| if at % 2 == 0 { b.to_ascii_uppercase() } else { b }).collect();
             assert_eq!(Known::of(&mixed), known);
         }
     }
@@ -289,11 +263,7 @@ mod tests {
     fn near_misses_are_not_recognised() {
         for &known in Known::ALL {
             let name = known.name().as_bytes();
-            assert_eq!(
-                Known::of(&name[1..]),
-                Known::Other,
-                "{known:?} without its first byte"
-            );
+            assert_eq!(Known::of(&name[1..]), Known::Other, "{known:?} without its first byte");
             for at in 0..name.len() {
                 let mut other = name.to_vec();
                 other[at] = if other[at] == b'-' { b'_' } else { b'~' };

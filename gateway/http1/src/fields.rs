@@ -21,15 +21,8 @@ pub(crate) struct Seen {
 
 /// Fills `fields` from `headers`, all parsed from `head`. O(fields), and one growth of `fields` at most.
 #[inline]
-pub(crate) fn collect(
-    head: &[u8],
-    headers: &[httparse::Header<'_>],
-    fields: &mut Vec<Field>,
-) -> Seen {
-    let mut seen = Seen {
-        crlf: true,
-        ..Seen::default()
-    };
+pub(crate) fn collect(head: &[u8], headers: &[httparse::Header<'_>], fields: &mut Vec<Field>) -> Seen {
+    let mut seen = Seen { crlf: true, ..Seen::default() };
     fields.reserve(headers.len());
     for header in headers {
         let field = field(head, header);
@@ -85,16 +78,9 @@ pub(crate) fn diagnose(section: &[u8]) -> Option<Fault> {
         }
         if let Some(bad) = name.iter().position(|&byte| !is_token_byte(byte)) {
             let spaces = name[bad..].iter().all(|&byte| matches!(byte, b' ' | b'\t'));
-            return Some(if spaces {
-                Fault::FieldNameSpace
-            } else {
-                Fault::FieldNameNotToken
-            });
+            return Some(if spaces { Fault::FieldNameSpace } else { Fault::FieldNameNotToken });
         }
-        if trim(value)
-            .iter()
-            .any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f)
-        {
+        if trim(value).iter().any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f) {
             return Some(Fault::FieldValueControl);
         }
     }

@@ -77,10 +77,7 @@ pub fn response_framing(
 /// The value of Content-Length, for passing it on where there is no body (HEAD, 304). Refuses what framing refuses.
 pub fn content_length(head: &[u8], fields: &[Field]) -> Result<Option<u64>, Fault> {
     let mut length = None;
-    for field in fields
-        .iter()
-        .filter(|field| field.known == Known::ContentLength)
-    {
+    for field in fields.iter().filter(|field| field.known == Known::ContentLength) {
         // RFC 9112 §6.3 case 5 lets us merge equal lengths. We refuse: they agree here, and a proxy upstream of us may
         // count differently. `5, 5` is the same thing on one line; its comma is no digit.
         if length.is_some() {
@@ -100,9 +97,7 @@ fn declared(head: &[u8], version: Version, fields: &[Field]) -> Result<Declared,
     }
     match (lengths, codings) {
         (false, false) => Ok(Declared::Nothing),
-        (true, false) => {
-            Ok(content_length(head, fields)?.map_or(Declared::Nothing, Declared::Length))
-        }
+        (true, false) => Ok(content_length(head, fields)?.map_or(Declared::Nothing, Declared::Length)),
         // RFC 9112 §6.3 case 3 lets a server handle it as chunked. We refuse: this is how requests are smuggled.
         (true, true) => Err(Fault::ContentLengthWithTransferEncoding),
         // RFC 9112 §6.1: framing is faulty even when everything else is in order.
@@ -115,9 +110,7 @@ fn declared(head: &[u8], version: Version, fields: &[Field]) -> Result<Declared,
 fn decimal(value: &[u8]) -> Result<u64, Fault> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         // A list is its own fault: it is what merging two fields makes of them (RFC 9110 §5.3).
-        let list = value
-            .iter()
-            .all(|&byte| byte.is_ascii_digit() || matches!(byte, b',' | b' ' | b'\t'));
+        let list = value.iter().all(|&byte| byte.is_ascii_digit() || matches!(byte, b',' | b' ' | b'\t'));
         return Err(if list && value.contains(&b',') {
             Fault::ContentLengthRepeated
         } else {
@@ -139,10 +132,7 @@ fn transfer_encoding(head: &[u8], fields: &[Field]) -> Result<Declared, Fault> {
     let mut chunked_count = 0u32;
     let mut others = false;
     let mut last_is_chunked = false;
-    for field in fields
-        .iter()
-        .filter(|field| field.known == Known::TransferEncoding)
-    {
+    for field in fields.iter().filter(|field| field.known == Known::TransferEncoding) {
         for coding in field.value.of(head).split(|&byte| byte == b',') {
             let coding = trim(coding);
             // Empty elements and parameters (`chunked;a=b`): allowed by the grammar, needed by nobody, and read as

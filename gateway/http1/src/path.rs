@@ -80,11 +80,7 @@ pub enum Canonical {
 ///
 /// The result begins with `/`; an empty `raw` (absolute form without a path) becomes `/`. Applying the function, with
 /// the same policy, to its result changes nothing.
-pub fn canonical_path(
-    raw: &[u8],
-    policy: &PathPolicy,
-    out: &mut Vec<u8>,
-) -> Result<Canonical, Fault> {
+pub fn canonical_path(raw: &[u8], policy: &PathPolicy, out: &mut Vec<u8>) -> Result<Canonical, Fault> {
     let mut after_slash = false;
     let mut semicolon = false;
     for &byte in raw {
@@ -102,10 +98,7 @@ pub fn canonical_path(
     if raw.first() != Some(&b'/') {
         return rewrite(raw, policy, out);
     }
-    Ok(Canonical::Unchanged(PathTraits {
-        semicolon,
-        ..PathTraits::default()
-    }))
+    Ok(Canonical::Unchanged(PathTraits { semicolon, ..PathTraits::default() }))
 }
 
 /// What a byte of a path needs.
@@ -137,8 +130,9 @@ static CLASS: [Class; 256] = {
             b'\\' => Class::Backslash,
             b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' => Class::Escape,
             // pchar of RFC 3986 §3.3 but for those above.
-            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b','
-            | b'=' | b':' | b'@' => Class::Plain,
+            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@' => {
+                Class::Plain
+            }
             alphanumeric if alphanumeric.is_ascii_alphanumeric() => Class::Plain,
             0x80.. => Class::NotAscii,
             _ => Class::Never,
@@ -181,12 +175,7 @@ fn rewrite(raw: &[u8], policy: &PathPolicy, out: &mut Vec<u8>) -> Result<Canonic
     }
     out.reserve(raw.len());
     out.push(b'/');
-    let mut writer = Writer {
-        out,
-        segment: 1,
-        traits: PathTraits::default(),
-        dots: false,
-    };
+    let mut writer = Writer { out, segment: 1, traits: PathTraits::default(), dots: false };
     let mut rest = &raw[1..];
     while let [byte, tail @ ..] = rest {
         rest = tail;
@@ -211,18 +200,12 @@ fn rewrite(raw: &[u8], policy: &PathPolicy, out: &mut Vec<u8>) -> Result<Canonic
         }
     }
     writer.end_segment(true)?;
-    let Writer {
-        out, traits, dots, ..
-    } = writer;
+    let Writer { out, traits, dots, .. } = writer;
     // RFC 3986 §5.2.4 lets `..` remove an empty segment, a service that merges slashes first has it remove the one before.
     if dots && traits.double_slash {
         return Err(Fault::PathDotsAndEmpty);
     }
-    Ok(if out == raw {
-        Canonical::Unchanged(traits)
-    } else {
-        Canonical::Rewritten(traits)
-    })
+    Ok(if out == raw { Canonical::Unchanged(traits) } else { Canonical::Rewritten(traits) })
 }
 
 /// The byte whose two digits `tail` begins with.
@@ -236,20 +219,14 @@ fn escaped(tail: &[u8]) -> Option<u8> {
 impl Writer<'_> {
     /// Writes `byte` as `%` and two upper-case digits.
     fn escape(&mut self, byte: u8) {
-        self.out.extend_from_slice(&[
-            b'%',
-            HEX[usize::from(byte >> 4)],
-            HEX[usize::from(byte & 15)],
-        ]);
+        self.out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
     }
 
     /// Writes what was sent as an escape of `byte`; `tail` follows it.
     fn escaped(&mut self, byte: u8, tail: &[u8], policy: &PathPolicy) -> Result<(), Fault> {
         match byte {
             0..=0x1f | 0x7f => return Err(Fault::PathEncodedControl),
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                self.out.push(byte)
-            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => self.out.push(byte),
             b'/' => {
                 self.traits.encoded_slash = true;
                 self.separator(byte, policy.encoded_slash, Fault::PathEncodedSlash, policy)?;
@@ -275,13 +252,7 @@ impl Writer<'_> {
     }
 
     /// `%2F` or `%5C`.
-    fn separator(
-        &mut self,
-        byte: u8,
-        rule: Rule,
-        fault: Fault,
-        policy: &PathPolicy,
-    ) -> Result<(), Fault> {
+    fn separator(&mut self, byte: u8, rule: Rule, fault: Fault, policy: &PathPolicy) -> Result<(), Fault> {
         match rule {
             Rule::Refuse => Err(fault),
             Rule::Decode => self.slash(policy),
@@ -297,22 +268,14 @@ impl Writer<'_> {
         if matches!(&self.out[self.segment..], b"." | b"..") {
             return Err(Fault::PathDotParameter);
         }
-        if policy.semicolon == Rule::Refuse {
-            Err(Fault::PathSemicolon)
-        } else {
-            Ok(())
-        }
+        if policy.semicolon == Rule::Refuse { Err(Fault::PathSemicolon) } else { Ok(()) }
     }
 
     /// A `/`, written or decoded.
     fn slash(&mut self, policy: &PathPolicy) -> Result<(), Fault> {
         if self.out.len() == self.segment {
             self.traits.double_slash = true;
-            return if policy.refuse_double_slash {
-                Err(Fault::PathDoubleSlash)
-            } else {
-                Ok(())
-            };
+            return if policy.refuse_double_slash { Err(Fault::PathDoubleSlash) } else { Ok(()) };
         }
         self.end_segment(false)
     }
@@ -352,10 +315,7 @@ fn hides_dots(segment: &[u8]) -> bool {
     let mut at = 0;
     let is_dots = |part: &[u8]| {
         let name = part.split(|&byte| byte == b';').next().unwrap_or_default();
-        let name = name
-            .windows(3)
-            .position(|three| three == b"%3B")
-            .map_or(name, |semicolon| &name[..semicolon]);
+        let name = name.windows(3).position(|three| three == b"%3B").map_or(name, |semicolon| &name[..semicolon]);
         matches!(name, b"." | b"..")
     };
     while let Some(percent) = memchr::memchr(b'%', &segment[at..]) {
@@ -378,8 +338,5 @@ fn is_overlong(first: u8, tail: &[u8]) -> bool {
         [b'%', digits @ ..] => escaped(digits),
         _ => None,
     };
-    matches!(
-        (first, next),
-        (0xc0 | 0xc1, Some(0x80..=0xbf)) | (0xe0, Some(0x80..=0x9f)) | (0xf0, Some(0x80..=0x8f))
-    )
+    matches!((first, next), (0xc0 | 0xc1, Some(0x80..=0xbf)) | (0xe0, Some(0x80..=0x9f)) | (0xf0, Some(0x80..=0x8f)))
 }

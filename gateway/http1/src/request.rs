@@ -74,10 +74,7 @@ impl Method {
 
     /// The client asks for no change (RFC 9110 §9.2.1).
     pub fn is_safe(self) -> bool {
-        matches!(
-            self,
-            Method::Get | Method::Head | Method::Options | Method::Trace
-        )
+        matches!(self, Method::Get | Method::Head | Method::Options | Method::Trace)
     }
 
     /// Sending it twice has the effect of sending it once (RFC 9110 §9.2.2).
@@ -136,11 +133,7 @@ fn read_in_two_steps(
 }
 
 /// Where the head ends, if it does within the limit.
-pub(crate) fn scan_within(
-    scanner: &mut Scanner,
-    bytes: &[u8],
-    limits: &HeadLimits,
-) -> Result<Option<usize>, Fault> {
+pub(crate) fn scan_within(scanner: &mut Scanner, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, Fault> {
     let within = &bytes[..bytes.len().min(limits.head_bytes)];
     match scanner.scan(within)? {
         Some(len) => Ok(Some(len)),
@@ -155,11 +148,7 @@ pub(crate) fn scan_within(
 ///
 /// Checks method, target bytes, version, every field name and value, and Host (there once, required by HTTP/1.1, with
 /// valid syntax). One pass, no allocation but the growth of `fields`.
-pub fn parse_request(
-    head: &[u8],
-    limits: &HeadLimits,
-    fields: &mut Vec<Field>,
-) -> Result<RequestLine, Fault> {
+pub fn parse_request(head: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Result<RequestLine, Fault> {
     match attempt(head, limits, fields) {
         Ok(Status::Complete(line)) => Ok(line),
         Ok(Status::Partial) => Err(diagnose(head, limits, Fault::HeadIncomplete)),
@@ -168,21 +157,13 @@ pub fn parse_request(
 }
 
 #[inline]
-fn attempt(
-    bytes: &[u8],
-    limits: &HeadLimits,
-    fields: &mut Vec<Field>,
-) -> Result<Status<RequestLine>, Fault> {
+fn attempt(bytes: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Result<Status<RequestLine>, Fault> {
     let mut headers = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS_FEW];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, &mut headers[..limits.fields.min(FIELDS_FEW)]) {
-        Ok(Status::Complete(head_bytes)) => {
-            finish(bytes, head_bytes, &request, limits, fields).map(Status::Complete)
-        }
+        Ok(Status::Complete(head_bytes)) => finish(bytes, head_bytes, &request, limits, fields).map(Status::Complete),
         Ok(Status::Partial) => Ok(Status::Partial),
-        Err(httparse::Error::TooManyHeaders) if limits.fields > FIELDS_FEW => {
-            attempt_many(bytes, limits, fields)
-        }
+        Err(httparse::Error::TooManyHeaders) if limits.fields > FIELDS_FEW => attempt_many(bytes, limits, fields),
         Err(error) => Err(fault_of(error)),
     }
 }
@@ -190,17 +171,11 @@ fn attempt(
 /// [`attempt`] with 32 KiB of stack.
 #[cold]
 #[inline(never)]
-fn attempt_many(
-    bytes: &[u8],
-    limits: &HeadLimits,
-    fields: &mut Vec<Field>,
-) -> Result<Status<RequestLine>, Fault> {
+fn attempt_many(bytes: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Result<Status<RequestLine>, Fault> {
     let mut headers = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS_MAX];
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(bytes, &mut headers[..limits.fields.min(FIELDS_MAX)]) {
-        Ok(Status::Complete(head_bytes)) => {
-            finish(bytes, head_bytes, &request, limits, fields).map(Status::Complete)
-        }
+        Ok(Status::Complete(head_bytes)) => finish(bytes, head_bytes, &request, limits, fields).map(Status::Complete),
         Ok(Status::Partial) => Ok(Status::Partial),
         Err(error) => Err(fault_of(error)),
     }
@@ -220,8 +195,7 @@ fn finish(
         return Err(Fault::HeadTooLarge);
     }
     let head = &bytes[..head_bytes];
-    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version)
-    else {
+    let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
         return Err(Fault::RequestLineMalformed);
     };
     let method_span = Span::within(head, method.as_bytes());
@@ -238,11 +212,7 @@ fn finish(
     if !target.is_ascii() {
         return Err(Fault::TargetNotAscii);
     }
-    let version = if minor == 1 {
-        Version::Http11
-    } else {
-        Version::Http10
-    };
+    let version = if minor == 1 { Version::Http11 } else { Version::Http10 };
     let seen = fields::collect(head, request.headers, fields);
     if !seen.crlf || !head.ends_with(b"\r\n\r\n") {
         return Err(Fault::BareLf);
@@ -343,9 +313,7 @@ fn diagnose_request_line(line: &[u8]) -> Option<Fault> {
 pub(crate) fn diagnose_version(version: &[u8]) -> Option<Fault> {
     match version {
         b"HTTP/1.1" | b"HTTP/1.0" => None,
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
-            Some(Fault::VersionUnsupported)
-        }
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Some(Fault::VersionUnsupported),
         _ => Some(Fault::VersionMalformed),
     }
 }
@@ -377,14 +345,9 @@ mod tests {
     #[test]
     fn safe_methods_are_idempotent_and_put_and_delete_are() {
         use Method::*;
-        let all = [
-            Get, Head, Post, Put, Delete, Options, Patch, Trace, Connect, Other,
-        ];
+        let all = [Get, Head, Post, Put, Delete, Options, Patch, Trace, Connect, Other];
         let safe: Vec<Method> = all.into_iter().filter(|method| method.is_safe()).collect();
-        let idempotent: Vec<Method> = all
-            .into_iter()
-            .filter(|method| method.is_idempotent())
-            .collect();
+        let idempotent: Vec<Method> = all.into_iter().filter(|method| method.is_idempotent()).collect();
         assert_eq!(safe, [Get, Head, Options, Trace]);
         assert_eq!(idempotent, [Get, Head, Put, Delete, Options, Trace]);
     }

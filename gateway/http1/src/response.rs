@@ -54,13 +54,8 @@ fn read_in_two_steps(
     fields: &mut Vec<Field>,
 ) -> Result<Option<StatusLine>, Fault> {
     // A response has no target: a first line without end is a head too large.
-    let end = scan_within(scanner, bytes, limits).map_err(|fault| {
-        if fault == Fault::TargetTooLong {
-            Fault::HeadTooLarge
-        } else {
-            fault
-        }
-    })?;
+    let end = scan_within(scanner, bytes, limits)
+        .map_err(|fault| if fault == Fault::TargetTooLong { Fault::HeadTooLarge } else { fault })?;
     match end {
         Some(len) => parse_response(&bytes[..len], limits, fields).map(Some),
         None => Ok(None),
@@ -69,11 +64,7 @@ fn read_in_two_steps(
 
 /// Parses the response head at the front of `head`, which [`Scanner::scan`] found to be complete; bytes after it are
 /// not looked at. `fields` is cleared first. [`HeadLimits::target_bytes`] does not apply.
-pub fn parse_response(
-    head: &[u8],
-    limits: &HeadLimits,
-    fields: &mut Vec<Field>,
-) -> Result<StatusLine, Fault> {
+pub fn parse_response(head: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Result<StatusLine, Fault> {
     match attempt(head, limits, fields) {
         Ok(Status::Complete(line)) => Ok(line),
         Ok(Status::Partial) => Err(diagnose(head, limits, Fault::HeadIncomplete)),
@@ -82,23 +73,14 @@ pub fn parse_response(
 }
 
 #[inline]
-fn attempt(
-    bytes: &[u8],
-    limits: &HeadLimits,
-    fields: &mut Vec<Field>,
-) -> Result<Status<StatusLine>, Fault> {
+fn attempt(bytes: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Result<Status<StatusLine>, Fault> {
     let mut headers = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS_FEW];
     let mut response = httparse::Response::new(&mut []);
     let headers = &mut headers[..limits.fields.min(FIELDS_FEW)];
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers)
-    {
-        Ok(Status::Complete(head_bytes)) => {
-            finish(bytes, head_bytes, &response, limits, fields).map(Status::Complete)
-        }
+    match ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers) {
+        Ok(Status::Complete(head_bytes)) => finish(bytes, head_bytes, &response, limits, fields).map(Status::Complete),
         Ok(Status::Partial) => Ok(Status::Partial),
-        Err(httparse::Error::TooManyHeaders) if limits.fields > FIELDS_FEW => {
-            attempt_many(bytes, limits, fields)
-        }
+        Err(httparse::Error::TooManyHeaders) if limits.fields > FIELDS_FEW => attempt_many(bytes, limits, fields),
         Err(error) => Err(fault_of(error)),
     }
 }
@@ -106,19 +88,12 @@ fn attempt(
 /// [`attempt`] with 32 KiB of stack.
 #[cold]
 #[inline(never)]
-fn attempt_many(
-    bytes: &[u8],
-    limits: &HeadLimits,
-    fields: &mut Vec<Field>,
-) -> Result<Status<StatusLine>, Fault> {
+fn attempt_many(bytes: &[u8], limits: &HeadLimits, fields: &mut Vec<Field>) -> Result<Status<StatusLine>, Fault> {
     let mut headers = [const { MaybeUninit::<httparse::Header<'_>>::uninit() }; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
     let headers = &mut headers[..limits.fields.min(FIELDS_MAX)];
-    match ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers)
-    {
-        Ok(Status::Complete(head_bytes)) => {
-            finish(bytes, head_bytes, &response, limits, fields).map(Status::Complete)
-        }
+    match ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, headers) {
+        Ok(Status::Complete(head_bytes)) => finish(bytes, head_bytes, &response, limits, fields).map(Status::Complete),
         Ok(Status::Partial) => Ok(Status::Partial),
         Err(error) => Err(fault_of(error)),
     }
@@ -138,9 +113,7 @@ fn finish(
         return Err(Fault::HeadTooLarge);
     }
     let head = &bytes[..head_bytes];
-    let (Some(minor), Some(status), Some(reason)) =
-        (response.version, response.code, response.reason)
-    else {
+    let (Some(minor), Some(status), Some(reason)) = (response.version, response.code, response.reason) else {
         return Err(Fault::StatusLineMalformed);
     };
     // httparse skips empty lines; before a response there are none (RFC 9112 §2.2 speaks of requests).
@@ -160,16 +133,8 @@ fn finish(
     }
     Ok(StatusLine {
         status,
-        reason: if reason.is_empty() {
-            Span::default()
-        } else {
-            Span::within(head, reason.as_bytes())
-        },
-        version: if minor == 1 {
-            Version::Http11
-        } else {
-            Version::Http10
-        },
+        reason: if reason.is_empty() { Span::default() } else { Span::within(head, reason.as_bytes()) },
+        version: if minor == 1 { Version::Http11 } else { Version::Http10 },
         head_bytes,
     })
 }
@@ -196,9 +161,7 @@ fn diagnose(bytes: &[u8], limits: &HeadLimits, fault: Fault) -> Fault {
             status.len() >= 3
                 && status[..3].iter().all(u8::is_ascii_digit)
                 && matches!(status.get(3), None | Some(b' '))
-                && !status
-                    .iter()
-                    .any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f)
+                && !status.iter().any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f)
         }
         _ => false,
     };

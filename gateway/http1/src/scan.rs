@@ -32,10 +32,7 @@ enum Kind {
 impl Scanner {
     /// A scanner that also refuses, from the first byte on, what is no status line.
     pub fn response() -> Scanner {
-        Scanner {
-            kind: Kind::Response,
-            ..Scanner::default()
-        }
+        Scanner { kind: Kind::Response, ..Scanner::default() }
     }
 
     /// `bytes` is everything read of this head so far; earlier calls saw a prefix of it. `Some(len)`: the head, with
@@ -48,12 +45,7 @@ impl Scanner {
         if !self.begun {
             match begin(bytes, self.kind)? {
                 Some(start) => {
-                    *self = Scanner {
-                        lines: Lines::at(start),
-                        start,
-                        begun: true,
-                        kind: self.kind,
-                    };
+                    *self = Scanner { lines: Lines::at(start), start, begun: true, kind: self.kind };
                 }
                 None => return Ok(None),
             }
@@ -94,26 +86,14 @@ fn begin(bytes: &[u8], kind: Kind) -> Result<Option<usize>, Fault> {
     }
     if kind == Kind::Response {
         // An upstream that speaks another protocol may end its lines in anything: say that, not how they end.
-        return if STATUS_LINE.starts_with(line) {
-            Ok(None)
-        } else {
-            Err(Fault::NotHttp)
-        };
+        return if STATUS_LINE.starts_with(line) { Ok(None) } else { Err(Fault::NotHttp) };
     }
     // The preface of RFC 9113 §3.4 is made to look like a request of HTTP/2.0 without fields.
     const PREFACE: &[u8] = b"PRI * HTTP/2";
     if PREFACE.starts_with(&line[..line.len().min(PREFACE.len())]) {
-        return if line.len() < PREFACE.len() {
-            Ok(None)
-        } else {
-            Err(Fault::Http2Preface)
-        };
+        return if line.len() < PREFACE.len() { Ok(None) } else { Err(Fault::Http2Preface) };
     }
-    match line
-        .iter()
-        .take(METHOD_BYTES_MAX + 1)
-        .position(|&byte| !is_token_byte(byte))
-    {
+    match line.iter().take(METHOD_BYTES_MAX + 1).position(|&byte| !is_token_byte(byte)) {
         None if line.len() > METHOD_BYTES_MAX => Err(Fault::MethodTooLong),
         None => Ok(None),
         Some(at) => match (line[at], line.get(at + 1)) {
@@ -141,21 +121,13 @@ pub(crate) struct Lines {
 
 impl Lines {
     fn at(start: usize) -> Lines {
-        Lines {
-            line: start,
-            checked: start,
-        }
+        Lines { line: start, checked: start }
     }
 
     /// `Some(len)`: the section, with its empty line, is `bytes[..len]`. Same contract as [`Scanner::scan`].
     #[inline]
     pub(crate) fn find_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Fault> {
-        while let Some(found) = memchr::memchr3(
-            b'\r',
-            b'\n',
-            0,
-            bytes.get(self.checked..).unwrap_or_default(),
-        ) {
+        while let Some(found) = memchr::memchr3(b'\r', b'\n', 0, bytes.get(self.checked..).unwrap_or_default()) {
             let at = self.checked + found;
             match (bytes[at], bytes.get(at + 1)) {
                 (b'\r', Some(b'\n')) if at == self.line => return Ok(Some(at + 2)),
@@ -190,24 +162,14 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(
-            verdict,
-            whole,
-            "byte by byte: {:?}",
-            String::from_utf8_lossy(bytes)
-        );
+        assert_eq!(verdict, whole, "byte by byte: {:?}", String::from_utf8_lossy(bytes));
         for cut in 0..=bytes.len() {
             let mut in_two = scanner;
             let verdict = match in_two.scan(&bytes[..cut]) {
                 Ok(None) => in_two.scan(bytes),
                 other => other,
             };
-            assert_eq!(
-                verdict,
-                whole,
-                "cut at {cut}: {:?}",
-                String::from_utf8_lossy(bytes)
-            );
+            assert_eq!(verdict, whole, "cut at {cut}: {:?}", String::from_utf8_lossy(bytes));
         }
         whole
     }
@@ -216,10 +178,7 @@ mod tests {
     fn a_head_ends_after_its_empty_line() {
         for (bytes, end) in [
             (&b"GET / HTTP/1.1\r\n\r\n"[..], Some(18)),
-            (
-                b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-                Some(27),
-            ),
+            (b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n", Some(27)),
             (b"\r\nGET / HTTP/1.1\r\n\r\n", Some(20)),
             (b"HTTP/1.1 200 OK\r\n\r\nbody\n\0", Some(19)),
             (b"GET / HTTP/1.1\r\nhost: a\r\n", None),
@@ -231,12 +190,7 @@ mod tests {
             (b"\r\n", None),
             (b"\r\n\r", None),
         ] {
-            assert_eq!(
-                check(Scanner::default(), bytes),
-                Ok(end),
-                "{:?}",
-                String::from_utf8_lossy(bytes)
-            );
+            assert_eq!(check(Scanner::default(), bytes), Ok(end), "{:?}", String::from_utf8_lossy(bytes));
         }
     }
 
@@ -268,12 +222,7 @@ mod tests {
             (b"GET / HTTP/1.1\r\nhost: a\0b", Fault::Nul),
             (b"GET / HTTP/1.1\r\nhost: a\r\n\r\r\n", Fault::BareCr),
         ] {
-            assert_eq!(
-                check(Scanner::default(), bytes),
-                Err(fault),
-                "{:?}",
-                String::from_utf8_lossy(bytes)
-            );
+            assert_eq!(check(Scanner::default(), bytes), Err(fault), "{:?}", String::from_utf8_lossy(bytes));
         }
     }
 
@@ -281,18 +230,9 @@ mod tests {
     fn a_method_has_at_most_32_bytes() {
         let method = [b'M'; METHOD_BYTES_MAX + 1];
         let line = |len: usize| [&method[..len], b" / HTTP/1.1\r\n\r\n"].concat();
-        assert_eq!(
-            check(Scanner::default(), &line(METHOD_BYTES_MAX)),
-            Ok(Some(METHOD_BYTES_MAX + 15))
-        );
-        assert_eq!(
-            check(Scanner::default(), &line(METHOD_BYTES_MAX + 1)),
-            Err(Fault::MethodTooLong)
-        );
-        assert_eq!(
-            check(Scanner::default(), &method),
-            Err(Fault::MethodTooLong)
-        );
+        assert_eq!(check(Scanner::default(), &line(METHOD_BYTES_MAX)), Ok(Some(METHOD_BYTES_MAX + 15)));
+        assert_eq!(check(Scanner::default(), &line(METHOD_BYTES_MAX + 1)), Err(Fault::MethodTooLong));
+        assert_eq!(check(Scanner::default(), &method), Err(Fault::MethodTooLong));
         assert_eq!(check(Scanner::default(), &method[1..]), Ok(None));
     }
 
@@ -308,12 +248,7 @@ mod tests {
             (b"\x15\x03\x01", Err(Fault::NotHttp)),
             (b"HTTP/1.1 200 OK\n", Err(Fault::BareLf)),
         ] {
-            assert_eq!(
-                check(Scanner::response(), bytes),
-                verdict,
-                "{:?}",
-                String::from_utf8_lossy(bytes)
-            );
+            assert_eq!(check(Scanner::response(), bytes), verdict, "{:?}", String::from_utf8_lossy(bytes));
         }
     }
 

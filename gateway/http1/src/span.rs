@@ -33,24 +33,15 @@ impl Span {
     #[inline]
     pub(crate) fn within(whole: &[u8], part: &[u8]) -> Span {
         let start = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
-        debug_assert!(
-            start + part.len() <= whole.len(),
-            "part is a slice of whole"
-        );
-        Span {
-            start: start as u32,
-            len: part.len() as u32,
-        }
+        debug_assert!(start + part.len() <= whole.len(), "part is a slice of whole");
+        Span { start: start as u32, len: part.len() as u32 }
     }
 
     /// The span from `start` up to `end`.
     #[inline]
     pub(crate) fn between(start: usize, end: usize) -> Span {
         debug_assert!(start <= end);
-        Span {
-            start: start as u32,
-            len: (end - start) as u32,
-        }
+        Span { start: start as u32, len: (end - start) as u32 }
     }
 }
 

@@ -53,10 +53,9 @@ pub fn parse_target(head: &[u8], line: &RequestLine, host: Option<Span>) -> Resu
     let cut = memchr::memchr2(b'?', b'#', target);
     let (path_end, query) = match cut.map(|at| (at, target[at])) {
         None => (target.len(), None),
-        Some((at, b'?')) if memchr::memchr(b'#', &target[at + 1..]).is_none() => (
-            at,
-            Some(Span::between(start + at + 1, start + target.len())),
-        ),
+        Some((at, b'?')) if memchr::memchr(b'#', &target[at + 1..]).is_none() => {
+            (at, Some(Span::between(start + at + 1, start + target.len())))
+        }
         Some(_) => return Err(Fault::TargetFragment),
     };
     if line.method == Method::Connect {
@@ -71,13 +70,9 @@ pub fn parse_target(head: &[u8], line: &RequestLine, host: Option<Span>) -> Resu
             query,
         }),
         Some(b'*') if target.len() == 1 => match line.method {
-            Method::Options => Ok(Target {
-                form: Form::Asterisk,
-                scheme: None,
-                authority: host,
-                path: line.target,
-                query: None,
-            }),
+            Method::Options => {
+                Ok(Target { form: Form::Asterisk, scheme: None, authority: host, path: line.target, query: None })
+            }
             _ => Err(Fault::AsteriskNotOptions),
         },
         _ => absolute_form(head, start, &target[..path_end], query, host),
@@ -99,11 +94,7 @@ fn absolute_form(
     let Some(rest) = rest.strip_prefix(b"//") else {
         // `example.com:443` is what CONNECT has; anything else with a colon is a uri of another scheme.
         let port = !rest.is_empty() && rest.iter().all(u8::is_ascii_digit);
-        return Err(if port {
-            Fault::AuthorityNotConnect
-        } else {
-            Fault::TargetForm
-        });
+        return Err(if port { Fault::AuthorityNotConnect } else { Fault::TargetForm });
     };
     let default_port = match scheme {
         _ if scheme.eq_ignore_ascii_case(b"http") => 80,
@@ -149,13 +140,7 @@ fn authority_form(target: &[u8], span: Span, query: Option<Span>) -> Result<Targ
 
 /// [`host_parts`] with the name the fault has in a request-target.
 fn target_authority(authority: &[u8]) -> Result<(&[u8], Option<u16>), Fault> {
-    host_parts(authority).map_err(|fault| {
-        if fault == Fault::HostUserinfo {
-            Fault::TargetUserinfo
-        } else {
-            fault
-        }
-    })
+    host_parts(authority).map_err(|fault| if fault == Fault::HostUserinfo { Fault::TargetUserinfo } else { fault })
 }
 
 /// Splits `host`, the value of Host or an authority, into its name (an IPv6 address keeps its brackets) and port.
@@ -169,10 +154,7 @@ pub fn host_parts(host: &[u8]) -> Result<(&[u8], Option<u16>), Fault> {
         [] => Err(Fault::HostEmpty),
         [b'[', ..] => bracketed(host),
         _ => {
-            let end = host
-                .iter()
-                .position(|&byte| !NAME[byte as usize])
-                .unwrap_or(host.len());
+            let end = host.iter().position(|&byte| !NAME[byte as usize]).unwrap_or(host.len());
             let (name, rest) = host.split_at(end);
             let port = match rest {
                 [] => None,
@@ -190,8 +172,7 @@ static NAME: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] =
-            (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'.' | b'_');
+        table[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'.' | b'_');
         byte += 1;
     }
     table
@@ -208,20 +189,14 @@ fn check_name(name: &[u8]) -> Result<(), Fault> {
         empty_label |= after_dot && byte == b'.';
         after_dot = byte == b'.';
     }
-    if empty_label || name.len() > HOST_BYTES_MAX {
-        Err(Fault::HostMalformed)
-    } else {
-        Ok(())
-    }
+    if empty_label || name.len() > HOST_BYTES_MAX { Err(Fault::HostMalformed) } else { Ok(()) }
 }
 
 fn bracketed(host: &[u8]) -> Result<(&[u8], Option<u16>), Fault> {
     let Some(close) = memchr::memchr(b']', host) else {
         return Err(not_a_name(host));
     };
-    let address = std::str::from_utf8(&host[1..close])
-        .ok()
-        .and_then(|text| text.parse::<Ipv6Addr>().ok());
+    let address = std::str::from_utf8(&host[1..close]).ok().and_then(|text| text.parse::<Ipv6Addr>().ok());
     if address.is_none() {
         return Err(not_a_name(host));
     }
@@ -240,26 +215,15 @@ fn port(host: &[u8], digits: &[u8]) -> Result<u16, Fault> {
     for &digit in digits {
         if !digit.is_ascii_digit() {
             // `user:secret@host` gets here too.
-            return Err(if host.contains(&b'@') {
-                Fault::HostUserinfo
-            } else {
-                Fault::HostPort
-            });
+            return Err(if host.contains(&b'@') { Fault::HostUserinfo } else { Fault::HostPort });
         }
         port = (port * 10 + u32::from(digit - b'0')).min(65_536);
     }
-    u16::try_from(port)
-        .ok()
-        .filter(|&port| port > 0)
-        .ok_or(Fault::HostPort)
+    u16::try_from(port).ok().filter(|&port| port > 0).ok_or(Fault::HostPort)
 }
 
 fn not_a_name(host: &[u8]) -> Fault {
-    if host.contains(&b'@') {
-        Fault::HostUserinfo
-    } else {
-        Fault::HostMalformed
-    }
+    if host.contains(&b'@') { Fault::HostUserinfo } else { Fault::HostMalformed }
 }
 
 #[cfg(test)]
@@ -280,28 +244,15 @@ mod tests {
             ("[2001:DB8::1]:443", "[2001:DB8::1]", Some(443)),
             ("[::ffff:192.0.2.1]", "[::ffff:192.0.2.1]", None),
         ] {
-            assert_eq!(
-                host_parts(host.as_bytes()),
-                Ok((name.as_bytes(), port)),
-                "{host}"
-            );
+            assert_eq!(host_parts(host.as_bytes()), Ok((name.as_bytes(), port)), "{host}");
         }
     }
 
     #[test]
     fn what_is_no_host_is_refused() {
-        let longest = format!(
-            "{}.{}.{}.{}",
-            "a".repeat(63),
-            "a".repeat(63),
-            "a".repeat(63),
-            "a".repeat(63)
-        );
+        let longest = format!("{}.{}.{}.{}", "a".repeat(63), "a".repeat(63), "a".repeat(63), "a".repeat(63));
         assert_eq!(longest.len(), HOST_BYTES_MAX);
-        assert_eq!(
-            host_parts(longest.as_bytes()),
-            Ok((longest.as_bytes(), None))
-        );
+        assert_eq!(host_parts(longest.as_bytes()), Ok((longest.as_bytes(), None)));
         let too_long = format!("{longest}a");
         for (host, fault) in [
             ("", Fault::HostEmpty),

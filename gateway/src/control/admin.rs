@@ -52,27 +52,16 @@ impl Ready {
 
     /// Not ready from now on, until [`clear`](Ready::clear) is called with the same reason.
     pub fn block(&self, reason: &'static str) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(reason);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(reason);
     }
 
     pub fn clear(&self, reason: &'static str) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(reason);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(reason);
     }
 
     /// Empty: ready.
     pub fn reasons(&self) -> Vec<&'static str> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .copied()
-            .collect()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 }
 
@@ -115,10 +104,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     if state.token.is_none() && !listener.is_local() {
         // The configuration was checked for this; a mistake there must not show the metrics to the world.
-        let text = format!(
-            "admin.address: `{}` is not a loopback address and there is no token",
-            listener.address()
-        );
+        let text = format!("admin.address: `{}` is not a loopback address and there is no token", listener.address());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     let (tell, mut told) = watch::channel(false);
@@ -143,20 +129,8 @@ fn router(state: State) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readiness))
-        .fallback(async || {
-            problem(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "nothing is served at this path",
-            )
-        })
-        .method_not_allowed_fallback(async || {
-            problem(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "use GET",
-            )
-        })
+        .fallback(async || problem(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
+        .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use GET"))
         .layer(from_fn_with_state(state.clone(), authorize))
         .layer(map_response(close))
         .with_state(state)
@@ -177,16 +151,15 @@ async fn authorize(Shared(state): Shared<State>, request: Request, next: Next) -
 
 /// One request a connection: then a deadline for the connection is one for the request, and none is cut while it waits.
 async fn close(mut answer: Response) -> Response {
-    answer
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("close"));
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer
 }
 
 async fn metrics(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
-    let openmetrics = headers.get_all(ACCEPT).iter().any(|field| {
-        memchr::memmem::find(field.as_bytes(), b"application/openmetrics-text").is_some()
-    });
+    let openmetrics = headers
+        .get_all(ACCEPT)
+        .iter()
+        .any(|field| memchr::memmem::find(field.as_bytes(), b"application/openmetrics-text").is_some());
     // Prometheus reads the same text either way; only OpenMetrics says that the end must be marked.
     let kind = if openmetrics {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -211,10 +184,7 @@ async fn readiness(Shared(state): Shared<State>) -> Response {
 /// RFC 9457.
 fn problem(status: StatusCode, code: &str, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default().to_lowercase();
-    problem_json(
-        status,
-        json!({ "title": title, "status": status.as_u16(), "code": code, "detail": detail }),
-    )
+    problem_json(status, json!({ "title": title, "status": status.as_u16(), "code": code, "detail": detail }))
 }
 
 fn problem_json(status: StatusCode, body: serde_json::Value) -> Response {

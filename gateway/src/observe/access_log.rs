@@ -23,10 +23,8 @@ use super::rfc3339::Clock;
 
 /// A core's buffer: some two hundred lines of an ordinary length, so that the queue is touched seldom.
 const BUFFER_BYTES: usize = 64 * 1024;
-const _: () = assert!(
-    LINE_BYTES_MAX <= BUFFER_BYTES / 4,
-    "a buffer is handed over when the longest line no longer fits"
-);
+const _: () =
+    assert!(LINE_BYTES_MAX <= BUFFER_BYTES / 4, "a buffer is handed over when the longest line no longer fits");
 
 /// Buffers waiting for the writer, all cores together: 8 MiB, a second of some 30 000 lines.
 const QUEUE_BUFFERS_MAX: usize = 128;
@@ -104,10 +102,7 @@ impl AccessLog {
     pub fn start(target: &Target) -> io::Result<AccessLog> {
         let (file, path) = match target {
             Target::Off => {
-                return Ok(AccessLog {
-                    counts: Arc::default(),
-                    writer: None,
-                });
+                return Ok(AccessLog { counts: Arc::default(), writer: None });
             }
             // Not `io::Stdout`: it holds lines back, and a lock.
             Target::Stdout => (File::from(io::stdout().as_fd().try_clone_to_owned()?), None),
@@ -132,21 +127,12 @@ impl AccessLog {
             told: None,
             lost_untold: 0,
         };
-        let join = thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || {
-                writer.run();
-                drop(end);
-            })?;
+        let join = thread::Builder::new().name("access-log".to_owned()).spawn(move || {
+            writer.run();
+            drop(end);
+        })?;
         let thread = Mutex::new(Some(Thread { join, ended }));
-        Ok(AccessLog {
-            counts,
-            writer: Some(Arc::new(Handle {
-                queue,
-                asks,
-                thread,
-            })),
-        })
+        Ok(AccessLog { counts, writer: Some(Arc::new(Handle { queue, asks, thread })) })
     }
 
     /// A buffer for one core.
@@ -178,19 +164,12 @@ impl AccessLog {
         let Some(writer) = &self.writer else { return };
         writer.asks.close.store(true, Ordering::Release);
         writer.wake();
-        let thread = writer
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = writer.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Thread { join, ended }) = thread else {
             return;
         };
         if ended.recv_timeout(CLOSE_WAIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!(
-                waited_s = CLOSE_WAIT.as_secs(),
-                "access log could not be written to its end"
-            );
+            tracing::warn!(waited_s = CLOSE_WAIT.as_secs(), "access log could not be written to its end");
         } else if join.join().is_err() {
             tracing::error!("access log writer panicked");
         }
@@ -257,10 +236,7 @@ impl Lines {
             return;
         }
         if self.bytes.capacity() < BUFFER_BYTES {
-            self.bytes = self
-                .spare
-                .try_recv()
-                .unwrap_or_else(|_| Vec::with_capacity(BUFFER_BYTES));
+            self.bytes = self.spare.try_recv().unwrap_or_else(|_| Vec::with_capacity(BUFFER_BYTES));
         }
         access_line::write(&mut self.bytes, &mut self.clock, record);
         self.lines += 1;
@@ -276,17 +252,10 @@ impl Lines {
             return;
         }
         let lines = std::mem::take(&mut self.lines);
-        let full = Full {
-            bytes: std::mem::take(&mut self.bytes),
-            lines,
-            back: self.give_back.clone(),
-        };
+        let full = Full { bytes: std::mem::take(&mut self.bytes), lines, back: self.give_back.clone() };
         if let Err(refused) = queue.try_send(Message::Lines(full)) {
-            self.counts
-                .dropped_queue_full
-                .fetch_add(lines, Ordering::Relaxed);
-            let (mpsc::TrySendError::Full(message) | mpsc::TrySendError::Disconnected(message)) =
-                refused;
+            self.counts.dropped_queue_full.fetch_add(lines, Ordering::Relaxed);
+            let (mpsc::TrySendError::Full(message) | mpsc::TrySendError::Disconnected(message)) = refused;
             if let Message::Lines(full) = message {
                 self.bytes = full.bytes;
                 self.bytes.clear();
@@ -342,28 +311,20 @@ impl Writer {
             Ok(()) => 0,
             Err(failure) => {
                 // A line that was written in part is lost as well: its line feed is not there.
-                let lost =
-                    memchr::memchr_iter(b'\n', &full.bytes[failure.written..]).count() as u64;
-                self.counts
-                    .dropped_write_failed
-                    .fetch_add(lost, Ordering::Relaxed);
+                let lost = memchr::memchr_iter(b'\n', &full.bytes[failure.written..]).count() as u64;
+                self.counts.dropped_write_failed.fetch_add(lost, Ordering::Relaxed);
                 self.tell(&failure.error, lost, Instant::now());
                 lost
             }
         };
-        self.counts
-            .written
-            .fetch_add(full.lines - lost, Ordering::Relaxed);
+        self.counts.written.fetch_add(full.lines - lost, Ordering::Relaxed);
         full.bytes.clear();
         let _spares_enough = full.back.try_send(full.bytes);
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if self.mid_line {
-            self.write_all(b"\n").map_err(|failure| Failure {
-                written: 0,
-                ..failure
-            })?;
+            self.write_all(b"\n").map_err(|failure| Failure { written: 0, ..failure })?;
             self.mid_line = false;
         }
         self.write_all(bytes).inspect_err(|failure| {
@@ -396,15 +357,9 @@ impl Writer {
 
     /// Waits until the file takes more. `false`: the log is being closed, and nobody read for a second.
     fn wait_writable(&self) -> bool {
-        let second = Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        };
+        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
         loop {
-            match poll(
-                &mut [PollFd::new(&self.file, PollFlags::OUT)],
-                Some(&second),
-            ) {
+            match poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], Some(&second)) {
                 Ok(0) if self.asks.close.load(Ordering::Acquire) => return false,
                 // Writing says best what is wrong with a descriptor that cannot be polled.
                 Ok(ready) if ready > 0 => return true,
@@ -431,19 +386,12 @@ impl Writer {
     /// Tells a failure, unless one was told less than [`EVENT_INTERVAL`] ago.
     fn tell(&mut self, error: &io::Error, lost: u64, now: Instant) {
         self.lost_untold += lost;
-        if self
-            .told
-            .is_some_and(|told| now.duration_since(told) < EVENT_INTERVAL)
-        {
+        if self.told.is_some_and(|told| now.duration_since(told) < EVENT_INTERVAL) {
             return;
         }
         self.told = Some(now);
         let lines_lost = std::mem::take(&mut self.lost_untold);
-        let path = self
-            .path
-            .as_deref()
-            .unwrap_or(Path::new("stdout"))
-            .display();
+        let path = self.path.as_deref().unwrap_or(Path::new("stdout")).display();
         tracing::warn!(path = %path, lines_lost, %error, "access log could not be written");
     }
 }
@@ -463,12 +411,7 @@ fn open(path: &Path) -> io::Result<File> {
         .mode(0o640)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
-        .map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("access log `{}`: {error}", path.display()),
-            )
-        })
+        .map_err(|error| io::Error::new(error.kind(), format!("access log `{}`: {error}", path.display())))
 }
 
 /// Whether the file ends in the middle of a line, for the next line would be lost with it.

@@ -66,15 +66,8 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut clock = Clock::new();
         let time = clock.text(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
         let time = std::str::from_utf8(time).map_err(|_| fmt::Error)?;
@@ -102,9 +95,7 @@ impl Fields {
         for (name, value) in &self.others {
             write!(writer, " {name}=")?;
             match value {
-                Value::String(text) if text.is_empty() || text.contains([' ', '"', '=']) => {
-                    write!(writer, "{text:?}")?
-                }
+                Value::String(text) if text.is_empty() || text.contains([' ', '"', '=']) => write!(writer, "{text:?}")?,
                 Value::String(text) => plain(writer, text)?,
                 other => write!(writer, "{other}")?,
             }
@@ -113,11 +104,7 @@ impl Fields {
     }
 
     fn json(self, writer: &mut Writer<'_>, time: &str, level: &Level) -> fmt::Result {
-        write!(
-            writer,
-            r#"{{"time":"{time}","level":"{level}","message":{}"#,
-            Value::String(self.message)
-        )?;
+        write!(writer, r#"{{"time":"{time}","level":"{level}","message":{}"#, Value::String(self.message))?;
         for (name, value) in self.others {
             // Quoted by Debug: names of fields are identifiers with dots.
             write!(writer, ",{name:?}:{value}")?;
@@ -200,18 +187,11 @@ impl Write for Stderr {
 
 /// Writes `event` when that takes no waiting. `false`: it was lost, or a part of it.
 fn tell(stderr: &impl AsFd, event: &[u8]) -> bool {
-    let no_wait = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::new(stderr, PollFlags::OUT)];
     if !matches!(poll(&mut fds, Some(&no_wait)), Ok(1)) {
         return false;
     }
-    let event = if event.len() <= EVENT_BYTES_MAX {
-        event
-    } else {
-        &event[..EVENT_BYTES_MAX]
-    };
+    let event = if event.len() <= EVENT_BYTES_MAX { event } else { &event[..EVENT_BYTES_MAX] };
     rustix::io::write(stderr, event).is_ok_and(|written| written == event.len())
 }

@@ -7,8 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
-    NoLabelSet,
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder, NoLabelSet,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
@@ -26,8 +25,7 @@ pub(super) fn registry(metrics: Weak<Metrics>) -> Registry {
 
 pub(super) fn render(registry: &Registry) -> String {
     let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, registry)
-        .expect("writing to a string does not fail");
+    prometheus_client::encoding::text::encode(&mut text, registry).expect("writing to a string does not fail");
     text
 }
 
@@ -53,25 +51,17 @@ impl Collector for Scrape {
 
 fn workers(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     for rows in CORE_ROWS.chunk_by(|one, next| one.family == next.family) {
-        let Row {
-            family,
-            help,
-            reading,
-            ..
-        } = &rows[0];
+        let Row { family, help, reading, .. } = &rows[0];
         let kind = match reading {
             Reading::Counter(_) => MetricType::Counter,
-            Reading::Gauge(_) | Reading::GaugeByWorker(_) | Reading::MicrosecondsByWorker(_) => {
-                MetricType::Gauge
-            }
+            Reading::Gauge(_) | Reading::GaugeByWorker(_) | Reading::MicrosecondsByWorker(_) => MetricType::Gauge,
         };
         let mut family = families.begin(family, help, kind)?;
         for row in rows {
             let cores = metrics.cores().iter();
             match row.reading {
                 Reading::Counter(field) => {
-                    let total =
-                        cores.fold(0_u64, |total, core| total.wrapping_add(field(core).get()));
+                    let total = cores.fold(0_u64, |total, core| total.wrapping_add(field(core).get()));
                     match row.label {
                         Some(label) => family.counter(&[label], total)?,
                         None => family.total(total)?,
@@ -100,10 +90,7 @@ fn refusals(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let help = "Answers the gateway gave itself, by the code that is also in the answer and in the access log";
     let mut family = families.begin("bawab_refusals", help, MetricType::Counter)?;
     for (at, code) in metrics.refusal_codes().iter().enumerate() {
-        let total = metrics
-            .cores()
-            .iter()
-            .filter_map(|core| core.refusals.get(at));
+        let total = metrics.cores().iter().filter_map(|core| core.refusals.get(at));
         family.counter(&[("code", *code)], sum(total))?;
     }
     Ok(())
@@ -111,8 +98,7 @@ fn refusals(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
 
 fn routes(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let routes = metrics.routes();
-    let help =
-        "Exchanges of a route by the class of the status the client got; none: it got no answer";
+    let help = "Exchanges of a route by the class of the status the client got; none: it got no answer";
     let mut family = families.begin("bawab_route_requests", help, MetricType::Counter)?;
     for (name, route) in &routes {
         for (at, class) in CLASSES.iter().enumerate() {
@@ -123,26 +109,17 @@ fn routes(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let help = "From the first byte of a request to the last byte of its answer";
     let mut family = families.begin("bawab_route_duration_seconds", help, MetricType::Histogram)?;
     for (name, route) in &routes {
-        family.histogram(
-            &[("route", name)],
-            route.cores().iter().map(|core| &core.duration),
-        )?;
+        family.histogram(&[("route", name)], route.cores().iter().map(|core| &core.duration))?;
     }
     let help = "Body bytes clients sent, without framing";
     let mut family = families.begin("bawab_route_request_bytes", help, MetricType::Counter)?;
     for (name, route) in &routes {
-        family.counter(
-            &[("route", name)],
-            sum(route.cores().iter().map(|core| &core.request_bytes)),
-        )?;
+        family.counter(&[("route", name)], sum(route.cores().iter().map(|core| &core.request_bytes)))?;
     }
     let help = "Body bytes clients were sent, without framing";
     let mut family = families.begin("bawab_route_response_bytes", help, MetricType::Counter)?;
     for (name, route) in &routes {
-        family.counter(
-            &[("route", name)],
-            sum(route.cores().iter().map(|core| &core.response_bytes)),
-        )?;
+        family.counter(&[("route", name)], sum(route.cores().iter().map(|core| &core.response_bytes)))?;
     }
     Ok(())
 }
@@ -151,82 +128,44 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     use super::metrics::UpstreamCore as Core;
     type Count = (&'static str, &'static str, fn(&Core) -> &Counter);
     const COUNTS: [Count; 6] = [
-        (
-            "bawab_upstream_requests",
-            "Requests sent, each retry counted again",
-            |core| &core.requests,
-        ),
-        ("bawab_upstream_connects", "Connections opened", |core| {
-            &core.connects
+        ("bawab_upstream_requests", "Requests sent, each retry counted again", |core| &core.requests),
+        ("bawab_upstream_connects", "Connections opened", |core| &core.connects),
+        ("bawab_upstream_connect_failures", "Connections that could not be opened, or not in time", |core| {
+            &core.connect_failures
         }),
-        (
-            "bawab_upstream_connect_failures",
-            "Connections that could not be opened, or not in time",
-            |core| &core.connect_failures,
-        ),
-        (
-            "bawab_upstream_reused",
-            "Requests sent on a connection that had served one before",
-            |core| &core.reused,
-        ),
-        (
-            "bawab_upstream_retries",
-            "Requests sent again after a failure",
-            |core| &core.retries,
-        ),
-        (
-            "bawab_upstream_stale_connections",
-            "Kept connections found closed when they were used",
-            |core| &core.stale_connections,
-        ),
+        ("bawab_upstream_reused", "Requests sent on a connection that had served one before", |core| &core.reused),
+        ("bawab_upstream_retries", "Requests sent again after a failure", |core| &core.retries),
+        ("bawab_upstream_stale_connections", "Kept connections found closed when they were used", |core| {
+            &core.stale_connections
+        }),
     ];
     let upstreams = metrics.upstreams();
     for (family, help, field) in COUNTS {
         let mut family = families.begin(family, help, MetricType::Counter)?;
         for (name, upstream) in &upstreams {
-            family.counter(
-                &[("upstream", name)],
-                sum(upstream.cores().iter().map(field)),
-            )?;
+            family.counter(&[("upstream", name)], sum(upstream.cores().iter().map(field)))?;
         }
     }
     let help = "From a request sent to the first byte of its answer";
-    let mut family = families.begin(
-        "bawab_upstream_first_byte_seconds",
-        help,
-        MetricType::Histogram,
-    )?;
+    let mut family = families.begin("bawab_upstream_first_byte_seconds", help, MetricType::Histogram)?;
     for (name, upstream) in &upstreams {
-        family.histogram(
-            &[("upstream", name)],
-            upstream.cores().iter().map(|core| &core.first_byte),
-        )?;
+        family.histogram(&[("upstream", name)], upstream.cores().iter().map(|core| &core.first_byte))?;
     }
     Ok(())
 }
 
 fn logs(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let counts = metrics.access_log();
-    let (written, queue_full, write_failed) = counts.map_or((0, 0, 0), |counts| {
-        (
-            counts.written(),
-            counts.dropped_queue_full(),
-            counts.dropped_write_failed(),
-        )
-    });
+    let (written, queue_full, write_failed) = counts
+        .map_or((0, 0, 0), |counts| (counts.written(), counts.dropped_queue_full(), counts.dropped_write_failed()));
     let help = "Lines of the access log written";
-    families
-        .begin("bawab_access_log_lines", help, MetricType::Counter)?
-        .total(written)?;
-    let help =
-        "Lines of the access log lost, because the writer was behind or because writing failed";
+    families.begin("bawab_access_log_lines", help, MetricType::Counter)?.total(written)?;
+    let help = "Lines of the access log lost, because the writer was behind or because writing failed";
     let mut family = families.begin("bawab_access_log_lines_dropped", help, MetricType::Counter)?;
     family.counter(&[("reason", "queue_full")], queue_full)?;
     family.counter(&[("reason", "write_failed")], write_failed)?;
     let help = "Events lost, because stderr took nothing";
-    families
-        .begin("bawab_events_dropped", help, MetricType::Counter)?
-        .total(events::dropped())
+    families.begin("bawab_events_dropped", help, MetricType::Counter)?.total(events::dropped())
 }
 
 fn names(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
@@ -247,10 +186,7 @@ fn whole_process(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result 
     family.value(metrics.cores().len())?;
 
     let help = "When the process started, since the Unix epoch";
-    let started = metrics
-        .started()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let started = metrics.started().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut family = families.begin("process_start_time_seconds", help, MetricType::Gauge)?;
     family.value(started.as_secs_f64())?;
     let help = "CPU time of all threads, user and system";
@@ -258,21 +194,15 @@ fn whole_process(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result 
     family.total(process::cpu_seconds())?;
     if let Some(bytes) = process::resident_memory_bytes() {
         let help = "Resident memory";
-        families
-            .begin("process_resident_memory_bytes", help, MetricType::Gauge)?
-            .value(bytes)?;
+        families.begin("process_resident_memory_bytes", help, MetricType::Gauge)?.value(bytes)?;
     }
     if let Some(open) = process::open_fds() {
         let help = "Open file descriptors";
-        families
-            .begin("process_open_fds", help, MetricType::Gauge)?
-            .value(open)?;
+        families.begin("process_open_fds", help, MetricType::Gauge)?.value(open)?;
     }
     if let Some(max) = process::max_fds() {
         let help = "Most file descriptors the process may have open";
-        families
-            .begin("process_max_fds", help, MetricType::Gauge)?
-            .value(max)?;
+        families.begin("process_max_fds", help, MetricType::Gauge)?.value(max)?;
     }
     Ok(())
 }
@@ -286,12 +216,7 @@ struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
     /// `name` without the `_total` that the format adds to counters.
-    fn begin<'s>(
-        &'s mut self,
-        name: &'s str,
-        help: &str,
-        kind: MetricType,
-    ) -> Result<Family<'s>, fmt::Error> {
+    fn begin<'s>(&'s mut self, name: &'s str, help: &str, kind: MetricType) -> Result<Family<'s>, fmt::Error> {
         self.0.encode_descriptor(name, help, None, kind).map(Family)
     }
 }
@@ -310,14 +235,8 @@ impl Family<'_> {
         self.0.encode_gauge(&value)
     }
 
-    fn counter(
-        &mut self,
-        labels: &impl EncodeLabelSet,
-        value: impl EncodeCounterValue,
-    ) -> fmt::Result {
-        self.0
-            .encode_family(labels)?
-            .encode_counter::<NoLabelSet, _, f64>(&value, None)
+    fn counter(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeCounterValue) -> fmt::Result {
+        self.0.encode_family(labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
     fn gauge(&mut self, labels: &impl EncodeLabelSet, value: impl EncodeGaugeValue) -> fmt::Result {
@@ -333,14 +252,10 @@ impl Family<'_> {
         cores.for_each(|histogram| sum.add(histogram));
         let mut buckets = [(f64::INFINITY, 0); BUCKET_COUNT];
         for (at, (bound, count)) in buckets.iter_mut().enumerate() {
-            *bound = BOUNDS_US
-                .get(at)
-                .map_or(f64::INFINITY, |us| *us as f64 / 1e6);
+            *bound = BOUNDS_US.get(at).map_or(f64::INFINITY, |us| *us as f64 / 1e6);
             *count = sum.buckets[at];
         }
         let seconds = sum.sum_us as f64 / 1e6;
-        self.0
-            .encode_family(labels)?
-            .encode_histogram::<NoLabelSet>(seconds, sum.count(), &buckets, None)
+        self.0.encode_family(labels)?.encode_histogram::<NoLabelSet>(seconds, sum.count(), &buckets, None)
     }
 }

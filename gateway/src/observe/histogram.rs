@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// beyond a minute an exchange is a stream, and its duration says nothing about speed.
 pub const BOUNDS_US: [u64; 30] = [
     50, 75, // ms:
-    100, 150, 250, 500, 750, 1_000, 1_500, 2_500, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000,
-    75_000, 100_000, 150_000, 250_000, 500_000, 750_000, // s:
+    100, 150, 250, 500, 750, 1_000, 1_500, 2_500, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000, 75_000, 100_000,
+    150_000, 250_000, 500_000, 750_000, // s:
     1_000_000, 1_500_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000, 30_000_000, 60_000_000,
 ];
 
@@ -36,10 +36,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Histogram {
-            buckets: [const { AtomicU64::new(0) }; BUCKET_COUNT],
-            sum_us: AtomicU64::new(0),
-        }
+        Histogram { buckets: [const { AtomicU64::new(0) }; BUCKET_COUNT], sum_us: AtomicU64::new(0) }
     }
 }
 
@@ -63,10 +60,7 @@ pub struct Sum {
 
 impl Default for Sum {
     fn default() -> Self {
-        Sum {
-            buckets: [0; BUCKET_COUNT],
-            sum_us: 0,
-        }
+        Sum { buckets: [0; BUCKET_COUNT], sum_us: 0 }
     }
 }
 
@@ -78,15 +72,11 @@ impl Sum {
         for (total, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
             *total = total.wrapping_add(bucket.load(Ordering::Relaxed));
         }
-        self.sum_us = self
-            .sum_us
-            .wrapping_add(histogram.sum_us.load(Ordering::Relaxed));
+        self.sum_us = self.sum_us.wrapping_add(histogram.sum_us.load(Ordering::Relaxed));
     }
 
     pub fn count(&self) -> u64 {
-        self.buckets
-            .iter()
-            .fold(0, |count, bucket| count.wrapping_add(*bucket))
+        self.buckets.iter().fold(0, |count, bucket| count.wrapping_add(*bucket))
     }
 }
 
@@ -125,10 +115,7 @@ const fn first_buckets() -> [u8; CELL_COUNT] {
             }
             bound += 1;
         }
-        assert!(
-            inside <= 1,
-            "two bounds in one cell: the one comparison of `bucket` cannot tell them apart"
-        );
+        assert!(inside <= 1, "two bounds in one cell: the one comparison of `bucket` cannot tell them apart");
         table[at] = count;
         at += 1;
     }
@@ -138,10 +125,7 @@ const fn first_buckets() -> [u8; CELL_COUNT] {
 /// A relaxed load and a relaxed store: no lock prefix, because nobody else writes.
 #[inline]
 fn add(cell: &AtomicU64, n: u64) {
-    cell.store(
-        cell.load(Ordering::Relaxed).wrapping_add(n),
-        Ordering::Relaxed,
-    );
+    cell.store(cell.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 #[cfg(test)]
@@ -158,11 +142,7 @@ mod tests {
         for (at, bound) in BOUNDS_US.iter().enumerate() {
             assert_eq!(bucket(*bound), at, "{bound}");
             assert_eq!(bucket(bound + 1), at + 1, "{bound} + 1");
-            assert_eq!(
-                bucket(bound - 1),
-                bucket_by_search(bound - 1),
-                "{bound} - 1"
-            );
+            assert_eq!(bucket(bound - 1), bucket_by_search(bound - 1), "{bound} - 1");
         }
     }
 

@@ -174,10 +174,7 @@ struct CounterLine([Counter; COUNTERS_PER_LINE]);
 impl Counters {
     fn new(count: usize) -> Counters {
         let lines = count.div_ceil(COUNTERS_PER_LINE);
-        Counters {
-            lines: (0..lines).map(|_| CounterLine::default()).collect(),
-            count,
-        }
+        Counters { lines: (0..lines).map(|_| CounterLine::default()).collect(), count }
     }
 
     #[inline]
@@ -185,9 +182,7 @@ impl Counters {
         if at >= self.count {
             return None;
         }
-        self.lines
-            .get(at / COUNTERS_PER_LINE)
-            .map(|line| &line.0[at % COUNTERS_PER_LINE])
+        self.lines.get(at / COUNTERS_PER_LINE).map(|line| &line.0[at % COUNTERS_PER_LINE])
     }
 
     pub fn len(&self) -> usize {
@@ -203,8 +198,7 @@ impl Index<usize> for Counters {
     type Output = Counter;
 
     fn index(&self, at: usize) -> &Counter {
-        self.get(at)
-            .expect("a refusal code is one of those the metrics were made with")
+        self.get(at).expect("a refusal code is one of those the metrics were made with")
     }
 }
 
@@ -229,9 +223,7 @@ impl RouteCore {
     /// The counter of `status`; what is no status counts as no answer.
     #[inline]
     pub fn class(&self, status: u16) -> &Counter {
-        self.by_class
-            .get(usize::from(status / 100))
-            .unwrap_or(&self.by_class[0])
+        self.by_class.get(usize::from(status / 100)).unwrap_or(&self.by_class[0])
     }
 }
 
@@ -301,11 +293,7 @@ struct Series<T> {
 
 impl<T> Series<T> {
     fn new(make: fn(usize) -> T) -> Series<T> {
-        Series {
-            by_name: Mutex::default(),
-            make,
-            shared: AtomicU64::new(0),
-        }
+        Series { by_name: Mutex::default(), make, shared: AtomicU64::new(0) }
     }
 
     /// Finds or makes the series of `name`. When there is no room, one that nobody holds any more (its route is gone from
@@ -317,9 +305,7 @@ impl<T> Series<T> {
         }
         let mut name = name;
         if by_name.len() >= SERIES_MAX {
-            let unheld = by_name
-                .iter()
-                .find(|(_, series)| Arc::strong_count(series) == 1);
+            let unheld = by_name.iter().find(|(_, series)| Arc::strong_count(series) == 1);
             match unheld.map(|(name, _)| name.clone()) {
                 Some(unheld) => {
                     by_name.remove(&unheld);
@@ -330,19 +316,14 @@ impl<T> Series<T> {
                 }
             }
         }
-        let series = by_name
-            .entry(name.to_owned())
-            .or_insert_with(|| Arc::new((self.make)(workers)));
+        let series = by_name.entry(name.to_owned()).or_insert_with(|| Arc::new((self.make)(workers)));
         Arc::clone(series)
     }
 
     /// All there are, by name. A copy of the references, so that no lock is held while they are written out.
     fn all(&self) -> Vec<(String, Arc<T>)> {
         let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        by_name
-            .iter()
-            .map(|(name, series)| (name.clone(), Arc::clone(series)))
-            .collect()
+        by_name.iter().map(|(name, series)| (name.clone(), Arc::clone(series))).collect()
     }
 }
 
@@ -360,19 +341,12 @@ pub struct Metrics {
 impl Metrics {
     /// `refusal_codes` names the counters of [`Core::refusals`], in their order.
     pub fn new(workers: usize, refusal_codes: &'static [&'static str]) -> Arc<Metrics> {
-        let core = || Core {
-            refusals: Counters::new(refusal_codes.len()),
-            ..Core::default()
-        };
+        let core = || Core { refusals: Counters::new(refusal_codes.len()), ..Core::default() };
         Arc::new_cyclic(|metrics| Metrics {
             cores: (0..workers).map(|_| core()).collect(),
             refusal_codes,
-            routes: Series::new(|workers| RouteSeries {
-                cores: parts(workers),
-            }),
-            upstreams: Series::new(|workers| UpstreamSeries {
-                cores: parts(workers),
-            }),
+            routes: Series::new(|workers| RouteSeries { cores: parts(workers) }),
+            upstreams: Series::new(|workers| UpstreamSeries { cores: parts(workers) }),
             access_log: OnceLock::new(),
             started: SystemTime::now(),
             registry: exposition::registry(metrics.clone()),
@@ -468,39 +442,27 @@ mod tests {
     #[test]
     fn one_name_too_many_shares_other() {
         let metrics = Metrics::new(1, &[]);
-        let held: Vec<_> = (0..SERIES_MAX)
-            .map(|at| metrics.route(&format!("route-{at}")))
-            .collect();
+        let held: Vec<_> = (0..SERIES_MAX).map(|at| metrics.route(&format!("route-{at}"))).collect();
         assert_eq!(metrics.names_shared(), (0, 0));
         let beyond = metrics.route("one-more");
         let further = metrics.route("yet-another");
         assert!(Arc::ptr_eq(&beyond, &further));
         assert!(Arc::ptr_eq(&beyond, &metrics.route(OTHER)));
         assert_eq!(metrics.names_shared(), (2, 0));
-        assert!(
-            Arc::ptr_eq(&held[7], &metrics.route("route-7")),
-            "a known name is still found"
-        );
+        assert!(Arc::ptr_eq(&held[7], &metrics.route("route-7")), "a known name is still found");
         assert_eq!(metrics.routes().len(), SERIES_MAX + 1);
     }
 
     #[test]
     fn a_series_nobody_holds_makes_room() {
         let metrics = Metrics::new(1, &[]);
-        let mut held: Vec<_> = (0..SERIES_MAX)
-            .map(|at| metrics.upstream(&format!("upstream-{at}")))
-            .collect();
+        let mut held: Vec<_> = (0..SERIES_MAX).map(|at| metrics.upstream(&format!("upstream-{at}"))).collect();
         held.remove(5).core(0).requests.inc();
         let new = metrics.upstream("new");
         new.core(0).requests.inc();
         assert_eq!(metrics.upstream("new").core(0).requests.get(), 1);
         assert_eq!(metrics.names_shared(), (0, 0));
-        assert!(
-            metrics
-                .upstreams()
-                .iter()
-                .all(|(name, _)| name != "upstream-5")
-        );
+        assert!(metrics.upstreams().iter().all(|(name, _)| name != "upstream-5"));
     }
 
     #[test]
@@ -509,10 +471,7 @@ mod tests {
         for status in [0, 99, 100, 200, 299, 304, 499, 500, 599, 600, u16::MAX] {
             route.class(status).inc();
         }
-        assert_eq!(
-            route.by_class.each_ref().map(Counter::get),
-            [4, 1, 2, 1, 1, 2]
-        );
+        assert_eq!(route.by_class.each_ref().map(Counter::get), [4, 1, 2, 1, 1, 2]);
     }
 
     #[test]

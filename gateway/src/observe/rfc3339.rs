@@ -13,10 +13,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new() -> Clock {
-        let mut clock = Clock {
-            second: 0,
-            text: *b"0000-00-00T00:00:00.000000Z",
-        };
+        let mut clock = Clock { second: 0, text: *b"0000-00-00T00:00:00.000000Z" };
         clock.set_second(0);
         clock
     }
@@ -57,11 +54,7 @@ fn date(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * of_year + 2) / 153; // 0 = March
     let day = of_year - (153 * month + 2) / 5 + 1;
-    let (month, next_year) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
+    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
     (era * 400 + year_of_era + next_year, month, day)
 }
 
@@ -98,10 +91,7 @@ mod tests {
     #[test]
     fn a_clock_that_runs_on_or_back_is_right_at_every_step() {
         let mut clock = Clock::new();
-        for second in (0..40_000_000_000)
-            .step_by(86_399 * 1_000)
-            .chain([5, 4, 86_400, 0])
-        {
+        for second in (0..40_000_000_000).step_by(86_399 * 1_000).chain([5, 4, 86_400, 0]) {
             let text = *clock.text(second * 1_000_000);
             // The date as another implementation writes it: an HTTP date read back.
             let (year, month, day, clock_text) = parts(&text);
@@ -113,17 +103,10 @@ mod tests {
         }
     }
 
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
     fn parts(text: &[u8]) -> (String, usize, String, String) {
         let text = std::str::from_utf8(text).unwrap();
-        (
-            text[0..4].into(),
-            text[5..7].parse().unwrap(),
-            text[8..10].into(),
-            text[11..19].into(),
-        )
+        (text[0..4].into(), text[5..7].parse().unwrap(), text[8..10].into(), text[11..19].into())
     }
 }

@@ -47,8 +47,7 @@ pub struct Receiver<T> {
 pub fn mailbox<T>(max: usize) -> io::Result<(Sender<T>, Unopened<T>)> {
     let (end, worker) = UnixStream::pair()?;
     end.set_nonblocking(true)?;
-    let queue =
-        Arc::new(Queue { messages: Mutex::new(VecDeque::new()), woken: AtomicBool::new(false), end, max });
+    let queue = Arc::new(Queue { messages: Mutex::new(VecDeque::new()), woken: AtomicBool::new(false), end, max });
     Ok((Sender { queue: queue.clone() }, Unopened { queue, end: worker.into() }))
 }
 

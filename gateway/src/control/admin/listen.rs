@@ -47,33 +47,22 @@ enum Bound {
 /// Binds `unix:/path` or `ip:port`. Errors name the address and say what is in the way. Must be called within the runtime
 /// that will serve it.
 pub async fn bind(address: &str) -> io::Result<Listener> {
-    let named = |error: io::Error| {
-        io::Error::new(error.kind(), format!("admin.address: `{address}`: {error}"))
-    };
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("admin.address: `{address}`: {error}"));
     let socket = match address.strip_prefix("unix:") {
         Some(path) => bind_unix(Path::new(path)).map_err(named)?,
         None => {
-            let address: SocketAddr = address.parse().map_err(|_| {
-                named(io::Error::new(
-                    ErrorKind::InvalidInput,
-                    "neither `unix:/path` nor `ip:port`",
-                ))
-            })?;
+            let address: SocketAddr = address
+                .parse()
+                .map_err(|_| named(io::Error::new(ErrorKind::InvalidInput, "neither `unix:/path` nor `ip:port`")))?;
             Bound::Tcp(TcpListener::bind(address).await.map_err(named)?)
         }
     };
-    Ok(Listener {
-        socket,
-        seats: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-    })
+    Ok(Listener { socket, seats: Arc::new(Semaphore::new(CONNECTIONS_MAX)) })
 }
 
 fn bind_unix(path: &Path) -> io::Result<Bound> {
     if !path.is_absolute() {
-        return Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            "the path must be absolute",
-        ));
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the path must be absolute"));
     }
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -85,10 +74,7 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     socket.listen(128)?;
     socket.set_nonblocking(true)?;
-    Ok(Bound::Unix(
-        UnixListener::from_std(unix::UnixListener::from(socket))?,
-        file,
-    ))
+    Ok(Bound::Unix(UnixListener::from_std(unix::UnixListener::from(socket))?, file))
 }
 
 /// Removes a socket that nobody listens on any more: a process that was killed leaves it. Anything else at `path` is an
@@ -100,10 +86,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(
-            ErrorKind::AlreadyExists,
-            "the path exists and is not a socket",
-        ));
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "the path exists and is not a socket"));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A listener that is alive and does not accept would make us wait.
@@ -111,14 +94,10 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Ok(()) => Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            "another process serves this socket",
-        )),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            "another process serves this socket",
-        )),
+        Ok(()) => Err(io::Error::new(ErrorKind::AddrInUse, "another process serves this socket")),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Err(io::Error::new(ErrorKind::AddrInUse, "another process serves this socket"))
+        }
         Err(error) => Err(error),
     }
 }
@@ -133,18 +112,13 @@ struct SocketFile {
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
         let metadata = fs::symlink_metadata(path)?;
-        Ok(SocketFile {
-            path: path.to_owned(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
+        Ok(SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let ours =
-            |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == (self.device, self.inode);
+        let ours = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == (self.device, self.inode);
         if fs::symlink_metadata(&self.path).is_ok_and(ours) {
             let _gone_already = fs::remove_file(&self.path);
         }
@@ -155,9 +129,7 @@ impl Listener {
     /// Where it listens, with the port the kernel chose.
     pub fn address(&self) -> String {
         match &self.socket {
-            Bound::Tcp(listener) => listener
-                .local_addr()
-                .map_or_else(|error| error.to_string(), |at| at.to_string()),
+            Bound::Tcp(listener) => listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string()),
             Bound::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
     }
@@ -166,9 +138,7 @@ impl Listener {
     pub(super) fn is_local(&self) -> bool {
         match &self.socket {
             // To canonical: `::ffff:127.0.0.1` is a loopback address as well.
-            Bound::Tcp(listener) => listener
-                .local_addr()
-                .is_ok_and(|at| at.ip().to_canonical().is_loopback()),
+            Bound::Tcp(listener) => listener.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback()),
             Bound::Unix(..) => true,
         }
     }
@@ -187,10 +157,7 @@ impl axum::serve::Listener for Listener {
 
     async fn accept(&mut self) -> (Connection, ()) {
         // First the seat and then the connection: one that cannot be served yet is better off in the kernel's queue.
-        let seat = Arc::clone(&self.seats)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let seat = Arc::clone(&self.seats).acquire_owned().await.expect("the semaphore is never closed");
         let stream = loop {
             match self.accept_stream().await {
                 Ok(stream) => break stream,
@@ -201,15 +168,7 @@ impl axum::serve::Listener for Listener {
             }
         };
         let deadline = Box::pin(sleep_until(Instant::now() + CONNECTION_AGE_MAX));
-        (
-            Connection {
-                stream,
-                deadline,
-                bytes_left: REQUEST_BYTES_MAX,
-                _seat: seat,
-            },
-            (),
-        )
+        (Connection { stream, deadline, bytes_left: REQUEST_BYTES_MAX, _seat: seat }, ())
     }
 
     fn local_addr(&self) -> io::Result<()> {
@@ -240,11 +199,7 @@ impl Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_deadline(context)?;
         let before = into.filled().len();
         ready!(match &mut self.stream {
@@ -257,20 +212,13 @@ impl AsyncRead for Connection {
                 self.bytes_left = left;
                 Poll::Ready(Ok(()))
             }
-            None => Poll::Ready(Err(io::Error::new(
-                ErrorKind::InvalidData,
-                "the request is too long",
-            ))),
+            None => Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, "the request is too long"))),
         }
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        from: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_deadline(context)?;
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_write(context, from),
