@@ -10,8 +10,6 @@ pub enum Refusal {
     Malformed(Fault),
     /// A field name holds `_`, and the listener refuses that.
     FieldNameUnderscore,
-    /// The path holds text that the route does not allow.
-    PathAmbiguous,
     /// The client asked for a tunnel.
     ConnectUnsupported,
     /// The client expects something other than `100-continue`.
@@ -85,9 +83,8 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 23] = [
+    const PLAIN: [Refusal; 22] = [
         Refusal::FieldNameUnderscore,
-        Refusal::PathAmbiguous,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
         Refusal::HeadTimeout,
@@ -160,13 +157,6 @@ impl Refusal {
                 Client,
                 true,
                 "a field name holds an underscore, which some services cannot tell from a hyphen; use a hyphen",
-            ),
-            Refusal::PathAmbiguous => line(
-                400,
-                "path_ambiguous",
-                Client,
-                true,
-                "the path holds an encoded slash, a backslash, a semicolon or an empty segment, which this route refuses",
             ),
             Refusal::ConnectUnsupported => {
                 line(501, "connect_unsupported", Client, true, "this gateway does not open tunnels")
@@ -254,7 +244,7 @@ impl Refusal {
             ),
             Refusal::HeadTooLarge => line(
                 431,
-                "head_too_large",
+                "edited_head_too_large",
                 Client,
                 true,
                 "the request head is too large to be passed on; send fewer or shorter fields",

@@ -49,6 +49,13 @@ impl Fields {
         Fields { arena: Some(arena), ..Fields::new() }
     }
 
+    /// The same tables, emptied, over another arena.
+    pub fn with_arena(mut self, arena: Buf) -> Fields {
+        self.tables.received.clear();
+        self.arena = Some(arena);
+        self
+    }
+
     /// No fields and nothing received: an answer of our own.
     pub fn new() -> Fields {
         let tables = RECYCLED.with_borrow_mut(Vec::pop).unwrap_or_default();

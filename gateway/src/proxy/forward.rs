@@ -155,6 +155,15 @@ impl Held {
     }
 }
 
+/// Strikes what an interim answer is not passed on with.
+pub fn interim(head: &mut ResponseHead, options: &ConnectionOptions) {
+    head.fields.strike_received(|name, field, all| {
+        field.known.is_hop_by_hop()
+            || field.known == Known::ContentLength
+            || (options.lists_fields && all.lists(name))
+    });
+}
+
 /// Strikes what an answer is not passed on with, and adds `Via`.
 pub fn response(head: &mut ResponseHead, options: &ConnectionOptions, via: &str) {
     head.fields.strike_received(|name, field, all| {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::rt::deadline::{Cause, now_us};
+use crate::rt::deadline::{Cause, Remote, now_us};
 use crate::rt::{Buf, Reader, Socket, Writer};
 
 /// A piece of a body: in a buffer of this core, or shared and sendable (cache, collapsing).
@@ -112,6 +112,12 @@ impl WireReader {
     pub fn arm(&self, wait: Wait) {
         let WireReader::Plain(reader) = self;
         reader.watch().arm(wait.ms, wait.cause);
+    }
+
+    /// Sets the deadline of a read that is under way already. Used while the half lives.
+    pub fn remote(&self) -> Remote {
+        let WireReader::Plain(reader) = self;
+        reader.watch().remote()
     }
 
     pub fn disarm(&self) {

@@ -9,6 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::LazyLock;
 use std::task::{Poll, Waker};
@@ -115,7 +116,7 @@ struct Row {
     total_at: u64,
     wait_at: u64,
     wait_cause: Cause,
-    client: RawFd,
+    client: Option<RawFd>,
     upstream: Option<RawFd>,
     /// Sweeps this row has seen; its client is checked from the second on, so a fast exchange costs nothing.
     age: u32,
@@ -177,6 +178,11 @@ impl Watch {
         TABLES.with(|tables| tables.watches.borrow_mut().at[self.slot as usize] = NEVER);
     }
 
+    /// The deadline of a wait that is under way already. Used while the watch lives.
+    pub fn remote(&self) -> Remote {
+        Remote { slot: self.slot, not_send: PhantomData }
+    }
+
     /// Why the socket was shut down, if it was.
     pub fn fired(&self) -> Option<Cause> {
         TABLES.with(|tables| tables.watches.borrow().slots[self.slot as usize].fired)
@@ -185,6 +191,21 @@ impl Watch {
     /// Ends the wait now.
     pub fn cut(&self, cause: Cause) {
         TABLES.with(|tables| tables.watches.borrow_mut().fire(self.slot as usize, cause));
+    }
+}
+
+/// Sets a watch's deadline while its half is busy waiting.
+#[derive(Clone, Copy)]
+pub struct Remote {
+    slot: u32,
+    /// The table is the thread's.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Remote {
+    /// As [`Watch::arm`].
+    pub fn arm(self, wait: u64, cause: Cause) {
+        std::mem::ManuallyDrop::new(Watch { slot: self.slot }).arm(wait, cause);
     }
 }
 
@@ -234,8 +255,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// An exchange that began now for the client on `client`.
-    pub fn new(client: RawFd) -> Guard {
+    /// An exchange that began now, for the client on `client` if there is one.
+    pub fn new(client: Option<RawFd>) -> Guard {
         TABLES.with(|tables| {
             let mut table = tables.guards.borrow_mut();
             let row = Row {
@@ -343,7 +364,9 @@ impl Row {
                 shut(upstream, Shutdown::Both);
             }
             // An answer may still go out unless the client is gone; nothing more is read from it.
-            shut(self.client, Shutdown::Read);
+            if let Some(client) = self.client {
+                shut(client, Shutdown::Read);
+            }
         }
         self.waker.take()
     }
@@ -375,8 +398,9 @@ impl Guards {
             if let Some(row) = &self.rows[index]
                 && row.age >= 2
                 && row.fired.is_none()
+                && let Some(client) = row.client
             {
-                self.polled.push((index as u32, row.client));
+                self.polled.push((index as u32, client));
                 if self.polled.len() == HANGUP_POLLS_PER_TICK {
                     self.cursor = index + 1;
                     break;
@@ -515,8 +539,8 @@ mod tests {
         let (gone, other) = UnixStream::pair().expect("pair");
         let (half, half_other) = UnixStream::pair().expect("pair");
         at(0);
-        let gone_guard = Guard::new(gone.as_raw_fd());
-        let half_guard = Guard::new(half.as_raw_fd());
+        let gone_guard = Guard::new(Some(gone.as_raw_fd()));
+        let half_guard = Guard::new(Some(half.as_raw_fd()));
         drop(other);
         half_other.shutdown(std::net::Shutdown::Write).expect("shutdown");
         sweep_at(50);
@@ -531,7 +555,7 @@ mod tests {
         let (client, _c) = UnixStream::pair().expect("pair");
         let (mut upstream, _u) = UnixStream::pair().expect("pair");
         at(0);
-        let guard = Guard::new(client.as_raw_fd());
+        let guard = Guard::new(Some(client.as_raw_fd()));
         guard.arm_total(500);
         guard.attach(Some(upstream.as_raw_fd()));
         sweep_at(500);

@@ -1,0 +1,89 @@
+//! The filters of a route in their order, and the only place that waits for what they want.
+
+use std::rc::Rc;
+
+use super::{Answer, Context, Effect, Filter, Phase, Step};
+use crate::limits::{BODY_COLLECT_BYTES_MAX, DELAY_MS_MAX, EFFECTS_PER_FILTER_MAX};
+use crate::proxy::exchange::Exchange;
+use crate::proxy::fetch;
+use crate::proxy::head::ResponseHead;
+use crate::refusal::Refusal;
+use crate::rt::deadline::ms;
+
+/// The filters of a route.
+#[derive(Default)]
+pub struct Chain {
+    /// in the order of their phases
+    filters: Vec<(Phase, Box<dyn Filter>)>,
+}
+
+/// An exchange that ended in the chain.
+pub struct Ended {
+    pub answer: Answer,
+    /// Filters that saw the request and will see the answer.
+    pub passed: usize,
+}
+
+impl Chain {
+    pub fn new(mut filters: Vec<(Phase, Box<dyn Filter>)>) -> Chain {
+        // Stable: within a phase the order stays.
+        filters.sort_by_key(|(phase, _)| *phase);
+        Chain { filters }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.filters.len()
+    }
+
+    /// Walks the request through all filters.
+    pub async fn request(&self, exchange: &mut Exchange<'_>) -> Result<(), Ended> {
+        for (passed, (phase, filter)) in self.filters.iter().enumerate() {
+            let mut step = Step::Start;
+            let mut effects = 0;
+            loop {
+                let effect = filter.request(&mut exchange.context(), step);
+                let end = |answer| Err(Ended { answer, passed });
+                step = match effect {
+                    Effect::Next => break,
+                    Effect::Answer(answer) => return end(answer),
+                    _ if effects == EFFECTS_PER_FILTER_MAX => return end(Answer::Refuse(Refusal::Internal)),
+                    other => match wait_for(exchange, *phase, other).await {
+                        Ok(step) => step,
+                        Err(refusal) => return end(Answer::Refuse(refusal)),
+                    },
+                };
+                effects += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks the answer back through the first `passed` filters.
+    pub fn response(&self, context: &mut Context<'_>, head: &mut ResponseHead, passed: usize) {
+        for (_, filter) in self.filters[..passed].iter().rev() {
+            filter.response(context, head);
+        }
+    }
+}
+
+async fn wait_for(exchange: &mut Exchange<'_>, phase: Phase, effect: Effect) -> Result<Step, Refusal> {
+    match effect {
+        // Before the client is known its body is not worth memory.
+        Effect::NeedBody(_) if phase < Phase::Identify => Err(Refusal::Internal),
+        Effect::NeedBody(bytes_max) => {
+            exchange.hold_body(bytes_max.min(BODY_COLLECT_BYTES_MAX)).await.map(Step::Body)
+        }
+        Effect::Call(subrequest) => {
+            let reply = exchange.until_over(fetch::fetch(exchange.worker.clone(), subrequest)).await?;
+            Ok(Step::Reply(reply.map(Rc::new)))
+        }
+        Effect::Follow(shared) => Ok(Step::Reply(exchange.until_over(shared.wait()).await?)),
+        Effect::Offload(job) => exchange.offload(job).await.map(Step::Done),
+        Effect::Delay(time) => exchange.pause(ms(time).min(DELAY_MS_MAX)).await.map(|()| Step::Elapsed),
+        Effect::Next | Effect::Answer(_) => unreachable!("decided by the caller"),
+    }
+}

@@ -1,0 +1,650 @@
+//! The corridor: one request and its answer, top to bottom.
+//!
+//! It does not know which protocol the client spoke nor which the upstream speaks: it has a head, a body that yields pieces,
+//! and an answer to write. Whatever happens, it ends here: counted, logged, its guards released.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http1::{ConnectionOptions, Known, Method, Version};
+
+use super::body::{Body, Length};
+use super::forward;
+use super::h1::answer::Answer;
+use super::head::{Client, RequestHead, ResponseHead};
+use super::relay::{self, Failure, Headed, Sending, Sent, Upload};
+use super::reply;
+use super::trace::{RequestId, Trace};
+use super::tunnel;
+use super::upstream::h1::{self, Hop};
+use super::upstream::{ConnectError, Connection};
+use super::wire::{Wait, WireReader};
+use crate::balance::Endpoint;
+use crate::filter::{self, Context, Facts, Kept, Output};
+use crate::limits::{BODY_HELD_FOR_RETRY_BYTES, OFFLOAD_WAIT_MS};
+use crate::observe::access_log::Record;
+use crate::refusal::{Party, Refusal};
+use crate::route::Found;
+use crate::rt::deadline::{Cause, Guard, now_us};
+use crate::rt::{Either, select};
+use crate::snapshot::{HostPolicy, Listener, Route, Settings, Snapshot, Upstream};
+use crate::worker::Worker;
+
+/// One request and its answer.
+pub struct Exchange<'a> {
+    pub worker: &'a Rc<Worker>,
+    snapshot: &'a Snapshot,
+    cursors: &'a [Cell<u32>],
+    listener: &'a Listener,
+    head: RequestHead,
+    body: Body<'a>,
+    answer: Answer<'a>,
+    client: Client,
+    scheme: &'static str,
+    request_id: RequestId,
+    trace: Trace,
+    route: Option<&'a Route>,
+    kept: Kept,
+    guard: Guard,
+    hop: Hop,
+    /// The client waits for a 100 before it sends its body.
+    expects_continue: bool,
+    seen: Seen,
+}
+
+/// What the log and the counters are told at the end.
+#[derive(Default)]
+struct Seen {
+    started_us: u64,
+    upstream: Option<usize>,
+    endpoint: Option<Arc<Endpoint>>,
+    attempts: u32,
+    reused: bool,
+    upstream_us: u64,
+    refusal: Option<Refusal>,
+    detail: String,
+    tunnelled: (u64, u64),
+}
+
+/// What an exchange needs of the connection it came by.
+pub struct Arrival<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub snapshot: &'a Snapshot,
+    pub cursors: &'a [Cell<u32>],
+    pub listener: &'a Listener,
+    pub options: ConnectionOptions,
+    pub client: Client,
+    pub peer_text: &'a str,
+    pub scheme: &'static str,
+    pub client_fd: std::os::fd::RawFd,
+    /// When the first byte of the request was there, microseconds of the process.
+    pub started_us: u64,
+}
+
+/// What is left when an exchange is over.
+pub struct Departure {
+    /// Another request may follow, as far as the answer goes.
+    pub keep: bool,
+    /// The answer must not look complete: end the connection with a reset.
+    pub reset: bool,
+    pub scratch: Vec<u8>,
+}
+
+/// Runs one exchange to its end.
+pub async fn run<'a>(arrival: Arrival<'a>, mut head: RequestHead, body: Body<'a>, answer: Answer<'a>) -> Departure {
+    let Arrival { worker, snapshot, options, client, .. } = arrival;
+    let settings = &*snapshot.settings;
+    let (request_id, trace) = {
+        let mut ids = worker.ids.borrow_mut();
+        (RequestId::new(&head.fields, client.trusted, &mut ids), Trace::new(&head.fields, &mut ids))
+    };
+    let hop = Hop { te_trailers: options.te_trailers, websocket: asks_for_websocket(&head, &options) };
+    let expectation = expectation(&head);
+    let said = forward::Said {
+        client: &client,
+        peer_text: arrival.peer_text,
+        scheme: arrival.scheme,
+        request_id: &request_id,
+        trace: &trace,
+        via: &settings.via,
+        forwarded: settings.forwarded,
+    };
+    forward::request(&mut head, &options, arrival.listener.underscores, &said);
+    let mut exchange = Exchange {
+        worker,
+        snapshot,
+        cursors: arrival.cursors,
+        listener: arrival.listener,
+        head,
+        body,
+        answer,
+        client,
+        scheme: arrival.scheme,
+        request_id,
+        trace,
+        route: None,
+        kept: Kept::default(),
+        guard: Guard::new(Some(arrival.client_fd)),
+        hop,
+        expects_continue: expectation == Expectation::Continue,
+        seen: Seen { started_us: arrival.started_us, ..Seen::default() },
+    };
+    let result = match expectation {
+        Expectation::Unknown => Err(Refusal::ExpectationFailed),
+        _ => exchange.corridor().await,
+    };
+    if let Err(refusal) = result {
+        exchange.refuse(refusal).await;
+    }
+    exchange.finish()
+}
+
+impl<'a> Exchange<'a> {
+    /// Find route → filters → upstream → filters → answer.
+    async fn corridor(&mut self) -> Result<(), Refusal> {
+        if self.head.method == Method::Connect {
+            return Err(Refusal::ConnectUnsupported);
+        }
+        let route = self.find_route()?;
+        self.route = Some(route);
+        if let Length::Exact(length) = self.body.length()
+            && length > route.body_bytes_max
+        {
+            return Err(Refusal::BodyTooLarge);
+        }
+        self.hop.websocket &= route.websocket;
+        if let Err(ended) = route.chain.request(self).await {
+            return match ended.answer {
+                filter::Answer::Refuse(refusal) => Err(refusal),
+                filter::Answer::Send { mut head, body } => {
+                    route.chain.response(&mut self.context(), &mut head, ended.passed);
+                    self.send_own(head, body).await;
+                    Ok(())
+                }
+            };
+        }
+        let upstream = &self.snapshot.upstreams[route.upstream];
+        self.seen.upstream = Some(route.upstream);
+        self.guard.arm_total(upstream.timeouts.total);
+        self.attempts(route, upstream).await
+    }
+
+    fn find_route(&mut self) -> Result<&'a Route, Refusal> {
+        let snapshot = self.snapshot;
+        let head = &self.head;
+        let found = snapshot.routes.find(head.authority(), head.path(), head.method, head.method_text());
+        let route = match found {
+            Found::Route(route) => route,
+            Found::MethodNotAllowed(allow) => {
+                self.kept.put(reply::Allow(allow));
+                return Err(Refusal::MethodNotAllowed);
+            }
+            Found::Nothing => return Err(Refusal::NoRoute),
+        };
+        let traits = head.path_traits();
+        if traits.any() {
+            // The route was found by the path with everything ambiguous kept. What its policy makes of the path must
+            // lead back to it, or a decoded slash would pass one route's rules and reach what another one guards.
+            let mut decoded = Vec::new();
+            let canonical = http1::canonical_path(head.received_path(), &route.path_policy, &mut decoded)
+                .map_err(Refusal::Malformed)?;
+            if let http1::Canonical::Rewritten(_) = canonical
+                && decoded != head.path()
+            {
+                let again = snapshot.routes.find(head.authority(), &decoded, head.method, head.method_text());
+                match again {
+                    Found::Route(same) if std::ptr::eq(same, route) => self.head.set_path(decoded),
+                    _ => return Err(Refusal::Malformed(http1::Fault::PathEncodedSlash)),
+                }
+            }
+        }
+        Ok(route)
+    }
+
+    /// Tries endpoints until one answers or a repetition is not safe.
+    async fn attempts(&mut self, route: &Route, upstream: &Upstream) -> Result<(), Refusal> {
+        let endpoints = &self.snapshot.endpoints[route.upstream];
+        let mut fresh = false;
+        loop {
+            let endpoint = endpoints.pick(&self.cursors[route.upstream]).ok_or(Refusal::NoEndpoint)?.clone();
+            self.seen.attempts += 1;
+            let connection = self.connect(upstream, &endpoint, fresh).await;
+            self.seen.endpoint = Some(endpoint);
+            let connection = connection.map_err(|error| self.connect_refusal(error))?;
+            let reused = connection.reused;
+            let replay = if reused { self.hold_for_replay() } else { Replay::Not };
+            match self.attempt(upstream, connection).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => {
+                    self.guard.attach(None);
+                    let over = self.guard.fired();
+                    // A kept connection that its service closed meanwhile is nobody's failure. Once: the next one is new.
+                    if reused && failure.unanswered && over.is_none() && !self.answer.started() && replay.restore(&mut self.body) {
+                        upstream.series.core(self.worker.id).stale_connections.inc();
+                        upstream.series.core(self.worker.id).retries.inc();
+                        fresh = true;
+                        continue;
+                    }
+                    self.seen.detail = failure.detail;
+                    return Err(match over {
+                        Some(Cause::ClientGone) => Refusal::ClientGone,
+                        Some(_) => Refusal::UpstreamTotalTimeout,
+                        None => failure.refusal,
+                    });
+                }
+            }
+        }
+    }
+
+    async fn connect(&mut self, upstream: &Upstream, endpoint: &Endpoint, fresh: bool) -> Result<Connection, ConnectError> {
+        let series = upstream.series.core(self.worker.id);
+        if !fresh && let Some(kept) = self.worker.pool.take(&endpoint.identity) {
+            series.reused.inc();
+            self.seen.reused = true;
+            return Ok(kept);
+        }
+        self.seen.reused = false;
+        let opened = Connection::open(&endpoint.identity, &self.guard, upstream.timeouts.connect).await;
+        match &opened {
+            Ok(_) => series.connects.inc(),
+            Err(_) => series.connect_failures.inc(),
+        }
+        opened
+    }
+
+    fn connect_refusal(&mut self, error: ConnectError) -> Refusal {
+        if let ConnectError::Failed(error) = &error {
+            self.seen.detail = error.to_string();
+        }
+        error.refusal()
+    }
+
+    /// Whether the request could be sent a second time, and the body that would be needed for it.
+    fn hold_for_replay(&mut self) -> Replay {
+        if !self.head.method.is_idempotent() {
+            return Replay::Not;
+        }
+        match &mut self.body {
+            body if body.ended() => Replay::Empty,
+            Body::Held(bytes) => Replay::Held(bytes.clone()),
+            Body::Wire { body, .. } => match body.buffered_whole(BODY_HELD_FOR_RETRY_BYTES) {
+                Some(bytes) => {
+                    self.body = Body::Held(Some(bytes.clone()));
+                    Replay::Held(Some(bytes))
+                }
+                None => Replay::Not,
+            },
+        }
+    }
+
+    /// One request on one connection. On success the answer is out and the connection back in the pool or closed.
+    async fn attempt(&mut self, upstream: &Upstream, mut connection: Connection) -> Result<(), Failure> {
+        let series = upstream.series.core(self.worker.id);
+        series.requests.inc();
+        self.guard.attach(Some(connection.wire.fd()));
+        let length = if self.hop.websocket { Length::Absent } else { self.body.length() };
+        let mut scratch = self.worker.take_scratch();
+        let host = match &upstream.host {
+            HostPolicy::Keep => self.head.authority(),
+            HostPolicy::Endpoint => self.seen.endpoint.as_ref().map_or(&b""[..], |endpoint| endpoint.written.as_bytes()),
+            HostPolicy::Fixed(host) => host.as_bytes(),
+        };
+        h1::encode_request(&mut scratch, &self.head, host, length, self.hop);
+        let timeouts = upstream.timeouts;
+        let outgoing = super::h1::outgoing::Outgoing::new(scratch, length == Length::Unknown);
+        let mut sending = Sending { body: &mut self.body, outgoing, timeouts };
+        let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
+        let sent_us = now_us();
+        let mut finishing = Finishing {
+            request: &mut self.head,
+            facts: Facts {
+                client: &self.client,
+                request_id: self.request_id.as_bytes(),
+                route: self.route.map_or("", |route| &route.name),
+                scheme: self.scheme,
+            },
+            kept: &mut self.kept,
+            route: self.route,
+            settings: &self.snapshot.settings,
+            draining: self.worker.draining(),
+            websocket: self.hop.websocket,
+            timeouts,
+            sent_us,
+            first_byte_us: 0,
+        };
+        let (done, upload) = match sent {
+            Sent::Part => {
+                relay::upload_and_receive(sending, &mut connection, &mut self.answer, async |headed, reader, answer| {
+                    finishing.answer(headed, reader, answer, false).await
+                })
+                .await?
+            }
+            sent => {
+                self.worker.put_scratch(sending.outgoing.into_scratch());
+                let reader = &mut connection.wire.reader;
+                let headed = relay::receive(reader, &mut self.answer, timeouts).await?;
+                let done = finishing.answer(headed, reader, &mut self.answer, sent == Sent::All).await?;
+                (done, if sent == Sent::All { Upload::Complete } else { Upload::Stopped })
+            }
+        };
+        let first_byte_us = finishing.first_byte_us;
+        self.seen.upstream_us = first_byte_us.saturating_sub(sent_us).max(1);
+        series.first_byte.observe_us(self.seen.upstream_us);
+        match done {
+            Done::Switched { carry } => {
+                self.seen.tunnelled = self.tunnel(connection, carry).await;
+                self.guard.attach(None);
+            }
+            Done::Answered { reusable } => {
+                self.guard.attach(None);
+                if reusable && upload == Upload::Complete {
+                    self.worker.pool.put(connection, upstream.pool);
+                }
+                if upload == Upload::Stopped {
+                    self.answer.close_after();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn tunnel(&mut self, connection: Connection, carry: Option<crate::rt::Buf>) -> (u64, u64) {
+        // The tunnel has deadlines of its own; what the exchange as a whole may take no longer counts.
+        self.guard.arm_total(u64::MAX / 4);
+        let settings = &self.snapshot.settings;
+        let Body::Wire { body, reader, .. } = &mut self.body else { return (0, 0) };
+        let early = body.take_carry();
+        let limits = tunnel::Limits { idle_ms: settings.tunnel_idle_ms, age_ms: settings.tunnel_age_ms };
+        tunnel::run((reader, self.answer.writer()), connection.wire, (early, carry), limits, self.worker).await
+    }
+
+    /// What a filter sees.
+    pub fn context(&mut self) -> Context<'_> {
+        Context {
+            request: &mut self.head,
+            facts: Facts {
+                client: &self.client,
+                request_id: self.request_id.as_bytes(),
+                route: self.route.map_or("", |route| &route.name),
+                scheme: self.scheme,
+            },
+            kept: &mut self.kept,
+        }
+    }
+
+    /// Holds the whole request body for a filter.
+    pub async fn hold_body(&mut self, bytes_max: usize) -> Result<Bytes, Refusal> {
+        if self.expects_continue && !self.body.ended() {
+            // A filter wants the body, so it is us who say go on; the upstream is not asked any more.
+            self.answer.interim(&ResponseHead::new(100)).await.map_err(|_| Refusal::ClientGone)?;
+            self.expects_continue = false;
+        }
+        self.head.fields.remove_known(Known::Expect);
+        self.body.collect(bytes_max).await.map_err(|error| {
+            let failure = relay::client_failure(error);
+            self.seen.detail = failure.detail;
+            failure.refusal
+        })
+    }
+
+    /// Waits for `work` unless the exchange is over before.
+    pub async fn until_over<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Refusal> {
+        match select(work, self.guard.over()).await {
+            Either::Left(output) => Ok(output),
+            Either::Right(Cause::ClientGone) => Err(Refusal::ClientGone),
+            Either::Right(_) => Err(Refusal::UpstreamTotalTimeout),
+        }
+    }
+
+    /// Waits `wait_ms`, unless the exchange is over before.
+    pub async fn pause(&mut self, wait_ms: u64) -> Result<(), Refusal> {
+        self.until_over(crate::rt::sleep(std::time::Duration::from_millis(wait_ms))).await
+    }
+
+    /// Has `job` done by the pool. `None`: the pool is full or late.
+    pub async fn offload(&mut self, job: filter::Job) -> Result<Option<Output>, Refusal> {
+        let Some(ticket) = self.worker.offload(job) else {
+            self.worker.core().desk_full.inc();
+            return Ok(None);
+        };
+        self.guard.arm(OFFLOAD_WAIT_MS, Cause::Pause);
+        let done = select(ticket.done(), self.guard.over()).await;
+        self.guard.disarm();
+        match done {
+            Either::Left(output) => Ok(output),
+            Either::Right(Cause::Pause) => {
+                self.worker.core().desk_late.inc();
+                Ok(None)
+            }
+            Either::Right(Cause::ClientGone) => Err(Refusal::ClientGone),
+            Either::Right(_) => Err(Refusal::UpstreamTotalTimeout),
+        }
+    }
+
+    /// Answers with one of the table, if an answer can still be given; else the connection is cut.
+    async fn refuse(&mut self, refusal: Refusal) {
+        self.worker.core().refusals[refusal.index()].inc();
+        self.seen.refusal = Some(refusal);
+        if self.answer.started() || refusal == Refusal::ClientGone {
+            return;
+        }
+        if !self.body.ended() || refusal.closes() {
+            self.answer.close_after();
+        }
+        let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
+        let (head, body) = reply::problem(refusal, &self.request_id, allow, &self.worker.date());
+        self.send_own(head, body).await;
+    }
+
+    /// Sends an answer of our own.
+    async fn send_own(&mut self, head: ResponseHead, body: Bytes) {
+        if !self.body.ended() || self.worker.draining() {
+            self.answer.close_after();
+        }
+        self.answer.head(&head, Length::Exact(body.len() as u64));
+        let body = (self.head.method != Method::Head && !body.is_empty()).then_some(super::wire::Chunk::Shared(body));
+        if let Err(halt) = self.answer.end(body, None).await {
+            self.seen.detail = relay::answer_failure(halt).detail;
+            self.seen.refusal.get_or_insert(Refusal::ClientGone);
+        }
+    }
+
+    /// Counts, logs, and says what becomes of the connection.
+    fn finish(self) -> Departure {
+        let (worker, seen) = (self.worker, &self.seen);
+        let core = worker.core();
+        let duration_us = now_us().saturating_sub(seen.started_us);
+        let request_bytes = self.body.received() + seen.tunnelled.0;
+        let response_bytes = self.answer.sent() + seen.tunnelled.1;
+        let status = match seen.refusal {
+            Some(Refusal::ClientGone) if !self.answer.started() => Refusal::ClientGone.status(),
+            _ => self.answer.status(),
+        };
+        if let Some(route) = self.route {
+            let series = route.series.core(worker.id);
+            series.class(status).inc();
+            series.duration.observe_us(duration_us);
+            series.request_bytes.add(request_bytes);
+            series.response_bytes.add(response_bytes);
+        }
+        core.requests_in_flight.dec();
+        let mut lines = worker.lines.borrow_mut();
+        if lines.enabled() {
+            let head = &self.head;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+            lines.write(&Record {
+                time_unix_us: now.saturating_sub(duration_us),
+                listener: &self.listener.name,
+                client: self.client.address,
+                request_id: self.request_id.as_bytes(),
+                trace_id: self.trace.id(),
+                method: head.method_text(),
+                host: head.authority(),
+                path: head.path(),
+                protocol: match head.version {
+                    Version::Http10 => "HTTP/1.0",
+                    Version::Http11 => "HTTP/1.1",
+                },
+                status,
+                route: self.route.map_or("", |route| &route.name),
+                upstream: seen.upstream.map_or("", |index| &self.snapshot.upstreams[index].name),
+                endpoint: seen.endpoint.as_ref().map_or("", |endpoint| &endpoint.label),
+                attempts: seen.attempts,
+                reused: seen.reused,
+                ended_by: seen.refusal.map_or("", |refusal| refusal.party().name()),
+                refusal: seen.refusal.map_or("", Refusal::code),
+                detail: &seen.detail,
+                request_bytes,
+                response_bytes,
+                duration_us,
+                upstream_us: seen.upstream_us,
+                user_agent: head.fields.first(Known::UserAgent).unwrap_or_default(),
+            });
+        }
+        let cut = self.answer.started() && !self.answer.complete();
+        let by_upstream = seen.refusal.is_some_and(|refusal| refusal.party() != Party::Client);
+        Departure {
+            keep: self.answer.keeps(),
+            reset: cut && by_upstream && self.answer.until_close(),
+            scratch: self.answer.into_scratch(),
+        }
+    }
+}
+
+/// What can be sent again.
+enum Replay {
+    Not,
+    Empty,
+    Held(Option<Bytes>),
+}
+
+impl Replay {
+    /// Puts the body back as it was. `false`: the request must not be repeated.
+    fn restore(self, body: &mut Body<'_>) -> bool {
+        match self {
+            Replay::Not => false,
+            Replay::Empty => true,
+            Replay::Held(bytes) => {
+                *body = Body::Held(bytes);
+                true
+            }
+        }
+    }
+}
+
+/// What an attempt ended in.
+enum Done {
+    Answered { reusable: bool },
+    /// The protocol was switched; what the upstream sent behind its head.
+    Switched { carry: Option<crate::rt::Buf> },
+}
+
+/// What the answer's way back needs, apart from the body that may still be on its way up.
+struct Finishing<'e> {
+    request: &'e mut RequestHead,
+    facts: Facts<'e>,
+    kept: &'e mut Kept,
+    route: Option<&'e Route>,
+    settings: &'e Settings,
+    draining: bool,
+    websocket: bool,
+    timeouts: crate::snapshot::UpstreamTimeouts,
+    sent_us: u64,
+    first_byte_us: u64,
+}
+
+impl Finishing<'_> {
+    /// Passes the upstream's answer to the client. `uploaded`: nothing of the request is on its way any more.
+    async fn answer(
+        &mut self,
+        headed: Headed,
+        reader: &mut WireReader,
+        answer: &mut Answer<'_>,
+        uploaded: bool,
+    ) -> Result<Done, Failure> {
+        let Headed { received, first_byte_us } = headed;
+        self.first_byte_us = first_byte_us.max(self.sent_us);
+        if received.head.status == 101 {
+            return self.switch(received, answer).await;
+        }
+        let method = self.request.method;
+        // The body ends as the received head says, whatever filters write into it: decided first, and once.
+        let (mut body, mut length, reusable) = relay::framed(&received, method, false)?;
+        let h1::Received { mut head, line, options } = received;
+        forward::response(&mut head, &options, &self.settings.via);
+        if let Some(route) = self.route {
+            let Finishing { request, facts, kept, .. } = self;
+            let mut context = Context { request, facts: *facts, kept };
+            route.chain.response(&mut context, &mut head, route.chain.len());
+        }
+        if !self.kept.transforms.is_empty() && length != Length::Absent {
+            length = Length::Unknown;
+        }
+        if !uploaded || self.draining {
+            answer.close_after();
+        }
+        answer.head(&head, length);
+        if let Some(rest) = h1::take_rest(&mut head, &line) {
+            body.feed(rest);
+        }
+        let idle = Wait { ms: self.timeouts.idle, cause: Cause::Idle };
+        relay::download(&mut body, reader, answer, &mut self.kept.transforms, idle).await?;
+        // Bytes behind the answer were not asked for: whatever they are, the next exchange must not see them.
+        Ok(Done::Answered { reusable: reusable && body.take_carry().is_none() })
+    }
+
+    async fn switch(&mut self, received: h1::Received, answer: &mut Answer<'_>) -> Result<Done, Failure> {
+        let h1::Received { mut head, line, options } = received;
+        let protocol = head.fields.first(Known::Upgrade);
+        let agreed = self.websocket
+            && options.upgrade
+            && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+        if !agreed {
+            return Err(Failure {
+                refusal: Refusal::UpgradeMismatch,
+                detail: "a 101 that was not asked for".to_owned(),
+                unanswered: false,
+            });
+        }
+        forward::response(&mut head, &options, &self.settings.via);
+        if let Some(route) = self.route {
+            let Finishing { request, facts, kept, .. } = self;
+            let mut context = Context { request, facts: *facts, kept };
+            route.chain.response(&mut context, &mut head, route.chain.len());
+        }
+        answer.switch(&head, b"websocket");
+        let carry = h1::take_rest(&mut head, &line);
+        answer.flush().await.map_err(relay::answer_failure)?;
+        Ok(Done::Switched { carry })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expectation {
+    Nothing,
+    Continue,
+    Unknown,
+}
+
+/// RFC 9110 §10.1.1: `100-continue` is the only expectation; HTTP/1.0 clients have none.
+fn expectation(head: &RequestHead) -> Expectation {
+    match head.fields.first(Known::Expect) {
+        Some(_) if head.version == Version::Http10 => Expectation::Nothing,
+        Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Expectation::Continue,
+        Some(_) => Expectation::Unknown,
+        None => Expectation::Nothing,
+    }
+}
+
+/// RFC 6455 §4.1: a GET of HTTP/1.1 that offers `websocket`.
+fn asks_for_websocket(head: &RequestHead, options: &ConnectionOptions) -> bool {
+    options.upgrade
+        && head.method == Method::Get
+        && head.version == Version::Http11
+        && head.fields.first(Known::Upgrade).is_some_and(|protocols| {
+            protocols.split(|&byte| byte == b',').any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+        })
+}

@@ -1,0 +1,393 @@
+//! A client's HTTP/1 connection: heads are read one after the other, each becomes an exchange, answers leave in order.
+//!
+//! An idle connection is a small task that waits without a buffer; everything an exchange needs is allocated for it and
+//! gone after it. Requests a client pipelines wait in the buffer they came in; none is pipelined to an upstream.
+
+pub mod answer;
+pub mod body;
+pub mod outgoing;
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use http1::{Canonical, Fault, HeadLimits, Known, PathPolicy, Scanner};
+
+use self::answer::{Answer, length_of};
+use self::body::H1Body;
+use super::body::Body;
+use super::exchange::{self, Arrival};
+use super::fields::Fields;
+use super::head::{Client, RequestHead};
+use super::reply;
+use super::trace::RequestId;
+use super::wire::{Halt, Pace, Wait, Wire};
+use crate::config::model::{ClientAddress, Underscores};
+use crate::limits::{HEAD_READ_BYTES, LINGER_BYTES_MAX, LINGER_MS};
+use crate::refusal::Refusal;
+use crate::rt::deadline::{Cause, now_ms, now_us};
+use crate::rt::{Buf, Socket};
+use crate::snapshot::Settings;
+use crate::tables::connections::Place;
+use crate::worker::Worker;
+
+/// A client's connection.
+struct Connection {
+    worker: Rc<Worker>,
+    wire: Wire,
+    /// index into `Snapshot::listeners`
+    listener: usize,
+    peer: IpAddr,
+    peer_text: Box<str>,
+    /// Received behind the last request.
+    carry: Option<Buf>,
+    served: u32,
+    born_ms: u64,
+    /// Room for one among the open connections.
+    _place: Place,
+}
+
+/// What becomes of a connection after an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// Another request may come.
+    Keep,
+    Close,
+    /// The client may still be sending: closing at once could destroy the answer on its way (RFC 9112 §9.6).
+    Linger,
+    /// The answer is broken and must not look whole.
+    Reset,
+}
+
+/// Serves one client connection to its end.
+pub async fn serve(worker: Rc<Worker>, socket: Socket, peer: SocketAddr, listener: usize, place: Place) {
+    let peer = peer.ip().to_canonical();
+    let mut connection = Connection {
+        wire: Wire::plain(socket),
+        listener,
+        peer,
+        peer_text: peer.to_string().into(),
+        carry: None,
+        served: 0,
+        born_ms: now_ms(),
+        _place: place,
+        worker,
+    };
+    loop {
+        if connection.carry.is_none() && !connection.wait_for_request().await {
+            break;
+        }
+        // On the heap, so that the waiting task above stays small.
+        match Box::pin(connection.exchange()).await {
+            After::Keep => {}
+            After::Close => break,
+            After::Linger => {
+                connection.linger().await;
+                break;
+            }
+            After::Reset => {
+                connection.wire.reader.reset_on_close();
+                break;
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Waits for the first byte of a request without holding a buffer. `false`: the connection is over.
+    async fn wait_for_request(&mut self) -> bool {
+        let pinned = self.worker.pinned();
+        let settings = &pinned.snapshot.settings;
+        let wait = match self.served {
+            // One deadline covers everything from accept to a complete head: it is set here and not again.
+            0 => Wait { ms: settings.head_ms, cause: Cause::Head },
+            _ => {
+                let age_left = (self.born_ms + settings.connection_age_ms).saturating_sub(now_ms());
+                Wait { ms: settings.keep_alive_ms.min(age_left), cause: Cause::KeepAlive }
+            }
+        };
+        drop(pinned);
+        match self.wire.reader.readable(wait).await {
+            Ok(()) => true,
+            Err(halt) => {
+                self.count_halt(&halt);
+                false
+            }
+        }
+    }
+
+    fn count_halt(&self, halt: &Halt) {
+        let core = self.worker.core();
+        match halt {
+            Halt::Expired(Cause::Head) => core.timeouts_head.inc(),
+            Halt::Expired(Cause::KeepAlive) => core.timeouts_keep_alive.inc(),
+            _ => {}
+        }
+    }
+
+    /// Reads one request and answers it.
+    async fn exchange(&mut self) -> After {
+        let worker = self.worker.clone();
+        let pinned = worker.pinned();
+        let snapshot = &*pinned.snapshot;
+        let settings = &*snapshot.settings;
+        let listener = &snapshot.listeners[self.listener];
+        let started_us = now_us();
+        let (mut fields, line) = match self.read_head(settings).await {
+            Ok(Some(read)) => read,
+            Ok(None) => return After::Close,
+            Err(refusal) => return self.refuse_head(settings, refusal).await,
+        };
+        self.served = self.served.saturating_add(1);
+        worker.core().requests.inc();
+        worker.core().requests_in_flight.inc();
+        let prepared = Prepared::of(&fields, &line, listener.underscores);
+        let Prepared { target, canonical, traits, framing, options } = match prepared {
+            Ok(prepared) => prepared,
+            Err(refusal) => {
+                worker.core().requests_in_flight.dec();
+                return self.refuse_head(settings, refusal).await;
+            }
+        };
+        let rest = fields.arena().get(line.head_bytes..).filter(|rest| !rest.is_empty());
+        // What follows the head gets a buffer of its own: the head stays where it is until its answer is out.
+        let rest = rest.map(|rest| Buf::copy_of(rest).expect("a part of one buffer fits in another"));
+        let client = client_of(&fields, listener.client_address, self.peer, &settings.trusted_hops);
+        fields.truncate_arena(line.head_bytes);
+        let head = RequestHead::new(&line, &target, canonical, traits, fields);
+        let body_max = snapshot.body_bytes_max();
+        let mut wire_body = H1Body::new(framing, body_max, Pace::new(settings.rate_min));
+        if let Some(rest) = rest {
+            wire_body.feed(rest);
+        }
+        let keep = options.persists(line.version)
+            && self.served < settings.requests_per_connection
+            && self.born_ms + settings.connection_age_ms > now_ms();
+        let client_fd = self.wire.fd();
+        let answer = Answer::new(
+            &mut self.wire.writer,
+            worker.take_scratch(),
+            (line.method, line.version),
+            keep,
+            Wait { ms: settings.body_idle_ms, cause: Cause::Write },
+            Pace::new(settings.rate_min),
+        );
+        let body = Body::Wire {
+            body: &mut wire_body,
+            reader: &mut self.wire.reader,
+            wait: Wait { ms: settings.body_idle_ms, cause: Cause::Body },
+            length: length_of(framing),
+        };
+        let arrival = Arrival {
+            worker: &worker,
+            snapshot,
+            cursors: &pinned.cursors,
+            listener,
+            options,
+            client,
+            peer_text: &self.peer_text,
+            scheme: "http",
+            client_fd,
+            started_us,
+        };
+        let departure = exchange::run(arrival, head, body, answer).await;
+        worker.put_scratch(departure.scratch);
+        self.carry = wire_body.take_carry();
+        match departure {
+            exchange::Departure { reset: true, .. } => After::Reset,
+            exchange::Departure { keep: true, .. } if wire_body.ended() => After::Keep,
+            // The client is told, but may be in the middle of its body, or have pipelined more.
+            _ if !wire_body.ended() || self.carry.is_some() => After::Linger,
+            _ => After::Close,
+        }
+    }
+
+    /// Reads one head. `Ok(None)`: the connection is over without one.
+    async fn read_head(&mut self, settings: &Settings) -> Result<Option<(Fields, http1::RequestLine)>, Refusal> {
+        let limits = HeadLimits {
+            head_bytes: settings.head_bytes,
+            fields: settings.fields,
+            target_bytes: settings.head_bytes,
+        };
+        let mut scanner = Scanner::default();
+        let first = self.served == 0;
+        let mut armed = false;
+        let mut buf = match self.carry.take() {
+            // A head must fit behind what was in front of it.
+            Some(carry) if carry.room() < settings.head_bytes => {
+                Buf::copy_of(carry.bytes()).expect("a part of one buffer fits in another")
+            }
+            Some(carry) => carry,
+            None => Buf::take(),
+        };
+        loop {
+            let mut fields = Fields::over(buf);
+            let (bytes, table) = fields.parse_into();
+            if !bytes.is_empty()
+                && let Some(line) =
+                    http1::read_request(&mut scanner, bytes, &limits, table).map_err(Refusal::Malformed)?
+            {
+                self.wire.reader.disarm();
+                return Ok(Some((fields, line)));
+            }
+            let started = !bytes.is_empty();
+            buf = fields.take_arena().expect("made over one");
+            if !armed && (started || first) {
+                // The first request's head has the deadline that began at accept.
+                if !first {
+                    self.wire.reader.arm(Wait { ms: settings.head_ms, cause: Cause::Head });
+                }
+                armed = true;
+            }
+            let (result, filled) = self.wire.reader.read_armed(buf, HEAD_READ_BYTES).await;
+            buf = filled;
+            match result {
+                Ok(_) => {}
+                Err(halt) => {
+                    self.count_halt(&halt);
+                    return match halt {
+                        Halt::Expired(Cause::Head) if !buf.is_empty() => Err(Refusal::HeadTimeout),
+                        Halt::Closed if !buf.is_empty() => Err(Refusal::Malformed(Fault::HeadIncomplete)),
+                        _ => Ok(None),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Answers what never became an exchange. The connection ends: nobody knows where its next request would begin.
+    async fn refuse_head(&mut self, settings: &Settings, refusal: Refusal) -> After {
+        let worker = &self.worker;
+        self.wire.reader.disarm();
+        worker.core().refusals[refusal.index()].inc();
+        let request_id = RequestId::made(&mut worker.ids.borrow_mut());
+        worker.log_refused_head(self.listener, self.peer, &request_id, refusal);
+        let (head, body) = reply::problem(refusal, &request_id, None, &worker.date());
+        let mut answer = Answer::new(
+            &mut self.wire.writer,
+            worker.take_scratch(),
+            (http1::Method::Other, http1::Version::Http11),
+            false,
+            Wait { ms: settings.body_idle_ms, cause: Cause::Write },
+            Pace::new(0),
+        );
+        answer.head(&head, super::body::Length::Exact(body.len() as u64));
+        // A client that is gone needs no answer.
+        let _ = answer.end(Some(super::wire::Chunk::Shared(body)), None).await;
+        worker.put_scratch(answer.into_scratch());
+        After::Linger
+    }
+
+    /// Says that nothing more comes and reads what the client still sends, for a short while.
+    async fn linger(&mut self) {
+        self.wire.writer.shutdown().await;
+        let reader = &mut self.wire.reader;
+        reader.arm(Wait { ms: LINGER_MS, cause: Cause::Head });
+        let mut dropped = 0;
+        while dropped < LINGER_BYTES_MAX {
+            match reader.read_armed(Buf::take(), usize::MAX).await {
+                (Ok(n), _) => dropped += n,
+                (Err(_), _) => return,
+            }
+        }
+    }
+}
+
+/// A head that HTTP finds nothing wrong with.
+struct Prepared {
+    target: http1::Target,
+    canonical: Option<Vec<u8>>,
+    traits: http1::PathTraits,
+    framing: http1::Framing,
+    options: http1::ConnectionOptions,
+}
+
+impl Prepared {
+    fn of(fields: &Fields, line: &http1::RequestLine, underscores: Underscores) -> Result<Prepared, Refusal> {
+        let (bytes, table) = (fields.arena(), fields.received());
+        if underscores == Underscores::Refuse && table.iter().any(|field| field.underscore) {
+            return Err(Refusal::FieldNameUnderscore);
+        }
+        let target = http1::parse_target(bytes, line, line.host).map_err(Refusal::Malformed)?;
+        let framing = http1::request_framing(bytes, line.version, table).map_err(Refusal::Malformed)?;
+        let options = http1::connection_options(bytes, table);
+        let (canonical, traits) = match target.form {
+            http1::Form::Origin | http1::Form::Absolute if !target.path.is_empty() => {
+                let mut path = Vec::new();
+                match http1::canonical_path(target.path.of(bytes), &PathPolicy::KEEP, &mut path) {
+                    Ok(Canonical::Unchanged(traits)) => (None, traits),
+                    Ok(Canonical::Rewritten(traits)) => (Some(path), traits),
+                    Err(fault) => return Err(Refusal::Malformed(fault)),
+                }
+            }
+            // RFC 9112 §3.2.4: an absolute form without a path means the server as a whole for OPTIONS.
+            http1::Form::Absolute if line.method == http1::Method::Options => {
+                (Some(b"*".to_vec()), http1::PathTraits::default())
+            }
+            http1::Form::Absolute => (Some(b"/".to_vec()), http1::PathTraits::default()),
+            _ => (None, http1::PathTraits::default()),
+        };
+        Ok(Prepared { target, canonical, traits, framing, options })
+    }
+}
+
+/// Decides the client's address, once.
+fn client_of(fields: &Fields, rule: ClientAddress, peer: IpAddr, trusted_hops: &[ipnet::IpNet]) -> Client {
+    let is_trusted = |address: IpAddr| trusted_hops.iter().any(|hop| hop.contains(&address));
+    let trusted = !trusted_hops.is_empty() && is_trusted(peer);
+    let address = match rule {
+        ClientAddress::Forwarded if trusted => walk_forwarded(fields, peer, is_trusted),
+        _ => peer,
+    };
+    Client { address, peer, trusted }
+}
+
+/// Walks `X-Forwarded-For` from the right past trusted hops. What cannot be read ends the walk: nothing left of it is
+/// believed.
+fn walk_forwarded(fields: &Fields, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let values: Vec<&[u8]> =
+        fields.iter().filter(|&(_, _, known)| known == Known::XForwardedFor).map(|(_, value, _)| value).collect();
+    let mut client = peer;
+    for element in values.iter().rev().flat_map(|value| value.rsplit(|&byte| byte == b',')) {
+        let Some(address) = std::str::from_utf8(element.trim_ascii()).ok().and_then(parse_forwarded) else { break };
+        client = address;
+        if !is_trusted(address) {
+            break;
+        }
+    }
+    client
+}
+
+/// An address as hops write it: bare, with a port, or IPv6 in brackets.
+fn parse_forwarded(text: &str) -> Option<IpAddr> {
+    let address = text.parse::<IpAddr>().ok();
+    let address = address.or_else(|| text.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()));
+    let address = address.or_else(|| text.strip_prefix('[')?.strip_suffix(']')?.parse().ok());
+    address.map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_the_first_untrusted_address_from_the_right() {
+        let hops = ["10.0.0.0/8".parse().expect("net")];
+        let check = |peer: &str, values: &[&str], expected: &str| {
+            let mut fields = Fields::new();
+            values.iter().for_each(|value| fields.add(b"x-forwarded-for", value.as_bytes()));
+            let peer = peer.parse().expect("address");
+            let client = client_of(&fields, ClientAddress::Forwarded, peer, &hops);
+            assert_eq!(client.address.to_string(), expected, "{peer} {values:?}");
+        };
+        check("10.1.1.1", &[], "10.1.1.1");
+        check("10.1.1.1", &["203.0.113.7"], "203.0.113.7");
+        check("10.1.1.1", &["1.2.3.4, 203.0.113.7, 10.2.2.2"], "203.0.113.7");
+        check("10.1.1.1", &["1.2.3.4", "203.0.113.7"], "203.0.113.7");
+        check("10.1.1.1", &["10.3.3.3, 10.2.2.2"], "10.3.3.3");
+        check("10.1.1.1", &["203.0.113.7, nonsense"], "10.1.1.1");
+        check("10.1.1.1", &["203.0.113.7:1234"], "203.0.113.7");
+        check("10.1.1.1", &["[2001:db8::1]:443"], "2001:db8::1");
+        check("10.1.1.1", &["::ffff:203.0.113.7"], "203.0.113.7");
+        check("192.0.2.1", &["203.0.113.7"], "192.0.2.1");
+    }
+}

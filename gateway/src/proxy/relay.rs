@@ -1,0 +1,347 @@
+//! One attempt of an exchange on one upstream connection: the request goes out, the answer comes back.
+//!
+//! The straight case, a request whose body is here already, is a write, a read and a write. While a body is still being
+//! uploaded both directions move at the same time: an answer that comes early is passed on early. An early error (4xx or
+//! 5xx), or an early answer that is complete, stops the upload; any other one lets it go on beside it.
+
+use std::pin::pin;
+
+use http1::{Fault, Field, Method};
+
+use super::body::{Body, Length};
+use super::forward;
+use super::h1::answer::{Answer, length_of};
+use super::h1::body::{BodyError, H1Body};
+use super::h1::outgoing::Outgoing;
+use super::upstream::Connection;
+use super::upstream::h1::{self, HeadError, Hop, Received};
+use super::wire::{Chunk, Halt, Pace, Wait, WireReader, WireWriter};
+use crate::filter::Transform;
+use crate::limits::INTERIM_MAX;
+use crate::refusal::Refusal;
+use crate::rt::deadline::{Cause, now_us};
+use crate::rt::{Either, select};
+use crate::snapshot::UpstreamTimeouts;
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub struct Failure {
+    pub refusal: Refusal,
+    /// What we saw, for the log.
+    pub detail: String,
+    /// Not a byte of an answer was received.
+    pub unanswered: bool,
+}
+
+impl Failure {
+    fn new(refusal: Refusal, detail: impl Into<String>) -> Failure {
+        Failure { refusal, detail: detail.into(), unanswered: false }
+    }
+}
+
+/// How far the request body got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    Complete,
+    /// The answer came first: neither connection can be used again.
+    Stopped,
+}
+
+/// The request's side of an attempt, for the steps below.
+pub struct Sending<'s, 'b> {
+    pub body: &'s mut Body<'b>,
+    pub outgoing: Outgoing,
+    pub timeouts: UpstreamTimeouts,
+}
+
+impl Sending<'_, '_> {
+    fn idle(&self) -> Wait {
+        Wait { ms: self.timeouts.idle, cause: Cause::Idle }
+    }
+}
+
+/// A final head and when its first byte was there, in microseconds of the process.
+pub struct Headed {
+    pub received: Received,
+    pub first_byte_us: u64,
+}
+
+/// What of a request is out after the first write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    All,
+    /// The body goes on.
+    Part,
+    /// The upstream takes nothing more. It may have answered already.
+    Broken,
+}
+
+/// Sends the head, and of the body what is here.
+pub async fn send_first(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Result<Sent, Failure> {
+    let idle = sending.idle();
+    let first = sending.body.next_buffered().map_err(client_failure)?;
+    let ended = sending.body.ended();
+    let sent = match first {
+        piece if ended => sending.outgoing.end(writer, piece, allowed(sending.body.trailers()).as_deref_pair(), idle).await,
+        Some(piece) => sending.outgoing.piece(writer, piece, idle).await,
+        None => sending.outgoing.flush(writer, idle).await,
+    };
+    // A service may answer and close before it has read everything: its answer is worth more than our error.
+    match sent {
+        Ok(()) if ended => Ok(Sent::All),
+        Ok(()) => Ok(Sent::Part),
+        Err(Halt::Expired(Cause::Idle)) => Err(Failure::new(Refusal::UpstreamIdleTimeout, "the upstream took nothing")),
+        Err(_) => Ok(Sent::Broken),
+    }
+}
+
+/// Waits for the final head of an exchange whose request is out.
+pub async fn receive(
+    reader: &mut WireReader,
+    answer: &mut Answer<'_>,
+    timeouts: UpstreamTimeouts,
+) -> Result<Headed, Failure> {
+    let first = Wait { ms: timeouts.first_byte, cause: Cause::FirstByte };
+    final_head(reader, answer, Some(first), timeouts).await
+}
+
+/// Passes interim answers on until the final head is there.
+async fn final_head(
+    reader: &mut WireReader,
+    answer: &mut Answer<'_>,
+    first: Option<Wait>,
+    timeouts: UpstreamTimeouts,
+) -> Result<Headed, Failure> {
+    let idle = Wait { ms: timeouts.idle, cause: Cause::Idle };
+    let mut carry = None;
+    for _ in 0..=INTERIM_MAX {
+        let mut received = h1::read_head(reader, carry, first, idle).await.map_err(head_failure)?;
+        if received.head.status >= 200 || received.head.status == 101 {
+            return Ok(Headed { received, first_byte_us: now_us() });
+        }
+        forward::interim(&mut received.head, &received.options);
+        answer.interim(&received.head).await.map_err(answer_failure)?;
+        carry = h1::take_rest(&mut received.head, &received.line);
+    }
+    Err(Failure::new(Refusal::UpstreamMalformed(Fault::StatusOutOfRange), format!("more than {INTERIM_MAX} interim answers")))
+}
+
+/// Uploads the rest of the body while waiting for the final head. `finish` is called with the head once it is there, and
+/// decides what to do with the answer while the upload may still be running.
+pub async fn upload_and_receive<R>(
+    mut sending: Sending<'_, '_>,
+    connection: &mut Connection,
+    answer: &mut Answer<'_>,
+    finish: impl AsyncFnOnce(Headed, &mut WireReader, &mut Answer<'_>) -> Result<R, Failure>,
+) -> Result<(R, Upload), Failure> {
+    let timeouts = sending.timeouts;
+    let (reader, writer) = (&mut connection.wire.reader, &mut connection.wire.writer);
+    let remote = reader.remote();
+    let mut upload = pin!(upload(&mut sending, writer));
+    let mut uploaded = None;
+    let headed = {
+        let mut head = pin!(final_head(reader, answer, None, timeouts));
+        match select(upload.as_mut(), head.as_mut()).await {
+            Either::Right(head) => head?,
+            Either::Left(Err(UploadError::Client(failure))) => return Err(failure),
+            Either::Left(Err(UploadError::Stalled)) => {
+                return Err(Failure::new(Refusal::UpstreamIdleTimeout, "the upstream took nothing of the request"));
+            }
+            Either::Left(result) => {
+                // A broken upload may have an answer that explains it; the wait for that is the same.
+                uploaded = Some(result.is_ok());
+                remote.arm(timeouts.first_byte, Cause::FirstByte);
+                head.await?
+            }
+        }
+    };
+    let stop_at_once = headed.received.head.status >= 400;
+    let finishing = finish(headed, reader, answer);
+    let done = match uploaded {
+        Some(complete) => return Ok((finishing.await?, if complete { Upload::Complete } else { Upload::Stopped })),
+        None if stop_at_once => finishing.await?,
+        None => {
+            let mut finishing = pin!(finishing);
+            match select(finishing.as_mut(), upload).await {
+                Either::Left(done) => done?,
+                Either::Right(Ok(())) => return Ok((finishing.await?, Upload::Complete)),
+                Either::Right(Err(UploadError::Client(failure))) => return Err(failure),
+                Either::Right(Err(_)) => finishing.await?,
+            }
+        }
+    };
+    Ok((done, Upload::Stopped))
+}
+
+enum UploadError {
+    /// The client did not deliver the rest.
+    Client(Failure),
+    /// The upstream takes nothing for too long.
+    Stalled,
+    /// The upstream takes nothing more.
+    Broken,
+}
+
+async fn upload(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Result<(), UploadError> {
+    let idle = sending.idle();
+    loop {
+        let piece = sending.body.next().await.map_err(|error| UploadError::Client(client_failure(error)))?;
+        let ended = piece.is_none() || sending.body.ended();
+        let sent = match piece {
+            piece if ended => {
+                sending.outgoing.end(writer, piece, allowed(sending.body.trailers()).as_deref_pair(), idle).await
+            }
+            Some(piece) => sending.outgoing.piece(writer, piece, idle).await,
+            None => Ok(()),
+        };
+        match sent {
+            Ok(()) if ended => return Ok(()),
+            Ok(()) => {}
+            Err(Halt::Expired(Cause::Idle)) => return Err(UploadError::Stalled),
+            Err(_) => return Err(UploadError::Broken),
+        }
+    }
+}
+
+/// Passes the answer's body on, piece by piece, to its end.
+pub async fn download(
+    body: &mut H1Body,
+    reader: &mut WireReader,
+    answer: &mut Answer<'_>,
+    transforms: &mut [Box<dyn Transform>],
+    idle: Wait,
+) -> Result<(), Failure> {
+    loop {
+        let mut piece = body.next_buffered().map_err(upstream_body_failure)?;
+        if piece.is_none() && !body.ended() {
+            // Nothing to send the head together with: it leaves now, so the client sees it as early as can be.
+            answer.flush().await.map_err(answer_failure)?;
+            piece = body.next(reader, idle).await.map_err(upstream_body_failure)?;
+        }
+        let piece = piece.map(|piece| transformed(Chunk::Pooled(piece), transforms));
+        if body.ended() {
+            let piece = last_piece(piece, transforms);
+            return answer.end(piece, allowed(body.trailers()).as_deref_pair()).await.map_err(answer_failure);
+        }
+        if let Some(piece) = piece
+            && !piece.is_empty()
+        {
+            answer.piece(piece).await.map_err(answer_failure)?;
+        }
+    }
+}
+
+fn transformed(piece: Chunk, transforms: &mut [Box<dyn Transform>]) -> Chunk {
+    if transforms.is_empty() {
+        return piece;
+    }
+    Chunk::Shared(transforms.iter_mut().fold(piece.into_shared(), |piece, transform| transform.piece(piece)))
+}
+
+/// The last piece and what the transforms have left.
+fn last_piece(piece: Option<Chunk>, transforms: &mut [Box<dyn Transform>]) -> Option<Chunk> {
+    if transforms.is_empty() {
+        return piece;
+    }
+    let mut whole = piece.map(|piece| piece.into_shared().to_vec()).unwrap_or_default();
+    for at in 0..transforms.len() {
+        let (transform, behind) = transforms[at..].split_first_mut().expect("at < len");
+        let end = behind.iter_mut().fold(transform.end(), |piece, next| next.piece(piece));
+        whole.extend_from_slice(&end);
+    }
+    Some(Chunk::Shared(whole.into()))
+}
+
+/// The parts of the answer's head that decide about its body.
+pub fn framed(received: &Received, method: Method, transformed: bool) -> Result<(H1Body, Length, bool), Failure> {
+    let framing = received.framing(method).map_err(|fault| malformed(fault))?;
+    let length = match length_of(framing) {
+        Length::Exact(_) if transformed => Length::Unknown,
+        length => length,
+    };
+    Ok((H1Body::new(framing, u64::MAX, Pace::new(0)), length, received.persists(framing)))
+}
+
+/// Trailers that may be passed on.
+struct Allowed<'a> {
+    bytes: &'a [u8],
+    fields: Vec<Field>,
+}
+
+fn allowed<'a>(trailers: Option<(&'a [u8], &'a [Field])>) -> Option<Allowed<'a>> {
+    let (bytes, fields) = trailers?;
+    let fields: Vec<Field> = fields
+        .iter()
+        .filter(|field| forward::is_trailer_allowed(field.name.of(bytes), field))
+        .copied()
+        .collect();
+    Some(Allowed { bytes, fields })
+}
+
+trait DerefPair {
+    fn as_deref_pair(&self) -> Option<(&[u8], &[Field])>;
+}
+
+impl DerefPair for Option<Allowed<'_>> {
+    fn as_deref_pair(&self) -> Option<(&[u8], &[Field])> {
+        self.as_ref().map(|allowed| (allowed.bytes, &allowed.fields[..]))
+    }
+}
+
+fn malformed(fault: Fault) -> Failure {
+    Failure::new(Refusal::UpstreamMalformed(fault), fault.code())
+}
+
+fn head_failure(error: HeadError) -> Failure {
+    let (refusal, detail, received) = match error {
+        HeadError::Malformed(fault) => return malformed(fault),
+        HeadError::Halted { halt: Halt::Expired(Cause::FirstByte), received } => {
+            (Refusal::UpstreamFirstByteTimeout, String::new(), received)
+        }
+        HeadError::Halted { halt: Halt::Expired(_), received } => (Refusal::UpstreamIdleTimeout, String::new(), received),
+        HeadError::Halted { halt: Halt::Broken(error), received } => {
+            (Refusal::UpstreamClosed, error.to_string(), received)
+        }
+        HeadError::Halted { halt: Halt::Closed | Halt::Slow, received } => {
+            let detail = if received { "closed inside its head" } else { "closed without an answer" };
+            (Refusal::UpstreamClosed, detail.to_owned(), received)
+        }
+    };
+    Failure { refusal, detail, unanswered: !received }
+}
+
+/// The client's body did not come to its end.
+pub fn client_failure(error: BodyError) -> Failure {
+    match error {
+        BodyError::TooLarge => Failure::new(Refusal::BodyTooLarge, ""),
+        BodyError::Malformed(fault) => Failure::new(Refusal::Malformed(fault), "in the request body"),
+        BodyError::Halted(Halt::Slow) => Failure::new(Refusal::BodyTooSlow, ""),
+        BodyError::Halted(Halt::Expired(Cause::Body)) => Failure::new(Refusal::BodyTimeout, ""),
+        BodyError::Halted(Halt::Expired(_)) => Failure::new(Refusal::UpstreamTotalTimeout, ""),
+        BodyError::Halted(Halt::Closed) => Failure::new(Refusal::ClientGone, "closed inside its body"),
+        BodyError::Halted(Halt::Broken(error)) => Failure::new(Refusal::ClientGone, error.to_string()),
+    }
+}
+
+fn upstream_body_failure(error: BodyError) -> Failure {
+    let (refusal, detail) = match error {
+        BodyError::Halted(Halt::Expired(_)) => (Refusal::UpstreamIdleTimeout, "inside its body".to_owned()),
+        BodyError::Malformed(fault) => (Refusal::UpstreamBodyCut, fault.code().to_owned()),
+        BodyError::Halted(Halt::Broken(error)) => (Refusal::UpstreamBodyCut, error.to_string()),
+        BodyError::Halted(Halt::Closed | Halt::Slow) | BodyError::TooLarge => {
+            (Refusal::UpstreamBodyCut, "closed inside its body".to_owned())
+        }
+    };
+    Failure::new(refusal, detail)
+}
+
+/// The client did not take the answer.
+pub fn answer_failure(halt: Halt) -> Failure {
+    let detail = match halt {
+        Halt::Expired(Cause::Write) => "took nothing of the answer for too long".to_owned(),
+        Halt::Slow => "reads too slowly".to_owned(),
+        Halt::Broken(error) => error.to_string(),
+        Halt::Closed | Halt::Expired(_) => String::new(),
+    };
+    Failure::new(Refusal::ClientGone, detail)
+}

@@ -1,0 +1,103 @@
+//! From a checked configuration to a snapshot. Cannot fail: what could is a problem found by `config::load`.
+
+use std::sync::Arc;
+
+use super::{HostPolicy, Listener, PoolSettings, Route, Settings, Snapshot, Upstream, UpstreamTimeouts};
+use crate::balance::Endpoints;
+use crate::config::model::{Config, PathRule, SlashRule, Upgrade};
+use crate::filter;
+use crate::observe::metrics::Metrics;
+use crate::route::RouteTable;
+use crate::rt::deadline::ms;
+
+/// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. No upstream has endpoints
+/// yet: they are resolved apart, because that waits.
+pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
+    let names: Vec<&String> = config.upstream.keys().collect();
+    let upstreams: Vec<Upstream> = config
+        .upstream
+        .iter()
+        .map(|(name, upstream)| Upstream {
+            name: name.clone(),
+            host: match upstream.host.as_deref() {
+                None | Some("keep") => HostPolicy::Keep,
+                Some("endpoint") => HostPolicy::Endpoint,
+                Some(fixed) => HostPolicy::Fixed(fixed.to_owned()),
+            },
+            timeouts: UpstreamTimeouts {
+                connect: ms(upstream.timeout.connect.into()),
+                first_byte: ms(upstream.timeout.first_byte.into()),
+                idle: ms(upstream.timeout.idle.into()),
+                total: ms(upstream.timeout.total.into()),
+            },
+            pool: PoolSettings {
+                idle_max: upstream.pool.idle_max as usize,
+                idle_ms: ms(upstream.pool.idle.into()),
+                age_ms: ms(upstream.pool.age.into()),
+            },
+            series: metrics.upstream(name),
+        })
+        .collect();
+    let mut table = RouteTable::default();
+    for written in &config.route {
+        let name = written.name.clone().unwrap_or_else(|| {
+            format!("{}{}", written.host.as_deref().unwrap_or(""), written.path)
+        });
+        let route = Route {
+            upstream: names.iter().position(|&name| *name == written.upstream).expect("config::load checked the name"),
+            chain: filter::compile(written),
+            body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).bytes(),
+            path_policy: http1::PathPolicy {
+                encoded_slash: rule(written.path_policy.encoded_slash),
+                backslash: rule(written.path_policy.backslash),
+                semicolon: rule(written.path_policy.semicolon),
+                refuse_double_slash: written.path_policy.double_slash == SlashRule::Refuse,
+            },
+            websocket: written.upgrade.contains(&Upgrade::Websocket),
+            series: metrics.route(&name),
+            name,
+        };
+        table.insert(written.host.as_deref(), &written.path, &written.methods, route);
+    }
+    let limits = &config.limits;
+    let timeouts = &config.timeouts;
+    let settings = Settings {
+        head_bytes: limits.head_bytes.bytes() as usize,
+        fields: limits.fields as usize,
+        requests_per_connection: limits.requests_per_connection,
+        rate_min: limits.rate_min.bytes(),
+        head_ms: ms(timeouts.head.into()),
+        body_idle_ms: ms(timeouts.body_idle.into()),
+        keep_alive_ms: ms(timeouts.keep_alive.into()),
+        connection_age_ms: ms(timeouts.connection_age.into()),
+        tunnel_idle_ms: ms(timeouts.tunnel_idle.into()),
+        tunnel_age_ms: ms(timeouts.tunnel_age.into()),
+        trusted_hops: config.gateway.trusted_hops.clone(),
+        via: format!("1.1 {}", config.gateway.via.as_deref().unwrap_or("bawab")),
+        forwarded: config.gateway.forwarded,
+    };
+    let listeners = config
+        .listener
+        .iter()
+        .map(|listener| Listener {
+            name: listener.name.clone().unwrap_or_else(|| listener.address.clone()),
+            client_address: listener.client_address,
+            underscores: listener.underscores,
+        })
+        .collect();
+    Snapshot {
+        settings: Arc::new(settings),
+        listeners: Arc::new(listeners),
+        routes: Arc::new(table),
+        endpoints: upstreams.iter().map(|_| Arc::new(Endpoints::default())).collect(),
+        upstreams: Arc::new(upstreams),
+    }
+}
+
+fn rule(rule: PathRule) -> http1::Rule {
+    match rule {
+        PathRule::Refuse => http1::Rule::Refuse,
+        PathRule::Keep => http1::Rule::Keep,
+        PathRule::Decode => http1::Rule::Decode,
+    }
+}

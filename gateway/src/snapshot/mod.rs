@@ -1,0 +1,101 @@
+//! The snapshot: what we were told, compiled and immutable. Workers read it once an exchange.
+//!
+//! A change replaces one part and the small struct around it; the other parts are shared with the snapshot before.
+
+mod compile;
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+pub use self::compile::compile;
+use crate::balance::Endpoints;
+use crate::config::model::{ClientAddress, ForwardedField, Underscores};
+use crate::filter::Chain;
+use crate::observe::metrics::{RouteSeries, UpstreamSeries};
+use crate::route::RouteTable;
+
+/// Everything a worker must know to serve.
+#[derive(Clone)]
+pub struct Snapshot {
+    pub settings: Arc<Settings>,
+    pub listeners: Arc<Vec<Listener>>,
+    pub routes: Arc<RouteTable>,
+    /// What does not change when services move. Routes name them by index.
+    pub upstreams: Arc<Vec<Upstream>>,
+    /// Where the upstream of the same index runs now.
+    pub endpoints: Vec<Arc<Endpoints>>,
+}
+
+/// Bounds and waits of every client connection. Waits are milliseconds.
+pub struct Settings {
+    pub head_bytes: usize,
+    pub fields: usize,
+    pub requests_per_connection: u32,
+    pub rate_min: u64,
+    pub head_ms: u64,
+    pub body_idle_ms: u64,
+    pub keep_alive_ms: u64,
+    pub connection_age_ms: u64,
+    pub tunnel_idle_ms: u64,
+    pub tunnel_age_ms: u64,
+    pub trusted_hops: Vec<IpNet>,
+    /// `1.1 bawab`
+    pub via: String,
+    pub forwarded: ForwardedField,
+}
+
+/// A listener's rules. Its socket is not part of the snapshot.
+pub struct Listener {
+    pub name: String,
+    pub client_address: ClientAddress,
+    pub underscores: Underscores,
+}
+
+/// A route found.
+pub struct Route {
+    pub name: String,
+    /// index into `Snapshot::upstreams`
+    pub upstream: usize,
+    pub chain: Chain,
+    pub body_bytes_max: u64,
+    pub path_policy: http1::PathPolicy,
+    /// Clients may switch to WebSocket.
+    pub websocket: bool,
+    pub series: Arc<RouteSeries>,
+}
+
+/// A service.
+pub struct Upstream {
+    pub name: String,
+    pub host: HostPolicy,
+    pub timeouts: UpstreamTimeouts,
+    pub pool: PoolSettings,
+    pub series: Arc<UpstreamSeries>,
+}
+
+/// The `Host` an upstream sees.
+pub enum HostPolicy {
+    /// The client's.
+    Keep,
+    /// The endpoint's address as it was written.
+    Endpoint,
+    Fixed(String),
+}
+
+/// Waits on an upstream, milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct UpstreamTimeouts {
+    pub connect: u64,
+    pub first_byte: u64,
+    pub idle: u64,
+    pub total: u64,
+}
+
+/// What a worker keeps per endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolSettings {
+    pub idle_max: usize,
+    pub idle_ms: u64,
+    pub age_ms: u64,
+}

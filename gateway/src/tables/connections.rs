@@ -1,0 +1,139 @@
+//! How many client connections are open, in all and from each address.
+//!
+//! Asked once a connection, not once a request. The address table is sharded; a shard is locked for one map operation and
+//! never across an await. It is as large as the number of open connections, which is bounded.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+const SHARDS: usize = 64;
+
+/// The counts of the whole process.
+pub struct Connections {
+    open: AtomicU32,
+    shards: [Mutex<HashMap<IpAddr, u32>>; SHARDS],
+}
+
+/// Why a connection is not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Full {
+    /// The gateway has as many as it may.
+    Total,
+    /// The address has as many as it may.
+    Address,
+}
+
+/// An open connection's place. Dropping it makes room.
+pub struct Place {
+    table: Arc<Connections>,
+    address: IpAddr,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Connections { open: AtomicU32::new(0), shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl Connections {
+    /// A place for a connection from `address`, when there is one under both bounds. IPv6 addresses count by /64.
+    pub fn enter(self: &Arc<Self>, address: IpAddr, total_max: u32, address_max: u32) -> Result<Place, Full> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= total_max {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full::Total);
+        }
+        let address = counted_as(address);
+        let mut shard = self.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
+        let count = shard.entry(address).or_insert(0);
+        if *count >= address_max {
+            // With a bound of zero the entry was just made; with any other it holds open connections.
+            if *count == 0 {
+                shard.remove(&address);
+            }
+            drop(shard);
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(Full::Address);
+        }
+        *count += 1;
+        drop(shard);
+        Ok(Place { table: self.clone(), address })
+    }
+
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, address: IpAddr) -> &Mutex<HashMap<IpAddr, u32>> {
+        let bits = match address {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+        };
+        // The high bits of a product spread neighbouring addresses over the shards.
+        &self.shards[(bits.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58) as usize % SHARDS]
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut shard = self.table.shard(self.address).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = shard.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                shard.remove(&self.address);
+            }
+        }
+        drop(shard);
+        self.table.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One customer has a whole IPv6 /64 and may use a new address of it for every connection.
+fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn both_bounds_hold_and_leaving_makes_room() {
+        let table = Arc::new(Connections::default());
+        let first = table.enter(ip("10.0.0.1"), 3, 2).expect("room");
+        let _second = table.enter(ip("10.0.0.1"), 3, 2).expect("room");
+        assert_eq!(table.enter(ip("10.0.0.1"), 3, 2).err(), Some(Full::Address));
+        let _third = table.enter(ip("10.0.0.2"), 3, 2).expect("another address");
+        assert_eq!(table.enter(ip("10.0.0.3"), 3, 2).err(), Some(Full::Total));
+        drop(first);
+        assert_eq!(table.open(), 2);
+        assert!(table.enter(ip("10.0.0.1"), 3, 2).is_ok());
+    }
+
+    #[test]
+    fn one_ipv6_network_is_one_client_and_mapped_addresses_are_ipv4() {
+        let table = Arc::new(Connections::default());
+        let _a = table.enter(ip("2001:db8::1"), 10, 1).expect("room");
+        assert_eq!(table.enter(ip("2001:db8::ffff:2"), 10, 1).err(), Some(Full::Address));
+        let _b = table.enter(ip("2001:db8:0:1::1"), 10, 1).expect("another network");
+        let _c = table.enter(ip("::ffff:10.0.0.1"), 10, 1).expect("room");
+        assert_eq!(table.enter(ip("10.0.0.1"), 10, 1).err(), Some(Full::Address));
+    }
+
+    #[test]
+    fn an_empty_table_holds_no_addresses() {
+        let table = Arc::new(Connections::default());
+        assert!(table.enter(ip("10.0.0.1"), 10, 0).is_err());
+        drop(table.enter(ip("10.0.0.1"), 10, 1));
+        assert!(table.shards.iter().all(|shard| shard.lock().expect("lock").is_empty()));
+        assert_eq!(table.open(), 0);
+    }
+}

@@ -1,0 +1,3 @@
+//! Tables: what all workers must agree on. Bounded, sharded or lock-free, never waited on, surviving a reload.
+
+pub mod connections;

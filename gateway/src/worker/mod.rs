@@ -1,0 +1,333 @@
+//! One core: its ring, its connections, and the state that only this core may touch.
+
+mod desk;
+mod listen;
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+pub use self::desk::{OffloadPool, Ticket};
+pub use self::listen::{BoundListener, bind};
+use crate::filter::{Job, Output};
+use crate::limits::{RING_ENTRIES, TICK_MS};
+use crate::observe::access_log::{Lines, Record};
+use crate::observe::metrics::{Core, Metrics};
+use crate::proxy::trace::{Ids, RequestId};
+use crate::proxy::upstream::Pool;
+use crate::refusal::Refusal;
+use crate::rt::wake::{Receiver, Sender, Unopened};
+use crate::rt::{self, RingError, RingFlags, deadline};
+use crate::snapshot::Snapshot;
+use crate::tables::connections::Connections;
+
+/// Scratch texts a worker keeps for heads being encoded.
+const SCRATCH_MAX: usize = 256;
+
+/// Sweeps between two looks at kept upstream connections and two flushes of the access log.
+const SWEEPS_PER_ROUND: u32 = 4;
+
+/// What all workers and the control side share.
+pub struct Shared {
+    pub metrics: Arc<Metrics>,
+    pub snapshot: ArcSwap<Snapshot>,
+    pub connections: Arc<Connections>,
+    pub connections_max: u32,
+    pub connections_per_address_max: u32,
+    pub pool: OffloadPool,
+    /// Snapshots nobody uses any more, to be dropped where it costs no client anything.
+    pub retired: SyncSender<Arc<Snapshot>>,
+    /// The gateway stops; workers finish what runs.
+    pub draining: AtomicBool,
+}
+
+/// What other threads tell a worker.
+pub enum Message {
+    /// An offloaded job is done.
+    Done { ticket: u64, output: Output },
+    /// Stop accepting, finish what runs, end when nothing runs any more.
+    Drain,
+    /// End now, whatever runs.
+    Stop,
+}
+
+/// The state of one core.
+pub struct Worker {
+    pub id: usize,
+    shared: Arc<Shared>,
+    pinned: RefCell<Rc<Pinned>>,
+    pub ids: RefCell<Ids>,
+    pub lines: RefCell<Lines>,
+    pub pool: Pool,
+    scratch: RefCell<Vec<Vec<u8>>>,
+    tickets: desk::Tickets,
+    mailbox: Sender<Message>,
+    draining: Cell<bool>,
+    stopping: Cell<bool>,
+    open: Cell<u32>,
+    date: RefCell<(u64, [u8; 29])>,
+    ended: rt::Notify,
+}
+
+/// A snapshot as one worker holds it, with the turns its upstreams' endpoints take.
+pub struct Pinned {
+    pub snapshot: Arc<Snapshot>,
+    pub cursors: Box<[Cell<u32>]>,
+    retired: SyncSender<Arc<Snapshot>>,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // Full: it is dropped here, which costs time and nothing else.
+        let _ = self.retired.try_send(self.snapshot.clone());
+    }
+}
+
+impl Pinned {
+    fn new(snapshot: Arc<Snapshot>, shared: &Shared, ids: &mut Ids) -> Rc<Pinned> {
+        // Workers begin at different endpoints, or all would send their first requests to the first one.
+        let cursors = snapshot.endpoints.iter().map(|_| Cell::new(ids.next_u64() as u32)).collect();
+        Rc::new(Pinned { snapshot, cursors, retired: shared.retired.clone() })
+    }
+}
+
+/// Everything a worker is started with.
+pub struct Start {
+    pub id: usize,
+    pub shared: Arc<Shared>,
+    pub ring: RingFlags,
+    pub lines: Lines,
+    pub mailbox: (Sender<Message>, Unopened<Message>),
+    pub listeners: Vec<BoundListener>,
+}
+
+/// Runs a worker on this thread until it has drained or was stopped. `ready` is called once it accepts.
+pub fn run(start: Start, ready: impl FnOnce() + 'static) -> Result<(), RingError> {
+    let ring = start.ring;
+    rt::run(ring, RING_ENTRIES, serve(start, ready))
+}
+
+async fn serve(start: Start, ready: impl FnOnce()) {
+    let Start { id, shared, lines, mailbox, listeners, .. } = start;
+    let (sender, unopened) = mailbox;
+    let mut ids = Ids::new().expect("the kernel has random bytes for a running process");
+    let snapshot = shared.snapshot.load_full();
+    let pinned = Pinned::new(snapshot, &shared, &mut ids);
+    let worker = Rc::new(Worker {
+        id,
+        pinned: RefCell::new(pinned),
+        ids: RefCell::new(ids),
+        lines: RefCell::new(lines),
+        pool: Pool::default(),
+        scratch: RefCell::default(),
+        tickets: desk::Tickets::default(),
+        mailbox: sender,
+        draining: Cell::new(false),
+        stopping: Cell::new(false),
+        open: Cell::new(0),
+        date: RefCell::new((u64::MAX, [0; 29])),
+        ended: rt::Notify::default(),
+        shared,
+    });
+    let mut stops = Vec::new();
+    for listener in listeners {
+        match listener.open() {
+            Ok((index, listener, stop)) => {
+                stops.push(stop);
+                rt::spawn(listen::accept(worker.clone(), listener, index));
+            }
+            Err(error) => tracing::error!(worker = id, %error, "a listening socket was lost"),
+        }
+    }
+    match unopened.open() {
+        Ok(mailbox) => rt::spawn(receive(worker.clone(), mailbox, stops)),
+        Err(error) => tracing::error!(worker = id, %error, "the mailbox was lost"),
+    }
+    ready();
+    rt::spawn(sweep(worker.clone()));
+    worker.ended.notified().await;
+    worker.lines.borrow_mut().flush();
+}
+
+/// Takes what other threads say.
+async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>, stops: Vec<rt::AcceptStop>) {
+    let mut stops = Some(stops);
+    while let Some(messages) = mailbox.receive().await {
+        for message in messages {
+            match message {
+                Message::Done { ticket, output } => worker.tickets.done(ticket, output),
+                Message::Drain => {
+                    worker.draining.set(true);
+                    stops.take().into_iter().flatten().for_each(rt::AcceptStop::stop);
+                    deadline::cut_kept_alive();
+                    worker.pool.clear();
+                }
+                Message::Stop => worker.stopping.set(true),
+            }
+        }
+        worker.end_if_done();
+    }
+}
+
+/// Walks deadlines, keeps house, and notices when a drain is done.
+async fn sweep(worker: Rc<Worker>) {
+    let mut sweeps = 0u32;
+    loop {
+        rt::sleep(Duration::from_millis(TICK_MS)).await;
+        deadline::sweep().await;
+        sweeps = sweeps.wrapping_add(1);
+        worker.core().deadline_sweeps.inc();
+        if sweeps.is_multiple_of(SWEEPS_PER_ROUND) {
+            worker.pool.sweep();
+            worker.lines.borrow_mut().flush();
+            worker.publish();
+            // An idle worker would hold on to the last snapshot until its next request.
+            drop(worker.pinned());
+        }
+        if worker.draining.get() {
+            deadline::cut_kept_alive();
+            worker.end_if_done();
+        }
+    }
+}
+
+impl Worker {
+    /// This worker's counters.
+    pub fn core(&self) -> &Core {
+        self.shared.metrics.core(self.id)
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The snapshot of now: one atomic load when it is the one of before.
+    pub fn pinned(&self) -> Rc<Pinned> {
+        let current = self.shared.snapshot.load();
+        let mut pinned = self.pinned.borrow_mut();
+        if !Arc::ptr_eq(&current, &pinned.snapshot) {
+            let snapshot = arc_swap::Guard::into_inner(current);
+            *pinned = Pinned::new(snapshot, &self.shared, &mut self.ids.borrow_mut());
+        }
+        pinned.clone()
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// A connection was accepted.
+    pub fn opened(&self) {
+        self.open.set(self.open.get() + 1);
+        self.core().connections_open.inc();
+    }
+
+    /// A connection's task has ended.
+    pub fn closed(&self) {
+        self.open.set(self.open.get() - 1);
+        self.core().connections_open.dec();
+        self.end_if_done();
+    }
+
+    fn end_if_done(&self) {
+        if self.stopping.get() || (self.draining.get() && self.open.get() == 0) {
+            self.ended.notify();
+        }
+    }
+
+    /// Memory for a head to be encoded into.
+    pub fn take_scratch(&self) -> Vec<u8> {
+        self.scratch.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub fn put_scratch(&self, mut scratch: Vec<u8>) {
+        let mut kept = self.scratch.borrow_mut();
+        if kept.len() < SCRATCH_MAX && scratch.capacity() > 0 {
+            scratch.clear();
+            kept.push(scratch);
+        }
+    }
+
+    /// Now, as HTTP writes it (RFC 9110 §5.6.7).
+    pub fn date(&self) -> [u8; 29] {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.0 != second {
+            let text = httpdate::fmt_http_date(now);
+            if let Ok(bytes) = text.as_bytes().try_into() {
+                *date = (second, bytes);
+            }
+        }
+        date.1
+    }
+
+    /// Hands `job` to the offload pool. `None`: its queue is full.
+    pub fn offload(self: &Rc<Self>, job: Job) -> Option<Ticket> {
+        let ticket = self.tickets.open();
+        let (id, mailbox) = (ticket.id(), self.mailbox.clone());
+        let accepted = self.shared.pool.submit(Box::new(move || {
+            let output = job();
+            // A full mailbox loses the answer; its ticket runs late, which has an answer of its own.
+            let _ = mailbox.send(Message::Done { ticket: id, output });
+        }));
+        accepted.then_some(ticket)
+    }
+
+    /// Shows what only this thread knows.
+    fn publish(&self) {
+        let core = self.core();
+        let set = |counter: &crate::observe::metrics::Counter, now: u64| counter.add(now.wrapping_sub(counter.get()));
+        core.upstream_pool_idle.set(self.pool.len() as i64);
+        core.buffers_live.set(rt::buffers_live() as i64);
+        set(&core.buffers_missed, rt::buffers_missed());
+        set(&core.task_panics, rt::panics());
+    }
+
+    /// One line for a request that never became an exchange.
+    pub fn log_refused_head(&self, listener: usize, peer: IpAddr, request_id: &RequestId, refusal: Refusal) {
+        let mut lines = self.lines.borrow_mut();
+        if !lines.enabled() {
+            return;
+        }
+        let pinned = self.pinned.borrow().clone();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
+        lines.write(&Record {
+            time_unix_us: now,
+            listener: &pinned.snapshot.listeners[listener].name,
+            client: peer,
+            request_id: request_id.as_bytes(),
+            trace_id: b"",
+            method: b"",
+            host: b"",
+            path: b"",
+            protocol: "HTTP/1.1",
+            status: refusal.status(),
+            route: "",
+            upstream: "",
+            endpoint: "",
+            attempts: 0,
+            reused: false,
+            ended_by: refusal.party().name(),
+            refusal: refusal.code(),
+            detail: "",
+            request_bytes: 0,
+            response_bytes: 0,
+            duration_us: 0,
+            upstream_us: 0,
+            user_agent: b"",
+        });
+    }
+}
+
+impl Shared {
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
