@@ -1,14 +1,17 @@
 //! The TOML file as typed values: what the operator wrote, with defaults filled in, nothing resolved yet.
 //! Read by `config::load`; compiled into a `Snapshot` by `snapshot::compile`. Never seen by the data path.
 //!
-//! Every field documents meaning, unit, range and default, because `bawab schema` prints these texts.
+//! Every field documents meaning, unit, range and default, because `bawab schema` prints these texts. Beside the texts the
+//! schema carries what a machine can check: bounds (`range`, `x-min`, `x-max`) and the grammar of each string ([`words`]).
+//! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::units::{Secret, Size, Time};
+use super::words;
 
 /// A whole configuration, after `include`d files were merged in.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -25,10 +28,13 @@ pub struct Config {
     /// Waits that hold for every client connection.
     pub timeouts: Timeouts,
     /// Sockets clients connect to. At least one.
+    #[schemars(length(min = 1))]
     pub listener: Vec<Listener>,
     /// Services requests are sent to, by name.
+    #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub upstream: BTreeMap<String, Upstream>,
     /// Which request goes where. At least one.
+    #[schemars(length(min = 1))]
     pub route: Vec<Route>,
 }
 
@@ -41,11 +47,62 @@ pub struct Gateway {
     /// How the process stops.
     pub drain: Drain,
     /// More files to read, relative to this one; `*` and `?` stand for part of a file name. Their tables are merged; a name defined twice is an error.
+    #[schemars(with = "Vec<words::FilePattern>")]
     pub include: Vec<String>,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` fields are believed, as CIDR. Default: none.
+    #[schemars(with = "Vec<words::Cidr>")]
     pub trusted_hops: Vec<ipnet::IpNet>,
     /// The name this gateway gives itself in `Via`. Default `bawab`. A token (RFC 9110 §7.6.3).
+    #[schemars(with = "Option<words::Token>")]
     pub via: Option<String>,
+}
+
+/// How many worker threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "WorkersText", into = "WorkersText")]
+#[schemars(with = "WorkersText")]
+pub enum Workers {
+    /// One per core this process may run on.
+    #[default]
+    Auto,
+    /// 1 to [`WORKERS_MAX`].
+    Count(u16),
+}
+
+/// More cores than one gateway process was ever seen to use; each worker has its own ring and buffers.
+pub const WORKERS_MAX: u16 = 256;
+
+/// The two ways to write the number of workers.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum WorkersText {
+    Auto(AutoText),
+    Count(#[schemars(range(min = 1, max = WORKERS_MAX))] u16),
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+enum AutoText {
+    Auto,
+}
+
+impl From<WorkersText> for Workers {
+    fn from(text: WorkersText) -> Workers {
+        match text {
+            WorkersText::Auto(AutoText::Auto) => Workers::Auto,
+            WorkersText::Count(count) => Workers::Count(count),
+        }
+    }
+}
+
+impl From<Workers> for WorkersText {
+    fn from(workers: Workers) -> WorkersText {
+        match workers {
+            Workers::Auto => WorkersText::Auto(AutoText::Auto),
+            Workers::Count(count) => WorkersText::Count(count),
+        }
+    }
 }
 
 /// How the process stops on SIGTERM or SIGINT.
@@ -53,9 +110,17 @@ pub struct Gateway {
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     /// Time between "not ready" and closing the listeners, so that load balancers notice. Default 0s, at most 10m.
+    #[schemars(extend("x-max" = "10m"))]
     pub delay: Time,
     /// Time running exchanges get to finish. Default 30s, at most 1h.
+    #[schemars(extend("x-max" = "1h"))]
     pub deadline: Time,
+}
+
+impl Default for Drain {
+    fn default() -> Drain {
+        Drain { delay: Time::from_secs(0), deadline: Time::from_secs(30) }
+    }
 }
 
 /// The admin listener.
@@ -63,12 +128,14 @@ pub struct Drain {
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// `unix:/path/to/socket` or `ip:port`. An address that is not loopback needs `token` or `token_file`.
+    #[schemars(with = "words::AdminAddress")]
     pub address: String,
     /// Bearer token every request must carry. Better: `token_file`.
     #[serde(default)]
     pub token: Option<Secret>,
-    /// File holding the bearer token; surrounding white space is dropped.
+    /// File holding the bearer token, relative to the file that says so; surrounding white space is dropped.
     #[serde(default)]
+    #[schemars(with = "Option<words::SecretFile>")]
     pub token_file: Option<String>,
 }
 
@@ -81,7 +148,27 @@ pub struct Log {
     /// Events as `text` (default) or `json`.
     pub format: Format,
     /// One JSON line per exchange: a file's path, `"stdout"`, or `"off"`. Default `"stdout"`. Reopened on SIGUSR1.
+    #[schemars(with = "Option<words::AccessLog>")]
     pub access: Option<String>,
+}
+
+/// The least serious event that is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Error,
+    Warn,
+    #[default]
+    Info,
+}
+
+/// How an event is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
 }
 
 /// Bounds that hold for every listener, route and client. Each has a counter and a defined answer.
@@ -89,19 +176,40 @@ pub struct Log {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Client connections open at one time over all workers; one more is closed at accept. Default: a third of the file descriptor limit, at most 50000. 1 to 1000000.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: Option<u32>,
     /// Client connections open at one time from one address (IPv6: one /64); one more is closed at accept. Default 1000. 1 to 1000000.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_per_address: u32,
     /// Bytes of a request head, request line included. Default 32KiB. 1KiB to 64KiB. Refused with 431 (414 when the target alone is too long).
+    #[schemars(extend("x-min" = "1KiB", "x-max" = "64KiB"))]
     pub head_bytes: Size,
     /// Fields in a request head. Default 100. 1 to 1000. Refused with 431.
+    #[schemars(range(min = 1, max = 1000))]
     pub fields: u32,
     /// Bytes of a request body, unless a route says otherwise. Default 100MiB. Refused with 413.
+    #[schemars(extend("x-max" = "1TiB"))]
     pub body_bytes: Size,
     /// Requests on one client connection; the last one is answered with `Connection: close`. Default 10000. 1 to 4294967295.
+    #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub requests_per_connection: u32,
     /// Bytes per second below which a client that sends or reads a body is let go, measured after a grace of 5 s. Default 240B; `0B` turns it off.
+    #[schemars(extend("x-max" = "1MiB"))]
     pub rate_min: Size,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: None,
+            connections_per_address: 1000,
+            head_bytes: Size::from_kib(32),
+            fields: 100,
+            body_bytes: Size::from_mib(100),
+            requests_per_connection: 10_000,
+            rate_min: Size(240),
+        }
+    }
 }
 
 /// Waits that hold for every client connection. All 10ms to 24h.
@@ -109,17 +217,36 @@ pub struct Limits {
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
     /// From accept (or the first byte of a later request) to a complete head. Default 10s. Refused with 408.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub head: Time,
     /// Between two pieces of a request body, or of a response the client reads. Default 30s. 408 while nothing was answered yet, else the connection is closed.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub body_idle: Time,
     /// Between two requests on one connection. Default 75s. Closed silently.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub keep_alive: Time,
     /// Age of a client connection, after which it is closed at the end of its running exchange. Default 1h.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub connection_age: Time,
     /// Silence both ways on an upgraded connection (WebSocket). Default 5m.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub tunnel_idle: Time,
     /// Age of an upgraded connection. Default 24h.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub tunnel_age: Time,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            head: Time::from_secs(10),
+            body_idle: Time::from_secs(30),
+            keep_alive: Time::from_secs(75),
+            connection_age: Time::from_secs(3600),
+            tunnel_idle: Time::from_secs(5 * 60),
+            tunnel_age: Time::from_secs(24 * 3600),
+        }
+    }
 }
 
 /// A socket clients connect to.
@@ -128,8 +255,10 @@ pub struct Timeouts {
 pub struct Listener {
     /// Its name in logs and metrics. Default: its address.
     #[serde(default)]
+    #[schemars(with = "Option<words::Name>")]
     pub name: Option<String>,
     /// `ip:port`; port 0 lets the kernel choose (the choice is logged).
+    #[schemars(with = "words::ListenAddress")]
     pub address: String,
     /// How a client's address is decided, once and for all uses. `peer` (default): who opened the connection. `forwarded`: `X-Forwarded-For` walked from the right past `gateway.trusted_hops`.
     #[serde(default)]
@@ -139,7 +268,7 @@ pub struct Listener {
     pub underscores: Underscores,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAddress {
     #[default]
@@ -147,7 +276,7 @@ pub enum ClientAddress {
     Forwarded,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Underscores {
     #[default]
@@ -161,13 +290,18 @@ pub enum Underscores {
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2 }`. At least one. Names are resolved when the gateway starts and every 30 s.
+    #[schemars(length(min = 1))]
     pub endpoints: Vec<Endpoint>,
     /// How an endpoint is picked. Default `round_robin`, by weight.
     #[serde(default)]
     pub balance: Balance,
     /// The `Host` it sees: `keep` (default: the client's), `endpoint` (the endpoint's address), or any other text as it stands.
     #[serde(default)]
+    #[schemars(with = "Option<words::UpstreamHost>")]
     pub host: Option<String>,
+    /// What it is told about the client: `x_forwarded` (default: `X-Forwarded-For`, `-Proto` and `-Host`) or `forwarded` (RFC 7239).
+    #[serde(default)]
+    pub forwarded: ForwardedField,
     /// Waits, each with its own refusal.
     #[serde(default)]
     pub timeout: UpstreamTimeout,
@@ -176,31 +310,60 @@ pub struct Upstream {
     pub pool: Pool,
 }
 
+/// How a service is told about the client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedField {
+    #[default]
+    XForwarded,
+    Forwarded,
+}
+
 /// An endpoint: its address alone, or with a weight.
-#[derive(Debug, Clone, JsonSchema)]
-#[schemars(with = "EndpointSchema")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(from = "EndpointText")]
+#[schemars(with = "EndpointText")]
 pub struct Endpoint {
     pub address: String,
     pub weight: u32,
 }
 
-/// The two ways to write an endpoint, for the schema.
-#[derive(JsonSchema)]
+/// The two ways to write an endpoint.
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "only its schema is used; deserializing is by hand, to keep the span")]
-enum EndpointSchema {
+enum EndpointText {
     /// `host:port` or `unix:/path`; weight 1.
-    Address(String),
-    Weighted {
-        /// `host:port` or `unix:/path`.
-        address: String,
-        /// Its share of the requests beside the other endpoints'. Default 1. 0 to 1000000; 0 sends it nothing.
-        #[serde(default)]
-        weight: u32,
-    },
+    Address(#[schemars(with = "words::EndpointAddress")] String),
+    Weighted(WeightedEndpoint),
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+struct WeightedEndpoint {
+    /// `host:port` or `unix:/path`.
+    #[schemars(with = "words::EndpointAddress")]
+    address: String,
+    /// Its share of the requests beside the other endpoints'. Default 1. 0 to 1000000; 0 sends it nothing.
+    #[serde(default = "one")]
+    #[schemars(range(max = 1_000_000))]
+    weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl From<EndpointText> for Endpoint {
+    fn from(text: EndpointText) -> Endpoint {
+        match text {
+            EndpointText::Address(address) => Endpoint { address, weight: one() },
+            EndpointText::Weighted(WeightedEndpoint { address, weight }) => Endpoint { address, weight },
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     #[default]
@@ -212,13 +375,28 @@ pub enum Balance {
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamTimeout {
     /// To open a connection. Default 1s. Refused with 504 `upstream_connect_timeout`.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub connect: Time,
     /// From the whole request sent to the first byte of the answer. Default 15s. Refused with 504 `upstream_first_byte_timeout`.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub first_byte: Time,
     /// Between two pieces of the answer, and for the service to take a piece of the request. Default 60s. 504, or the connection is cut when the answer had begun.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub idle: Time,
     /// The exchange as a whole, bodies included. Default 1h. 504, or cut.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub total: Time,
+}
+
+impl Default for UpstreamTimeout {
+    fn default() -> UpstreamTimeout {
+        UpstreamTimeout {
+            connect: Time::from_secs(1),
+            first_byte: Time::from_secs(15),
+            idle: Time::from_secs(60),
+            total: Time::from_secs(3600),
+        }
+    }
 }
 
 /// Connections kept for reuse, per worker and endpoint.
@@ -226,11 +404,20 @@ pub struct UpstreamTimeout {
 #[serde(deny_unknown_fields, default)]
 pub struct Pool {
     /// Idle connections kept per worker and endpoint. Default 64. 0 to 10000; 0 opens one per request.
+    #[schemars(range(max = 10_000))]
     pub idle_max: u32,
     /// How long one may be idle. Default 30s: below what most services close at.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub idle: Time,
     /// How old one may become. Default 1h.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub age: Time,
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool { idle_max: 64, idle: Time::from_secs(30), age: Time::from_secs(3600) }
+    }
 }
 
 /// Which request goes where. The most specific route wins: exact host over `*.suffix` over any, exact path over the longest prefix.
@@ -239,16 +426,21 @@ pub struct Pool {
 pub struct Route {
     /// Its name in logs and metrics. Default: `host` and `path`.
     #[serde(default)]
+    #[schemars(with = "Option<words::Name>")]
     pub name: Option<String>,
     /// `api.example.com`, `*.example.com` (one label or more), or nothing for any host. Ports are not compared.
     #[serde(default)]
+    #[schemars(with = "Option<words::HostPattern>")]
     pub host: Option<String>,
     /// `/exact`, or `/prefix/**`: the prefix itself and everything below it, by whole segments. Compared with the canonical path.
+    #[schemars(with = "words::PathPattern")]
     pub path: String,
     /// Methods it takes. Default: all. A known path with another method is answered with 405 and `Allow`.
     #[serde(default)]
+    #[schemars(with = "Vec<words::Method>")]
     pub methods: Vec<String>,
     /// Name of the upstream.
+    #[schemars(with = "words::Name")]
     pub upstream: String,
     /// Who may use it. Must be written: `"none"` lets everybody in.
     pub auth: Auth,
@@ -257,6 +449,7 @@ pub struct Route {
     pub headers: Headers,
     /// Bytes of a request body. Default: `limits.body_bytes`.
     #[serde(default)]
+    #[schemars(extend("x-max" = "1TiB"))]
     pub body_bytes: Option<Size>,
     /// What to do with path text that services read differently.
     #[serde(default)]
@@ -289,10 +482,13 @@ pub struct Headers {
 #[serde(deny_unknown_fields, default)]
 pub struct HeaderEdits {
     /// Fields to remove, all of that name.
+    #[schemars(with = "Vec<words::FieldName>")]
     pub remove: Vec<String>,
     /// Fields to set: all others of that name go.
+    #[schemars(with = "BTreeMap<String, words::FieldValue>", extend("propertyNames" = { "format": "field-name" }))]
     pub set: BTreeMap<String, String>,
     /// Fields to add beside those that are there.
+    #[schemars(with = "BTreeMap<String, words::FieldValue>", extend("propertyNames" = { "format": "field-name" }))]
     pub add: BTreeMap<String, String>,
 }
 
@@ -312,7 +508,7 @@ pub struct PathPolicy {
 }
 
 /// What to do with an ambiguous character.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PathRule {
     #[default]
@@ -322,7 +518,7 @@ pub enum PathRule {
 }
 
 /// What to do with empty segments.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SlashRule {
     #[default]

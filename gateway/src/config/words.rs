@@ -1,0 +1,351 @@
+//! The grammar of every string in the file. Each is known by its `format` in the schema, so that the loader, the schema an
+//! editor uses and the reference agree. Pure: text in, [`Wrong`] out.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http1::{Canonical, Fault, PathPolicy};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::template;
+use super::units::{Size, Time};
+use crate::problem::closest;
+
+/// Why a string is not what its key wants, and perhaps what was meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong {
+    /// Never holds the text itself, which may have come from the environment.
+    pub why: String,
+    pub instead: Option<String>,
+}
+
+impl Wrong {
+    fn because(why: impl Into<String>) -> Wrong {
+        Wrong { why: why.into(), instead: None }
+    }
+
+    fn write(why: impl Into<String>, instead: impl Into<String>) -> Wrong {
+        Wrong { why: why.into(), instead: Some(instead.into()) }
+    }
+}
+
+/// Each word: the marker a field of the model names in `#[schemars(with = ...)]`, its format, its meaning for the schema.
+macro_rules! words {
+    ($($marker:ident $format:literal $check:path, $meaning:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub struct $marker;
+
+            impl JsonSchema for $marker {
+                fn inline_schema() -> bool {
+                    true
+                }
+
+                fn schema_name() -> std::borrow::Cow<'static, str> {
+                    stringify!($marker).into()
+                }
+
+                fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                    json_schema!({ "type": "string", "format": $format, "description": $meaning })
+                }
+            }
+        )*
+
+        /// What is checked of a string: the function its `format` stands for. `None`: a format this module does not know.
+        pub fn checker(format: &str) -> Option<fn(&str) -> Result<(), Wrong>> {
+            match format {
+                $($format => Some($check),)*
+                "interval" => Some(|text| text.parse::<Time>().map(drop).map_err(|why| Wrong::because(why.to_string()))),
+                "size" => Some(|text| text.parse::<Size>().map(drop).map_err(|why| Wrong::because(why.to_string()))),
+                "secret" => Some(secret),
+                _ => None,
+            }
+        }
+    };
+}
+
+words! {
+    Name "name" name, "1 to 64 letters, digits, `_`, `-` and `.`.";
+    Token "token" token, "A token (RFC 9110 §5.6.2).";
+    Cidr "cidr" cidr, "Addresses that share a prefix: `10.0.0.0/8`, `2001:db8::/32`.";
+    FilePattern "file-pattern" file_pattern, "A file's path; `*` and `?` stand for part of its name.";
+    SecretFile "secret-file" path_text, "Path of a file that holds a secret.";
+    ListenAddress "listen-address" listen_address, "`ip:port`, IPv6 in brackets.";
+    AdminAddress "admin-address" admin_address, "`ip:port`, or `unix:` and an absolute path.";
+    EndpointAddress "endpoint-address" endpoint_address, "`host:port`, `ip:port`, or `unix:` and an absolute path.";
+    UpstreamHost "upstream-host" upstream_host, "`keep`, `endpoint`, or a host, perhaps with a port.";
+    HostPattern "host-pattern" host_pattern, "A host name in lower case, or `*.` and a suffix of one.";
+    PathPattern "path-pattern" path_pattern, "`/exact`, or `/prefix/**`, in canonical form.";
+    Method "method" method, "A method, case-sensitive.";
+    FieldName "field-name" field_name, "Name of a field the gateway does not own.";
+    FieldValue "field-value" field_value, "A field's value; `${client_ip}` and the like are replaced.";
+    AccessLog "access-log" access_log, "`stdout`, `off`, or a file's path.";
+}
+
+fn name(text: &str) -> Result<(), Wrong> {
+    let fits = (1..=64).contains(&text.len());
+    if fits && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')) {
+        return Ok(());
+    }
+    Err(Wrong::because("a name is 1 to 64 letters, digits, `_`, `-` and `.`: it becomes a label in metrics"))
+}
+
+fn secret(text: &str) -> Result<(), Wrong> {
+    // It travels in a header field, as `Authorization: Bearer`.
+    match text {
+        "" => Err(Wrong::because("it is empty, which would let everybody in")),
+        _ if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(()),
+        _ => Err(Wrong::because("a header field could not carry it: use visible ASCII without spaces")),
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+fn token(text: &str) -> Result<(), Wrong> {
+    if is_token(text) {
+        return Ok(());
+    }
+    Err(Wrong::because("not a token (RFC 9110 §5.6.2): letters, digits and !#$%&'*+-.^_`|~"))
+}
+
+fn cidr(text: &str) -> Result<(), Wrong> {
+    if let Ok(network) = text.parse::<ipnet::IpNet>() {
+        let plain = network.trunc();
+        return match network == plain {
+            true => Ok(()),
+            false => Err(Wrong::write("there are bits set behind the prefix", plain.to_string())),
+        };
+    }
+    let why = r#"expected addresses that share a prefix, such as "10.0.0.0/8" or "2001:db8::/32""#;
+    match text.parse::<IpAddr>() {
+        Ok(one) => Err(Wrong::write(why, ipnet::IpNet::from(one).to_string())),
+        Err(_) => Err(Wrong::because(why)),
+    }
+}
+
+/// A path the system calls take.
+fn path_text(text: &str) -> Result<(), Wrong> {
+    match text {
+        "" => Err(Wrong::because("expected a file's path")),
+        _ if text.contains('\0') => Err(Wrong::because("a path cannot contain NUL")),
+        _ => Ok(()),
+    }
+}
+
+fn file_pattern(text: &str) -> Result<(), Wrong> {
+    path_text(text)?;
+    let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
+    if name.is_empty() {
+        return Err(Wrong::write("this is a folder: say which of its files", format!("{text}*.toml")));
+    }
+    if folder.contains(['*', '?']) {
+        return Err(Wrong::because("`*` and `?` may stand in a file's name only, not in a folder's"));
+    }
+    Ok(())
+}
+
+fn listen_address(text: &str) -> Result<(), Wrong> {
+    if text.parse::<SocketAddr>().is_ok() {
+        return Ok(());
+    }
+    let why = r#"expected an IP address and a port, such as "0.0.0.0:8080" or "[::]:8080""#;
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let instead = match (host, port.parse::<u16>()) {
+        (_, Err(_)) => None,
+        // The two habits of other tools: `:8080` and `8080`, and an IPv6 address without brackets.
+        ("" | "*", Ok(port)) => Some(format!("0.0.0.0:{port}")),
+        ("localhost", Ok(port)) => Some(format!("127.0.0.1:{port}")),
+        (host, Ok(port)) => host.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, port).to_string()),
+    };
+    Err(Wrong { why: why.to_owned(), instead })
+}
+
+fn unix_path(path: &str) -> Result<(), Wrong> {
+    // sockaddr_un holds 108 bytes, NUL included.
+    match path {
+        _ if !path.starts_with('/') => Err(Wrong::because("the path behind `unix:` must be absolute")),
+        _ if path.ends_with('/') => Err(Wrong::because("the path behind `unix:` is a folder")),
+        _ if path.len() > 107 => Err(Wrong::because("a socket's path has at most 107 bytes")),
+        _ => path_text(path),
+    }
+}
+
+fn admin_address(text: &str) -> Result<(), Wrong> {
+    match text.strip_prefix("unix:") {
+        Some(path) => unix_path(path),
+        None => listen_address(text).map_err(|wrong| Wrong {
+            why: r#"expected an IP address and a port, such as "127.0.0.1:9180", or "unix:/path""#.to_owned(),
+            ..wrong
+        }),
+    }
+}
+
+fn endpoint_address(text: &str) -> Result<(), Wrong> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix_path(path);
+    }
+    let why = r#"expected a host and a port, such as "10.0.0.11:8000" or "orders.internal:8000", or "unix:/path""#;
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let rest = rest.trim_end_matches('/');
+        let with_port = match (http1::host_parts(rest.as_bytes()), scheme) {
+            (Ok((_, Some(_))), _) => Some(rest.to_owned()),
+            (Ok((_, None)), "http") => Some(format!("{rest}:80")),
+            _ => None,
+        };
+        return Err(Wrong { why: why.to_owned(), instead: with_port });
+    }
+    match http1::host_parts(text.as_bytes()) {
+        Ok((_, Some(_))) => Ok(()),
+        Ok((_, None)) => Err(Wrong::because("the port is missing: write `host:port`")),
+        Err(Fault::HostPort) => Err(Wrong::because("a port is a number from 1 to 65535")),
+        Err(_) => Err(Wrong::because(why)),
+    }
+}
+
+fn upstream_host(text: &str) -> Result<(), Wrong> {
+    match http1::host_parts(text.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(Wrong::because(format!("neither `keep` nor `endpoint` nor a host: {}", fault.detail()))),
+    }
+}
+
+fn host_pattern(text: &str) -> Result<(), Wrong> {
+    let why = r#"expected a host such as "api.example.com", or "*.example.com""#;
+    if text == "*" {
+        return Err(Wrong::because("a route without `host` takes any host: leave the key out"));
+    }
+    let suffix = text.strip_prefix("*.").unwrap_or(text);
+    let star = &text[..text.len() - suffix.len()];
+    let (host, port) = match http1::host_parts(suffix.as_bytes()) {
+        Ok((host, port)) => (std::str::from_utf8(host).unwrap_or_default(), port),
+        Err(_) if !text.is_ascii() => {
+            return Err(Wrong::because("names beyond ASCII are sent in their `xn--` form (RFC 5891): write that"));
+        }
+        Err(_) => return Err(Wrong::because(why)),
+    };
+    let plain = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    if port.is_some() {
+        return Err(Wrong::write("ports are not compared: leave it out", format!("{star}{plain}")));
+    }
+    if plain != host {
+        let why = "hosts are compared in lower case, without a final dot";
+        return Err(Wrong::write(why, format!("{star}{plain}")));
+    }
+    let labels_fit = plain.starts_with('[') || plain.split('.').all(|label| label.len() <= 63);
+    if labels_fit { Ok(()) } else { Err(Wrong::because("a label of a host name has at most 63 bytes")) }
+}
+
+/// What a path pattern is without its `/**`; `/**` alone is `/`. `true`: everything below it too.
+pub fn split_pattern(pattern: &str) -> (&str, bool) {
+    match pattern.strip_suffix("/**") {
+        Some("") => ("/", true),
+        Some(prefix) => (prefix, true),
+        None => (pattern, false),
+    }
+}
+
+fn path_pattern(text: &str) -> Result<(), Wrong> {
+    let (path, below) = split_pattern(text);
+    if !path.starts_with('/') {
+        return Err(Wrong::write("a path begins with `/`", format!("/{text}")));
+    }
+    if path.contains('*') {
+        let why = "`*` stands for nothing but in a final `/**`, which takes everything below";
+        return match path.strip_suffix("/*") {
+            Some(prefix) if !prefix.contains('*') => Err(Wrong::write(why, format!("{prefix}/**"))),
+            _ => Err(Wrong::because(why)),
+        };
+    }
+    if path.contains(['?', '#']) {
+        return Err(Wrong::because("routes compare paths, not queries or fragments"));
+    }
+    if path.contains(['{', '}']) {
+        return Err(Wrong::because("`{` and `}` mean nothing here: a path is exact, or ends in `/**`"));
+    }
+    let mut canonical = Vec::new();
+    match http1::canonical_path(path.as_bytes(), &PathPolicy::KEEP, &mut canonical) {
+        Ok(Canonical::Unchanged(_)) if below && path.len() > 1 && path.ends_with('/') => {
+            // `/a//**` lost its `/**`: what is left is `/a/`, canonical alone but not before another `/`.
+            Err(Wrong::write("not in canonical form", format!("{}/**", path.trim_end_matches('/'))))
+        }
+        Ok(Canonical::Unchanged(_)) => Ok(()),
+        Ok(Canonical::Rewritten(_)) => {
+            let path = String::from_utf8_lossy(&canonical);
+            let instead = if below { format!("{}/**", path.trim_end_matches('/')) } else { path.into_owned() };
+            Err(Wrong::write("compared with canonical paths, so it would never match", instead))
+        }
+        Err(Fault::PathNotAscii) => Err(Wrong::write("paths are sent in ASCII", percent_encoded(text))),
+        Err(Fault::PathCharacter) => Err(Wrong::write("no path contains such a character", percent_encoded(text))),
+        Err(fault) => Err(Wrong::because(format!("no request gets this far: {}", fault.detail()))),
+    }
+}
+
+fn percent_encoded(path: &str) -> String {
+    path.bytes().fold(String::new(), |mut out, byte| {
+        match byte {
+            b'!'..=b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
+}
+
+const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"];
+
+fn method(text: &str) -> Result<(), Wrong> {
+    if text == "CONNECT" {
+        return Err(Wrong::because("CONNECT asks for a tunnel to anywhere; it is always refused"));
+    }
+    if METHODS.contains(&text) {
+        return Ok(());
+    }
+    if !is_token(text) {
+        return token(text);
+    }
+    // Methods of one's own are allowed, but `get` and `GTE` are slips.
+    let upper = text.to_ascii_uppercase();
+    if upper != text && METHODS.contains(&&*upper) {
+        return Err(Wrong::write("methods are case-sensitive (RFC 9110 §9.1)", upper));
+    }
+    match closest(text, METHODS) {
+        Some(known) => Err(Wrong::write("no such method", known)),
+        None => Ok(()),
+    }
+}
+
+fn field_name(text: &str) -> Result<(), Wrong> {
+    token(text)?;
+    let lower = text.to_ascii_lowercase();
+    // Services that follow CGI cannot tell `_` from `-`.
+    let owner = match lower.replace('_', "-").as_str() {
+        "host" => "the gateway writes it: use `host` of the upstream",
+        "content-length" | "transfer-encoding" | "te" | "trailer" => "how a message ends is decided by the gateway",
+        "connection" | "keep-alive" | "upgrade" | "http2-settings" => {
+            "it speaks of one connection, which is the gateway's"
+        }
+        "via" => "the gateway writes it: use `gateway.via`",
+        "forwarded" => "the gateway writes it: use `forwarded` of the upstream",
+        dashed if dashed.starts_with("x-forwarded-") => "the gateway writes it, see `gateway.trusted_hops`",
+        dashed if dashed.starts_with("proxy-") => "it speaks to the next proxy only, and is never passed on",
+        _ => return Ok(()),
+    };
+    Err(Wrong::because(owner))
+}
+
+fn field_value(text: &str) -> Result<(), Wrong> {
+    template::Template::parse(text).map(drop)
+}
+
+fn access_log(text: &str) -> Result<(), Wrong> {
+    path_text(text)?;
+    if matches!(text, "stdout" | "off") || text.contains('/') {
+        return Ok(());
+    }
+    // A bare word is more often a slip than a file in whatever folder the gateway was started in.
+    let why = "expected `stdout`, `off`, or a path with a `/`";
+    match closest(text, ["stdout", "off"]) {
+        Some(known) => Err(Wrong::write(why, known)),
+        None => Err(Wrong::write(why, format!("./{text}"))),
+    }
+}
