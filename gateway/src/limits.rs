@@ -94,6 +94,9 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Milliseconds between two resolutions of upstream names.
 pub const RESOLVE_INTERVAL_MS: u64 = 30_000;
 
+/// Bytes of a body kept to be sent again when a kept connection turns out to be closed.
+pub const BODY_HELD_FOR_RETRY_BYTES: usize = 16 * 1024;
+
 /// Bytes of a request id accepted from a trusted hop.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 

@@ -97,6 +97,12 @@ pub fn status_line(out: &mut Vec<u8>, status: u16) {
     }
 }
 
+/// The registered reason phrase; empty when there is none.
+pub fn reason(status: u16) -> &'static str {
+    let line = registered_line(status).unwrap_or_default();
+    line.get("HTTP/1.1 000 ".len()..).map_or("", |phrase| phrase.trim_end())
+}
+
 /// `path` may be any form of request-target without its query.
 #[inline]
 pub fn request_line(out: &mut Vec<u8>, method: &[u8], path: &[u8], query: Option<&[u8]>) {

@@ -74,9 +74,7 @@ async fn wait_for(exchange: &mut Exchange<'_>, phase: Phase, effect: Effect) -> 
     match effect {
         // Before the client is known its body is not worth memory.
         Effect::NeedBody(_) if phase < Phase::Identify => Err(Refusal::Internal),
-        Effect::NeedBody(bytes_max) => {
-            exchange.hold_body(bytes_max.min(BODY_COLLECT_BYTES_MAX)).await.map(Step::Body)
-        }
+        Effect::NeedBody(bytes_max) => exchange.hold_body(bytes_max.min(BODY_COLLECT_BYTES_MAX)).await.map(Step::Body),
         Effect::Call(subrequest) => {
             let reply = exchange.until_over(fetch::fetch(exchange.worker.clone(), subrequest)).await?;
             Ok(Step::Reply(reply.map(Rc::new)))

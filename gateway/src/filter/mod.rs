@@ -9,8 +9,6 @@
 
 pub mod chain;
 mod headers;
-#[cfg(test)]
-pub mod testkit;
 
 use std::any::Any;
 use std::rc::Rc;
@@ -129,11 +127,12 @@ pub trait Transform {
 /// What a filter sees of the exchange, and may leave in it.
 pub struct Context<'a> {
     pub request: &'a mut RequestHead,
-    pub facts: &'a Facts<'a>,
+    pub facts: Facts<'a>,
     pub kept: &'a mut Kept,
 }
 
 /// What is decided about the exchange and does not change.
+#[derive(Clone, Copy)]
 pub struct Facts<'a> {
     pub client: &'a Client,
     pub request_id: &'a [u8],

@@ -20,16 +20,37 @@ pub enum Length {
 pub enum Body<'a> {
     /// On its way on an HTTP/1 connection.
     Wire { body: &'a mut H1Body, reader: &'a mut WireReader, wait: Wait, length: Length },
-    /// Collected for a filter, whole.
-    Held(Option<Bytes>),
+    /// Whole, here, to be sent or sent again: what is left to hand out, and the bytes it had.
+    Held { bytes: Option<Bytes>, len: u64 },
 }
 
 impl Body<'_> {
+    /// A body that is here. Nothing and no bytes are the same.
+    pub fn held(bytes: Option<Bytes>) -> Body<'static> {
+        let bytes = bytes.filter(|bytes| !bytes.is_empty());
+        Body::Held { len: bytes.as_ref().map_or(0, |bytes| bytes.len() as u64), bytes }
+    }
+
+    /// Bytes that came from the client so far.
+    pub fn received(&self) -> u64 {
+        match self {
+            Body::Wire { body, .. } => body.received(),
+            Body::Held { len, .. } => *len,
+        }
+    }
+
+    /// Bounds a body of any length.
+    pub fn bound(&mut self, bytes_max: u64) {
+        if let Body::Wire { body, .. } = self {
+            body.bound(bytes_max);
+        }
+    }
+
     /// The next piece; `None`: the body has ended.
     pub async fn next(&mut self) -> Result<Option<Chunk>, BodyError> {
         match self {
             Body::Wire { body, reader, wait, .. } => Ok(body.next(reader, *wait).await?.map(Chunk::Pooled)),
-            Body::Held(bytes) => Ok(bytes.take().map(Chunk::Shared)),
+            Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
         }
     }
 
@@ -37,7 +58,7 @@ impl Body<'_> {
     pub fn next_buffered(&mut self) -> Result<Option<Chunk>, BodyError> {
         match self {
             Body::Wire { body, .. } => Ok(body.next_buffered()?.map(Chunk::Pooled)),
-            Body::Held(bytes) => Ok(bytes.take().map(Chunk::Shared)),
+            Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
         }
     }
 
@@ -45,14 +66,14 @@ impl Body<'_> {
     pub fn ended(&self) -> bool {
         match self {
             Body::Wire { body, .. } => body.ended(),
-            Body::Held(bytes) => bytes.is_none(),
+            Body::Held { bytes, .. } => bytes.is_none(),
         }
     }
 
     pub fn length(&self) -> Length {
         match self {
             Body::Wire { length, .. } => *length,
-            Body::Held(bytes) => Length::Exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Body::Held { len, .. } => Length::Exact(*len),
         }
     }
 
@@ -60,14 +81,14 @@ impl Body<'_> {
     pub fn trailers(&self) -> Option<(&[u8], &[Field])> {
         match self {
             Body::Wire { body, .. } => body.trailers(),
-            Body::Held(_) => None,
+            Body::Held { .. } => None,
         }
     }
 
     /// Waits for the whole body and holds it. `Err(TooLarge)`: it is longer than `bytes_max`. Trailers are dropped: who
     /// wants the whole body wants its bytes.
     pub async fn collect(&mut self, bytes_max: usize) -> Result<Bytes, BodyError> {
-        if let Body::Held(bytes) = self {
+        if let Body::Held { bytes, .. } = self {
             return match bytes {
                 Some(bytes) if bytes.len() > bytes_max => Err(BodyError::TooLarge),
                 bytes => Ok(bytes.clone().unwrap_or_default()),
@@ -81,7 +102,7 @@ impl Body<'_> {
             whole.extend_from_slice(piece.bytes());
         }
         let whole = whole.freeze();
-        *self = Body::Held((!whole.is_empty()).then(|| whole.clone()));
+        *self = Body::held(Some(whole.clone()));
         Ok(whole)
     }
 }

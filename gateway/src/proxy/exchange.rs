@@ -39,6 +39,8 @@ pub struct Exchange<'a> {
     snapshot: &'a Snapshot,
     cursors: &'a [Cell<u32>],
     listener: &'a Listener,
+    options: ConnectionOptions,
+    peer_text: &'a str,
     head: RequestHead,
     body: Body<'a>,
     answer: Answer<'a>,
@@ -94,30 +96,21 @@ pub struct Departure {
 }
 
 /// Runs one exchange to its end.
-pub async fn run<'a>(arrival: Arrival<'a>, mut head: RequestHead, body: Body<'a>, answer: Answer<'a>) -> Departure {
+pub async fn run<'a>(arrival: Arrival<'a>, head: RequestHead, body: Body<'a>, answer: Answer<'a>) -> Departure {
     let Arrival { worker, snapshot, options, client, .. } = arrival;
-    let settings = &*snapshot.settings;
     let (request_id, trace) = {
         let mut ids = worker.ids.borrow_mut();
         (RequestId::new(&head.fields, client.trusted, &mut ids), Trace::new(&head.fields, &mut ids))
     };
     let hop = Hop { te_trailers: options.te_trailers, websocket: asks_for_websocket(&head, &options) };
     let expectation = expectation(&head);
-    let said = forward::Said {
-        client: &client,
-        peer_text: arrival.peer_text,
-        scheme: arrival.scheme,
-        request_id: &request_id,
-        trace: &trace,
-        via: &settings.via,
-        forwarded: settings.forwarded,
-    };
-    forward::request(&mut head, &options, arrival.listener.underscores, &said);
     let mut exchange = Exchange {
         worker,
         snapshot,
         cursors: arrival.cursors,
         listener: arrival.listener,
+        options,
+        peer_text: arrival.peer_text,
         head,
         body,
         answer,
@@ -155,7 +148,18 @@ impl<'a> Exchange<'a> {
         {
             return Err(Refusal::BodyTooLarge);
         }
+        self.body.bound(route.body_bytes_max);
         self.hop.websocket &= route.websocket;
+        let said = forward::Said {
+            client: &self.client,
+            peer_text: self.peer_text,
+            scheme: self.scheme,
+            request_id: &self.request_id,
+            trace: &self.trace,
+            via: &self.snapshot.settings.via,
+            forwarded: self.snapshot.upstreams[route.upstream].forwarded,
+        };
+        forward::request(&mut self.head, &self.options, self.listener.underscores, &said);
         if let Err(ended) = route.chain.request(self).await {
             return match ended.answer {
                 filter::Answer::Refuse(refusal) => Err(refusal),
@@ -222,7 +226,12 @@ impl<'a> Exchange<'a> {
                     self.guard.attach(None);
                     let over = self.guard.fired();
                     // A kept connection that its service closed meanwhile is nobody's failure. Once: the next one is new.
-                    if reused && failure.unanswered && over.is_none() && !self.answer.started() && replay.restore(&mut self.body) {
+                    if reused
+                        && failure.unanswered
+                        && over.is_none()
+                        && !self.answer.started()
+                        && replay.restore(&mut self.body)
+                    {
                         upstream.series.core(self.worker.id).stale_connections.inc();
                         upstream.series.core(self.worker.id).retries.inc();
                         fresh = true;
@@ -239,7 +248,12 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    async fn connect(&mut self, upstream: &Upstream, endpoint: &Endpoint, fresh: bool) -> Result<Connection, ConnectError> {
+    async fn connect(
+        &mut self,
+        upstream: &Upstream,
+        endpoint: &Endpoint,
+        fresh: bool,
+    ) -> Result<Connection, ConnectError> {
         let series = upstream.series.core(self.worker.id);
         if !fresh && let Some(kept) = self.worker.pool.take(&endpoint.identity) {
             series.reused.inc();
@@ -269,10 +283,10 @@ impl<'a> Exchange<'a> {
         }
         match &mut self.body {
             body if body.ended() => Replay::Empty,
-            Body::Held(bytes) => Replay::Held(bytes.clone()),
+            Body::Held { bytes, .. } => Replay::Held(bytes.clone()),
             Body::Wire { body, .. } => match body.buffered_whole(BODY_HELD_FOR_RETRY_BYTES) {
                 Some(bytes) => {
-                    self.body = Body::Held(Some(bytes.clone()));
+                    self.body = Body::held(Some(bytes.clone()));
                     Replay::Held(Some(bytes))
                 }
                 None => Replay::Not,
@@ -289,7 +303,9 @@ impl<'a> Exchange<'a> {
         let mut scratch = self.worker.take_scratch();
         let host = match &upstream.host {
             HostPolicy::Keep => self.head.authority(),
-            HostPolicy::Endpoint => self.seen.endpoint.as_ref().map_or(&b""[..], |endpoint| endpoint.written.as_bytes()),
+            HostPolicy::Endpoint => {
+                self.seen.endpoint.as_ref().map_or(&b""[..], |endpoint| endpoint.written.as_bytes())
+            }
             HostPolicy::Fixed(host) => host.as_bytes(),
         };
         h1::encode_request(&mut scratch, &self.head, host, length, self.hop);
@@ -351,14 +367,14 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    async fn tunnel(&mut self, connection: Connection, carry: Option<crate::rt::Buf>) -> (u64, u64) {
+    async fn tunnel(&mut self, mut connection: Connection, carry: Option<crate::rt::Buf>) -> (u64, u64) {
         // The tunnel has deadlines of its own; what the exchange as a whole may take no longer counts.
         self.guard.arm_total(u64::MAX / 4);
         let settings = &self.snapshot.settings;
         let Body::Wire { body, reader, .. } = &mut self.body else { return (0, 0) };
         let early = body.take_carry();
         let limits = tunnel::Limits { idle_ms: settings.tunnel_idle_ms, age_ms: settings.tunnel_age_ms };
-        tunnel::run((reader, self.answer.writer()), connection.wire, (early, carry), limits, self.worker).await
+        tunnel::run((reader, self.answer.writer()), &mut connection.wire, (early, carry), limits).await
     }
 
     /// What a filter sees.
@@ -431,9 +447,8 @@ impl<'a> Exchange<'a> {
         if self.answer.started() || refusal == Refusal::ClientGone {
             return;
         }
-        if !self.body.ended() || refusal.closes() {
-            self.answer.close_after();
-        }
+        // A body that is here already need not cost the client its connection.
+        while let Ok(Some(_)) = self.body.next_buffered() {}
         let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
         let (head, body) = reply::problem(refusal, &self.request_id, allow, &self.worker.date());
         self.send_own(head, body).await;
@@ -528,7 +543,7 @@ impl Replay {
             Replay::Not => false,
             Replay::Empty => true,
             Replay::Held(bytes) => {
-                *body = Body::Held(bytes);
+                *body = Body::held(bytes);
                 true
             }
         }
@@ -537,9 +552,13 @@ impl Replay {
 
 /// What an attempt ended in.
 enum Done {
-    Answered { reusable: bool },
+    Answered {
+        reusable: bool,
+    },
     /// The protocol was switched; what the upstream sent behind its head.
-    Switched { carry: Option<crate::rt::Buf> },
+    Switched {
+        carry: Option<crate::rt::Buf>,
+    },
 }
 
 /// What the answer's way back needs, apart from the body that may still be on its way up.
@@ -572,7 +591,7 @@ impl Finishing<'_> {
         }
         let method = self.request.method;
         // The body ends as the received head says, whatever filters write into it: decided first, and once.
-        let (mut body, mut length, reusable) = relay::framed(&received, method, false)?;
+        let (mut body, mut length, reusable) = relay::framed(&received, method)?;
         let h1::Received { mut head, line, options } = received;
         forward::response(&mut head, &options, &self.settings.via);
         if let Some(route) = self.route {
@@ -645,6 +664,8 @@ fn asks_for_websocket(head: &RequestHead, options: &ConnectionOptions) -> bool {
         && head.method == Method::Get
         && head.version == Version::Http11
         && head.fields.first(Known::Upgrade).is_some_and(|protocols| {
-            protocols.split(|&byte| byte == b',').any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
+            protocols
+                .split(|&byte| byte == b',')
+                .any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
         })
 }

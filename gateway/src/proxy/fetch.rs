@@ -5,18 +5,24 @@
 //! waits any more it is cancelled.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::rc::{Rc, Weak};
 
-use bytes::{Bytes, BytesMut};
-use http1::{Framing, Method, PathPolicy, Version};
+use bytes::Bytes;
+use http1::{Method, encode};
 
+use super::body::{Body, Length};
 use super::fields::Fields;
+use super::h1::outgoing::Outgoing;
 use super::head::ResponseHead;
-use super::upstream;
-use super::wire::Pace;
+use super::relay::{self, Failure, Sending, Sent};
+use super::upstream::{Connection, h1};
+use super::wire::Wait;
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
+use crate::rt::deadline::{Cause, Guard};
 use crate::rt::{Either, Notify, select, spawn};
+use crate::snapshot::UpstreamTimeouts;
 use crate::worker::Worker;
 
 /// A request a filter makes.
@@ -38,4 +44,126 @@ pub struct Fetched {
     pub status: u16,
     pub fields: Fields,
     pub body: Bytes,
+}
+
+/// Sends `subrequest` and waits for its whole answer.
+pub async fn fetch(worker: Rc<Worker>, subrequest: Subrequest) -> Result<Fetched, Refusal> {
+    let pinned = worker.pinned();
+    let snapshot = &pinned.snapshot;
+    let settings = snapshot.upstreams.get(subrequest.upstream).ok_or(Refusal::Internal)?;
+    let series = settings.series.core(worker.id);
+    let guard = Guard::new(None);
+    guard.arm_total(subrequest.wait_ms);
+    let mut fresh = false;
+    loop {
+        let endpoints = &snapshot.endpoints[subrequest.upstream];
+        let endpoint = endpoints.pick(&pinned.cursors[subrequest.upstream]).ok_or(Refusal::NoEndpoint)?;
+        let kept = if fresh { None } else { worker.pool.take(&endpoint.identity) };
+        let mut connection = match kept {
+            Some(kept) => kept,
+            None => Connection::open(&endpoint.identity, &guard, settings.timeouts.connect)
+                .await
+                .map_err(|error| error.refusal())?,
+        };
+        guard.attach(Some(connection.wire.fd()));
+        series.requests.inc();
+        let reused = connection.reused;
+        let result = converse(&mut connection, &subrequest, &endpoint.written, settings.timeouts).await;
+        guard.attach(None);
+        match result {
+            Ok((fetched, reusable)) => {
+                if reusable {
+                    worker.pool.put(connection, settings.pool);
+                }
+                return Ok(fetched);
+            }
+            Err(failure)
+                if reused && failure.unanswered && guard.fired().is_none() && subrequest.method.is_idempotent() =>
+            {
+                series.stale_connections.inc();
+                fresh = true;
+            }
+            Err(_) if guard.fired().is_some() => return Err(Refusal::UpstreamTotalTimeout),
+            Err(failure) => return Err(failure.refusal),
+        }
+    }
+}
+
+/// One request and its answer on one connection; also whether the connection can be used again.
+async fn converse(
+    connection: &mut Connection,
+    subrequest: &Subrequest,
+    host: &str,
+    timeouts: UpstreamTimeouts,
+) -> Result<(Fetched, bool), Failure> {
+    let mut head = Vec::with_capacity(512);
+    let (path, query) = match subrequest.target.split_once('?') {
+        Some((path, query)) => (path, Some(query.as_bytes())),
+        None => (&*subrequest.target, None),
+    };
+    encode::request_line(&mut head, subrequest.method.name().as_bytes(), path.as_bytes(), query);
+    encode::field(&mut head, b"host", host.as_bytes());
+    subrequest.fields.encode(&mut head, |_| true);
+    let length = match subrequest.body.is_empty() {
+        true => Length::Absent,
+        false => Length::Exact(subrequest.body.len() as u64),
+    };
+    h1::encode_framing(&mut head, length);
+    encode::end(&mut head);
+    let mut sending = Sending {
+        body: &mut Body::held(Some(subrequest.body.clone())),
+        outgoing: Outgoing::new(head, false),
+        timeouts,
+    };
+    let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
+    let reader = &mut connection.wire.reader;
+    let mut received = relay::receive_unseen(reader, timeouts).await?;
+    let (mut body, _, reusable) = relay::framed(&received, subrequest.method)?;
+    if let Some(rest) = h1::take_rest_keeping_fields(&mut received) {
+        body.feed(rest);
+    }
+    let idle = Wait { ms: timeouts.idle, cause: Cause::Idle };
+    let whole = relay::collect(&mut body, reader, SUBREQUEST_BODY_BYTES_MAX, idle).await?;
+    let ResponseHead { status, fields } = received.head;
+    let reusable = reusable && sent == Sent::All && body.take_carry().is_none();
+    Ok((Fetched { status, fields, body: whole }, reusable))
+}
+
+/// A fetch that several exchanges of one worker may wait for.
+pub struct Shared {
+    outcome: RefCell<Option<Result<Rc<Fetched>, Refusal>>>,
+    done: Notify,
+    abandoned: Rc<Notify>,
+}
+
+impl Shared {
+    /// Starts `subrequest`, detached. It is cancelled when the last handle is dropped before it is done.
+    pub fn start(worker: &Rc<Worker>, subrequest: Subrequest) -> Rc<Shared> {
+        Shared::run(fetch(worker.clone(), subrequest))
+    }
+
+    fn run(work: impl Future<Output = Result<Fetched, Refusal>> + 'static) -> Rc<Shared> {
+        let shared = Rc::new(Shared { outcome: RefCell::new(None), done: Notify::default(), abandoned: Rc::default() });
+        let (weak, abandoned) = (Rc::downgrade(&shared), shared.abandoned.clone());
+        spawn(async move {
+            let Either::Left(outcome) = select(work, abandoned.notified()).await else { return };
+            if let Some(shared) = Weak::upgrade(&weak) {
+                *shared.outcome.borrow_mut() = Some(outcome.map(Rc::new));
+                shared.done.notify();
+            }
+        });
+        shared
+    }
+
+    /// Waits for the outcome, which all who wait share.
+    pub async fn wait(&self) -> Result<Rc<Fetched>, Refusal> {
+        self.done.notified().await;
+        self.outcome.borrow().clone().unwrap_or(Err(Refusal::Internal))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.abandoned.notify();
+    }
 }

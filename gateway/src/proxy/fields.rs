@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use http1::{Field, Known, Span};
+use http1::{Field, Known, Span, encode};
 
 use crate::rt::Buf;
 
@@ -22,6 +22,20 @@ struct Tables {
     received: Vec<Field>,
     added: Vec<Field>,
     text: Vec<u8>,
+}
+
+impl Tables {
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        // Kept as a field line, so that all of them together are encoded by one copy.
+        let start = self.text.len() as u32;
+        encode::field(&mut self.text, name, value);
+        self.added.push(Field {
+            name: Span { start, len: name.len() as u32 },
+            value: Span { start: start + name.len() as u32 + 2, len: value.len() as u32 },
+            known: Known::of(name),
+            underscore: name.contains(&b'_'),
+        });
+    }
 }
 
 /// What the `Connection` fields of a head list.
@@ -46,7 +60,7 @@ pub struct Fields {
 impl Fields {
     /// No fields, over an arena that `parse` will fill the table for.
     pub fn over(arena: Buf) -> Fields {
-        Fields { arena: Some(arena), ..Fields::new() }
+        Fields::new().with_arena(arena)
     }
 
     /// The same tables, emptied, over another arena.
@@ -72,6 +86,13 @@ impl Fields {
         (self.arena.as_ref().map_or(&[], Buf::bytes), &mut self.tables.received)
     }
 
+    /// Cuts off what lies behind the head, which was taken elsewhere.
+    pub fn truncate_arena(&mut self, head_bytes: usize) {
+        if let Some(arena) = &mut self.arena {
+            arena.truncate(head_bytes);
+        }
+    }
+
     /// Gives the arena up, for what lies behind the head in it. The received fields are gone with it.
     pub fn take_arena(&mut self) -> Option<Buf> {
         self.tables.received.clear();
@@ -93,6 +114,13 @@ impl Fields {
             .chain(added)
             .filter(|(_, field)| !field.name.is_empty())
             .map(|(bytes, field)| (field.name.of(bytes), field.value.of(bytes), field.known))
+    }
+
+    /// Writes every field for which `keep` holds. Neighbours are copied together.
+    pub fn encode(&self, out: &mut Vec<u8>, keep: impl Fn(Known) -> bool) {
+        for (bytes, table) in [(self.arena(), &self.tables.received), (&self.tables.text[..], &self.tables.added)] {
+            encode::fields(out, bytes, table, |field| !field.name.is_empty() && keep(field.known));
+        }
     }
 
     /// The first value of a well-known field.
@@ -157,30 +185,13 @@ impl Fields {
 
     /// Adds a field behind all others. The caller vouches for a valid name and value.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        let tables = &mut self.tables;
-        let mut keep = |bytes: &[u8]| {
-            let start = tables.text.len() as u32;
-            tables.text.extend_from_slice(bytes);
-            Span { start, len: bytes.len() as u32 }
-        };
-        let (name_span, value) = (keep(name), keep(value));
-        let underscore = name.contains(&b'_');
-        tables.added.push(Field { name: name_span, value, known: Known::of(name), underscore });
+        self.tables.add(name, value);
     }
 
     /// Adds a field whose value is a range of the received bytes.
     pub fn add_received(&mut self, name: &[u8], value: Span) {
-        let tables = &mut self.tables;
-        let arena = self.arena.as_ref().map_or(&[][..], Buf::bytes);
-        let start = tables.text.len() as u32;
-        tables.text.extend_from_slice(name);
-        tables.text.extend_from_slice(value.of(arena));
-        tables.added.push(Field {
-            name: Span { start, len: name.len() as u32 },
-            value: Span { start: start + name.len() as u32, len: value.len },
-            known: Known::of(name),
-            underscore: name.contains(&b'_'),
-        });
+        let Fields { arena, tables } = self;
+        tables.add(name, value.of(arena.as_ref().map_or(&[][..], Buf::bytes)));
     }
 
     /// Makes this the only field of that name.

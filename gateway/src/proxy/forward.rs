@@ -72,7 +72,10 @@ pub fn request(head: &mut RequestHead, options: &ConnectionOptions, underscores:
             };
         }
         let kept_from_trusted = trusted
-            && matches!(known, Known::XForwardedHost | Known::XForwardedProto | Known::XForwardedPort | Known::XForwardedPrefix);
+            && matches!(
+                known,
+                Known::XForwardedHost | Known::XForwardedProto | Known::XForwardedPort | Known::XForwardedPrefix
+            );
         known.is_hop_by_hop()
             || matches!(known, Known::Host | Known::ContentLength)
             || (is_gateway_owned(known) && !kept_from_trusted)
@@ -158,17 +161,14 @@ impl Held {
 /// Strikes what an interim answer is not passed on with.
 pub fn interim(head: &mut ResponseHead, options: &ConnectionOptions) {
     head.fields.strike_received(|name, field, all| {
-        field.known.is_hop_by_hop()
-            || field.known == Known::ContentLength
-            || (options.lists_fields && all.lists(name))
+        field.known.is_hop_by_hop() || field.known == Known::ContentLength || (options.lists_fields && all.lists(name))
     });
 }
 
 /// Strikes what an answer is not passed on with, and adds `Via`.
 pub fn response(head: &mut ResponseHead, options: &ConnectionOptions, via: &str) {
-    head.fields.strike_received(|name, field, all| {
-        field.known.is_hop_by_hop() || (options.lists_fields && all.lists(name))
-    });
+    head.fields
+        .strike_received(|name, field, all| field.known.is_hop_by_hop() || (options.lists_fields && all.lists(name)));
     head.fields.add(b"via", via.as_bytes());
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http1::{Form, Method, Span, Version};
+use http1::{Form, Method, PathTraits, Span, Version};
 
 use super::fields::Fields;
 
@@ -15,6 +15,8 @@ pub struct RequestHead {
     authority: Option<Span>,
     path: Path,
     query: Option<Span>,
+    received_path: Span,
+    traits: PathTraits,
     pub fields: Fields,
 }
 
@@ -25,12 +27,12 @@ enum Path {
 }
 
 impl RequestHead {
-    /// A head from a parsed request line and target. `canonical` replaces the received path; empty: it was canonical.
+    /// A head from a parsed request line and target. `canonical` replaces the received path; `None`: it was canonical.
     pub fn new(
         line: &http1::RequestLine,
         target: &http1::Target,
-        host: Option<Span>,
         canonical: Option<Vec<u8>>,
+        traits: PathTraits,
         fields: Fields,
     ) -> RequestHead {
         RequestHead {
@@ -38,9 +40,11 @@ impl RequestHead {
             method_text: line.method_span,
             version: line.version,
             form: target.form,
-            authority: target.authority.or(host),
+            authority: target.authority,
             path: canonical.map_or(Path::Received(target.path), Path::Rewritten),
             query: target.query,
+            received_path: target.path,
+            traits,
             fields,
         }
     }
@@ -68,6 +72,16 @@ impl RequestHead {
             Path::Received(span) => span.of(self.fields.arena()),
             Path::Rewritten(path) => path,
         }
+    }
+
+    /// The path as it was sent, for a route's own policy.
+    pub fn received_path(&self) -> &[u8] {
+        self.received_path.of(self.fields.arena())
+    }
+
+    /// What the received path holds that services read differently.
+    pub fn path_traits(&self) -> PathTraits {
+        self.traits
     }
 
     /// Replaces the path by what a route's policy decoded it to. The caller has checked that the route stays the same.

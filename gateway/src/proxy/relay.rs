@@ -6,7 +6,8 @@
 
 use std::pin::pin;
 
-use http1::{Fault, Field, Method};
+use bytes::{Bytes, BytesMut};
+use http1::{Fault, Method};
 
 use super::body::{Body, Length};
 use super::forward;
@@ -14,7 +15,7 @@ use super::h1::answer::{Answer, length_of};
 use super::h1::body::{BodyError, H1Body};
 use super::h1::outgoing::Outgoing;
 use super::upstream::Connection;
-use super::upstream::h1::{self, HeadError, Hop, Received};
+use super::upstream::h1::{self, HeadError, Received};
 use super::wire::{Chunk, Halt, Pace, Wait, WireReader, WireWriter};
 use crate::filter::Transform;
 use crate::limits::INTERIM_MAX;
@@ -82,7 +83,7 @@ pub async fn send_first(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) 
     let first = sending.body.next_buffered().map_err(client_failure)?;
     let ended = sending.body.ended();
     let sent = match first {
-        piece if ended => sending.outgoing.end(writer, piece, allowed(sending.body.trailers()).as_deref_pair(), idle).await,
+        piece if ended => sending.outgoing.end(writer, piece, sending.body.trailers(), idle).await,
         Some(piece) => sending.outgoing.piece(writer, piece, idle).await,
         None => sending.outgoing.flush(writer, idle).await,
     };
@@ -102,13 +103,36 @@ pub async fn receive(
     timeouts: UpstreamTimeouts,
 ) -> Result<Headed, Failure> {
     let first = Wait { ms: timeouts.first_byte, cause: Cause::FirstByte };
-    final_head(reader, answer, Some(first), timeouts).await
+    final_head(reader, Some(answer), Some(first), timeouts).await
+}
+
+/// As `receive`, for a request of our own: interim answers are nobody's business.
+pub async fn receive_unseen(reader: &mut WireReader, timeouts: UpstreamTimeouts) -> Result<Received, Failure> {
+    let first = Wait { ms: timeouts.first_byte, cause: Cause::FirstByte };
+    Ok(final_head(reader, None, Some(first), timeouts).await?.received)
+}
+
+/// Waits for the whole body. A larger one than `bytes_max` is an answer that cannot be used.
+pub async fn collect(
+    body: &mut H1Body,
+    reader: &mut WireReader,
+    bytes_max: usize,
+    idle: Wait,
+) -> Result<Bytes, Failure> {
+    let mut whole = BytesMut::new();
+    while let Some(piece) = body.next(reader, idle).await.map_err(upstream_body_failure)? {
+        if whole.len() + piece.len() > bytes_max {
+            return Err(Failure::new(Refusal::UpstreamBodyCut, format!("its body is larger than {bytes_max} bytes")));
+        }
+        whole.extend_from_slice(piece.bytes());
+    }
+    Ok(whole.freeze())
 }
 
 /// Passes interim answers on until the final head is there.
 async fn final_head(
     reader: &mut WireReader,
-    answer: &mut Answer<'_>,
+    mut answer: Option<&mut Answer<'_>>,
     first: Option<Wait>,
     timeouts: UpstreamTimeouts,
 ) -> Result<Headed, Failure> {
@@ -120,10 +144,15 @@ async fn final_head(
             return Ok(Headed { received, first_byte_us: now_us() });
         }
         forward::interim(&mut received.head, &received.options);
-        answer.interim(&received.head).await.map_err(answer_failure)?;
+        if let Some(answer) = &mut answer {
+            answer.interim(&received.head).await.map_err(answer_failure)?;
+        }
         carry = h1::take_rest(&mut received.head, &received.line);
     }
-    Err(Failure::new(Refusal::UpstreamMalformed(Fault::StatusOutOfRange), format!("more than {INTERIM_MAX} interim answers")))
+    Err(Failure::new(
+        Refusal::UpstreamMalformed(Fault::StatusOutOfRange),
+        format!("more than {INTERIM_MAX} interim answers"),
+    ))
 }
 
 /// Uploads the rest of the body while waiting for the final head. `finish` is called with the head once it is there, and
@@ -140,7 +169,7 @@ pub async fn upload_and_receive<R>(
     let mut upload = pin!(upload(&mut sending, writer));
     let mut uploaded = None;
     let headed = {
-        let mut head = pin!(final_head(reader, answer, None, timeouts));
+        let mut head = pin!(final_head(reader, Some(answer), None, timeouts));
         match select(upload.as_mut(), head.as_mut()).await {
             Either::Right(head) => head?,
             Either::Left(Err(UploadError::Client(failure))) => return Err(failure),
@@ -188,9 +217,7 @@ async fn upload(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Resul
         let piece = sending.body.next().await.map_err(|error| UploadError::Client(client_failure(error)))?;
         let ended = piece.is_none() || sending.body.ended();
         let sent = match piece {
-            piece if ended => {
-                sending.outgoing.end(writer, piece, allowed(sending.body.trailers()).as_deref_pair(), idle).await
-            }
+            piece if ended => sending.outgoing.end(writer, piece, sending.body.trailers(), idle).await,
             Some(piece) => sending.outgoing.piece(writer, piece, idle).await,
             None => Ok(()),
         };
@@ -221,7 +248,7 @@ pub async fn download(
         let piece = piece.map(|piece| transformed(Chunk::Pooled(piece), transforms));
         if body.ended() {
             let piece = last_piece(piece, transforms);
-            return answer.end(piece, allowed(body.trailers()).as_deref_pair()).await.map_err(answer_failure);
+            return answer.end(piece, body.trailers()).await.map_err(answer_failure);
         }
         if let Some(piece) = piece
             && !piece.is_empty()
@@ -253,39 +280,9 @@ fn last_piece(piece: Option<Chunk>, transforms: &mut [Box<dyn Transform>]) -> Op
 }
 
 /// The parts of the answer's head that decide about its body.
-pub fn framed(received: &Received, method: Method, transformed: bool) -> Result<(H1Body, Length, bool), Failure> {
-    let framing = received.framing(method).map_err(|fault| malformed(fault))?;
-    let length = match length_of(framing) {
-        Length::Exact(_) if transformed => Length::Unknown,
-        length => length,
-    };
-    Ok((H1Body::new(framing, u64::MAX, Pace::new(0)), length, received.persists(framing)))
-}
-
-/// Trailers that may be passed on.
-struct Allowed<'a> {
-    bytes: &'a [u8],
-    fields: Vec<Field>,
-}
-
-fn allowed<'a>(trailers: Option<(&'a [u8], &'a [Field])>) -> Option<Allowed<'a>> {
-    let (bytes, fields) = trailers?;
-    let fields: Vec<Field> = fields
-        .iter()
-        .filter(|field| forward::is_trailer_allowed(field.name.of(bytes), field))
-        .copied()
-        .collect();
-    Some(Allowed { bytes, fields })
-}
-
-trait DerefPair {
-    fn as_deref_pair(&self) -> Option<(&[u8], &[Field])>;
-}
-
-impl DerefPair for Option<Allowed<'_>> {
-    fn as_deref_pair(&self) -> Option<(&[u8], &[Field])> {
-        self.as_ref().map(|allowed| (allowed.bytes, &allowed.fields[..]))
-    }
+pub fn framed(received: &Received, method: Method) -> Result<(H1Body, Length, bool), Failure> {
+    let framing = received.framing(method).map_err(malformed)?;
+    Ok((H1Body::new(framing, u64::MAX, Pace::new(0)), length_of(framing), received.persists(framing)))
 }
 
 fn malformed(fault: Fault) -> Failure {
@@ -298,7 +295,9 @@ fn head_failure(error: HeadError) -> Failure {
         HeadError::Halted { halt: Halt::Expired(Cause::FirstByte), received } => {
             (Refusal::UpstreamFirstByteTimeout, String::new(), received)
         }
-        HeadError::Halted { halt: Halt::Expired(_), received } => (Refusal::UpstreamIdleTimeout, String::new(), received),
+        HeadError::Halted { halt: Halt::Expired(_), received } => {
+            (Refusal::UpstreamIdleTimeout, String::new(), received)
+        }
         HeadError::Halted { halt: Halt::Broken(error), received } => {
             (Refusal::UpstreamClosed, error.to_string(), received)
         }

@@ -99,13 +99,24 @@ impl WireReader {
 
     /// Waits for something to read without holding a buffer.
     pub async fn readable(&mut self, wait: Wait) -> Result<(), Halt> {
+        self.arm(wait);
+        self.readable_armed().await
+    }
+
+    /// Waits for something to read without holding a buffer, under the deadline set by `arm`.
+    pub async fn readable_armed(&mut self) -> Result<(), Halt> {
         let WireReader::Plain(reader) = self;
-        reader.watch().arm(wait.ms, wait.cause);
         let result = reader.readable().await;
         match reader.watch().fired() {
             Some(cause) => Err(Halt::Expired(cause)),
             None => result.map_err(Halt::Broken),
         }
+    }
+
+    /// Makes the close that follows a reset, so that nobody takes a broken message for a whole one.
+    pub fn reset_on_close(&self) {
+        let WireReader::Plain(reader) = self;
+        reader.reset_on_close();
     }
 
     /// Sets the deadline of the reads that follow, all of them together.

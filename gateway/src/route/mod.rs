@@ -184,7 +184,8 @@ mod tests {
 
     #[track_caller]
     fn check(table: &RouteTable, host: &str, path: &str, method: &str, expected: &str) {
-        let found = match table.find(host.as_bytes(), path.as_bytes(), Method::of(method.as_bytes()), method.as_bytes()) {
+        let found = match table.find(host.as_bytes(), path.as_bytes(), Method::of(method.as_bytes()), method.as_bytes())
+        {
             Found::Route(route) => route.name.clone(),
             Found::MethodNotAllowed(allow) => format!("405 {allow}"),
             Found::Nothing => "404".to_owned(),

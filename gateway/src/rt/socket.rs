@@ -112,6 +112,14 @@ impl Reader {
         &self.watch
     }
 
+    /// Makes the close that follows a reset (RST) instead of an end in order (FIN).
+    pub fn reset_on_close(&self) {
+        // SAFETY: the descriptor is open while `self` lives.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd) };
+        // A Unix socket knows no reset, and a closed one needs none.
+        let _ = rustix::net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+    }
+
     /// The socket's descriptor. Valid while the half lives.
     pub fn fd(&self) -> RawFd {
         self.fd

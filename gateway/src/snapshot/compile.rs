@@ -24,6 +24,7 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
                 Some("endpoint") => HostPolicy::Endpoint,
                 Some(fixed) => HostPolicy::Fixed(fixed.to_owned()),
             },
+            forwarded: upstream.forwarded,
             timeouts: UpstreamTimeouts {
                 connect: ms(upstream.timeout.connect.into()),
                 first_byte: ms(upstream.timeout.first_byte.into()),
@@ -40,13 +41,14 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
         .collect();
     let mut table = RouteTable::default();
     for written in &config.route {
-        let name = written.name.clone().unwrap_or_else(|| {
-            format!("{}{}", written.host.as_deref().unwrap_or(""), written.path)
-        });
+        let name = written
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("{}{}", written.host.as_deref().unwrap_or(""), written.path));
         let route = Route {
             upstream: names.iter().position(|&name| *name == written.upstream).expect("config::load checked the name"),
             chain: filter::compile(written),
-            body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).bytes(),
+            body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).0,
             path_policy: http1::PathPolicy {
                 encoded_slash: rule(written.path_policy.encoded_slash),
                 backslash: rule(written.path_policy.backslash),
@@ -62,10 +64,10 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
     let limits = &config.limits;
     let timeouts = &config.timeouts;
     let settings = Settings {
-        head_bytes: limits.head_bytes.bytes() as usize,
+        head_bytes: limits.head_bytes.0 as usize,
         fields: limits.fields as usize,
         requests_per_connection: limits.requests_per_connection,
-        rate_min: limits.rate_min.bytes(),
+        rate_min: limits.rate_min.0,
         head_ms: ms(timeouts.head.into()),
         body_idle_ms: ms(timeouts.body_idle.into()),
         keep_alive_ms: ms(timeouts.keep_alive.into()),
@@ -74,7 +76,6 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
         tunnel_age_ms: ms(timeouts.tunnel_age.into()),
         trusted_hops: config.gateway.trusted_hops.clone(),
         via: format!("1.1 {}", config.gateway.via.as_deref().unwrap_or("bawab")),
-        forwarded: config.gateway.forwarded,
     };
     let listeners = config
         .listener

@@ -42,7 +42,6 @@ pub struct Settings {
     pub trusted_hops: Vec<IpNet>,
     /// `1.1 bawab`
     pub via: String,
-    pub forwarded: ForwardedField,
 }
 
 /// A listener's rules. Its socket is not part of the snapshot.
@@ -69,6 +68,7 @@ pub struct Route {
 pub struct Upstream {
     pub name: String,
     pub host: HostPolicy,
+    pub forwarded: ForwardedField,
     pub timeouts: UpstreamTimeouts,
     pub pool: PoolSettings,
     pub series: Arc<UpstreamSeries>,

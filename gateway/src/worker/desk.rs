@@ -55,7 +55,7 @@ fn yield_priority() {
 
 /// Jobs a worker waits for.
 #[derive(Default)]
-pub struct Tickets {
+pub(super) struct Tickets {
     next: Cell<u64>,
     open: Rc<RefCell<HashMap<u64, Rc<Slot>>>>,
 }
@@ -74,7 +74,7 @@ pub struct Ticket {
 }
 
 impl Tickets {
-    pub fn open(&self) -> Ticket {
+    pub(super) fn open(&self) -> Ticket {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         let slot = Rc::<Slot>::default();
@@ -83,7 +83,7 @@ impl Tickets {
     }
 
     /// The outcome of a job. Nobody may wait for it any more.
-    pub fn done(&self, ticket: u64, output: Output) {
+    pub(super) fn done(&self, ticket: u64, output: Output) {
         if let Some(slot) = self.open.borrow_mut().remove(&ticket) {
             *slot.output.borrow_mut() = Some(output);
             slot.ready.notify();

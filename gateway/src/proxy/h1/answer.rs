@@ -120,12 +120,9 @@ impl<'a> Answer<'a> {
         self.keep &= !self.until_close;
         let mut out = std::mem::replace(&mut self.outgoing, Outgoing::new(Vec::new(), false)).into_scratch();
         encode::status_line(&mut out, head.status);
-        for (name, value, known) in head.fields.iter() {
-            // What describes the body's length stays where there is no body to describe it (RFC 9110 §8.6).
-            if known != Known::ContentLength || (bodiless && head.status != 204) {
-                encode::field(&mut out, name, value);
-            }
-        }
+        // What describes the body's length stays where there is no body to describe it (RFC 9110 §8.6).
+        let length_stays = bodiless && head.status != 204;
+        head.fields.encode(&mut out, |known| known != Known::ContentLength || length_stays);
         match length {
             Length::Exact(length) if !bodiless => encode::field_u64(&mut out, b"content-length", length),
             _ if chunked => encode::field(&mut out, b"transfer-encoding", b"chunked"),
@@ -190,9 +187,7 @@ pub fn length_of(framing: Framing) -> Length {
 fn encoded(head: &ResponseHead, keep: impl Fn(Known) -> bool, more: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     encode::status_line(&mut out, head.status);
-    for (name, value, _) in head.fields.iter().filter(|&(_, _, known)| keep(known)) {
-        encode::field(&mut out, name, value);
-    }
+    head.fields.encode(&mut out, keep);
     for (name, value) in more {
         encode::field(&mut out, name, value);
     }

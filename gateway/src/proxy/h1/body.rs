@@ -59,6 +59,11 @@ impl H1Body {
         H1Body { left, carry: None, room: bytes_max, received: 0, pace }
     }
 
+    /// Bounds what may still come.
+    pub fn bound(&mut self, bytes_max: u64) {
+        self.room = bytes_max.saturating_sub(self.received);
+    }
+
     /// Hands over what was received behind the head.
     pub fn feed(&mut self, buf: Buf) {
         debug_assert!(self.carry.is_none(), "a body is fed once");
@@ -93,6 +98,16 @@ impl H1Body {
     /// What followed the body on the connection.
     pub fn take_carry(&mut self) -> Option<Buf> {
         self.carry.take()
+    }
+
+    /// The whole body, taken, when its length is known, at most `bytes_max`, and all of it is here.
+    pub fn buffered_whole(&mut self, bytes_max: usize) -> Option<bytes::Bytes> {
+        let Left::Bytes(left) = self.left else { return None };
+        let here = self.carry.as_ref()?.len();
+        if left > bytes_max as u64 || left > here as u64 || self.received > 0 {
+            return None;
+        }
+        self.next_buffered().ok().flatten().map(|piece| bytes::Bytes::copy_from_slice(piece.bytes()))
     }
 
     /// The next piece out of what was received already. `None`: nothing is there, or the body has ended.

@@ -154,8 +154,7 @@ impl Connection {
         let client = client_of(&fields, listener.client_address, self.peer, &settings.trusted_hops);
         fields.truncate_arena(line.head_bytes);
         let head = RequestHead::new(&line, &target, canonical, traits, fields);
-        let body_max = snapshot.body_bytes_max();
-        let mut wire_body = H1Body::new(framing, body_max, Pace::new(settings.rate_min));
+        let mut wire_body = H1Body::new(framing, u64::MAX, Pace::new(settings.rate_min));
         if let Some(rest) = rest {
             wire_body.feed(rest);
         }
@@ -203,11 +202,8 @@ impl Connection {
 
     /// Reads one head. `Ok(None)`: the connection is over without one.
     async fn read_head(&mut self, settings: &Settings) -> Result<Option<(Fields, http1::RequestLine)>, Refusal> {
-        let limits = HeadLimits {
-            head_bytes: settings.head_bytes,
-            fields: settings.fields,
-            target_bytes: settings.head_bytes,
-        };
+        let limits =
+            HeadLimits { head_bytes: settings.head_bytes, fields: settings.fields, target_bytes: settings.head_bytes };
         let mut scanner = Scanner::default();
         let first = self.served == 0;
         let mut armed = false;

@@ -4,6 +4,7 @@
 use http1::Field;
 
 use crate::limits::BUFFER_BYTES;
+use crate::proxy::forward;
 use crate::proxy::wire::{Chunk, Halt, Wait, WireWriter};
 use crate::rt::Buf;
 
@@ -52,7 +53,8 @@ impl Outgoing {
         self.send(writer, piece, false, wait).await
     }
 
-    /// Sends the last piece, if any, and the body's end.
+    /// Sends the last piece, if any, and the body's end: the trailers that may be passed on, where the framing has room for
+    /// them.
     pub async fn end(
         &mut self,
         writer: &mut WireWriter,
@@ -67,11 +69,10 @@ impl Outgoing {
             _ => {}
         }
         if self.chunked {
-            self.pending.extend_from_slice(b"0\r\n");
-            if let Some((bytes, fields)) = trailers {
-                http1::encode::trailers(&mut self.pending, bytes, fields);
-            }
-            self.pending.extend_from_slice(CHUNK_END);
+            let (bytes, fields) = trailers.unwrap_or_default();
+            http1::chunked::encode_trailers(&mut self.pending, bytes, fields, |field| {
+                forward::is_trailer_allowed(field.name.of(bytes), field)
+            });
         }
         self.flush(writer, wait).await
     }
@@ -80,7 +81,7 @@ impl Outgoing {
         let len = piece.len();
         let mut behind: &[u8] = b"";
         if self.chunked {
-            let mut line = [0; http1::chunked::CHUNK_LINE_BYTES_MAX];
+            let mut line = [0; 18];
             let n = http1::chunked::encode_chunk_line(len, &mut line);
             self.pending.extend_from_slice(&line[..n]);
             behind = if last { b"\r\n0\r\n\r\n" } else { CHUNK_END };

@@ -25,9 +25,7 @@ pub struct Hop {
 pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8], length: Length, hop: Hop) {
     encode::request_line(out, head.method_text(), head.path(), head.query());
     encode::field(out, b"host", host);
-    for (name, value, _) in head.fields.iter() {
-        encode::field(out, name, value);
-    }
+    head.fields.encode(out, |_| true);
     encode_framing(out, length);
     match hop {
         Hop { websocket: true, .. } => {
@@ -63,7 +61,10 @@ pub struct Received {
 #[derive(Debug)]
 pub enum HeadError {
     /// Nothing came, or only a part. `received`: a part did.
-    Halted { halt: Halt, received: bool },
+    Halted {
+        halt: Halt,
+        received: bool,
+    },
     Malformed(Fault),
 }
 
@@ -108,7 +109,13 @@ impl Received {
     /// How the answer's body ends.
     pub fn framing(&self, method: Method) -> Result<Framing, Fault> {
         let line = &self.line;
-        http1::response_framing(self.head.fields.arena(), method, line.status, line.version, self.head.fields.received())
+        http1::response_framing(
+            self.head.fields.arena(),
+            method,
+            line.status,
+            line.version,
+            self.head.fields.received(),
+        )
     }
 
     /// The connection can carry another exchange after this one, as far as the head says.
@@ -122,4 +129,12 @@ pub fn take_rest(head: &mut ResponseHead, line: &StatusLine) -> Option<Buf> {
     let mut buf = head.fields.take_arena()?;
     buf.advance(line.head_bytes);
     (!buf.is_empty()).then_some(buf)
+}
+
+/// A copy of what was received behind the head, for an answer whose fields are still needed.
+pub fn take_rest_keeping_fields(received: &mut Received) -> Option<Buf> {
+    let rest = received.head.fields.arena().get(received.line.head_bytes..)?;
+    let rest = Buf::copy_of(rest)?;
+    received.head.fields.truncate_arena(received.line.head_bytes);
+    (!rest.is_empty()).then_some(rest)
 }

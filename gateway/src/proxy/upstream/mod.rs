@@ -36,12 +36,7 @@ impl Connection {
             Either::Left(Err(error)) => return Err(ConnectError::Failed(error)),
             Either::Right(cause) => return Err(ConnectError::Over(cause)),
         };
-        Ok(Connection {
-            wire: Wire::plain(socket),
-            identity: identity.clone(),
-            born_ms: now_ms(),
-            reused: false,
-        })
+        Ok(Connection { wire: Wire::plain(socket), identity: identity.clone(), born_ms: now_ms(), reused: false })
     }
 }
 
@@ -87,8 +82,7 @@ impl Pool {
         let now = now_ms();
         while let Some(candidate) = kept.pop() {
             self.count.set(self.count.get() - 1);
-            let good = candidate.expires_ms > now
-                && (candidate.good_ms + TICK_MS >= now || candidate.wire.is_quiet());
+            let good = candidate.expires_ms > now && (candidate.good_ms + TICK_MS >= now || candidate.wire.is_quiet());
             if good {
                 return Some(Connection {
                     wire: candidate.wire,
