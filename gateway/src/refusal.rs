@@ -48,6 +48,10 @@ pub enum Refusal {
     Overloaded,
     /// The client left before its answer was complete.
     ClientGone,
+    /// The client took nothing of its answer for too long.
+    ClientStalled,
+    /// The client takes its answer too slowly.
+    ClientTooSlow,
     /// A bug of ours.
     Internal,
 }
@@ -83,7 +87,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 22] = [
+    const PLAIN: [Refusal; 24] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -105,6 +109,8 @@ impl Refusal {
         Refusal::HeadTooLarge,
         Refusal::Overloaded,
         Refusal::ClientGone,
+        Refusal::ClientStalled,
+        Refusal::ClientTooSlow,
         Refusal::Internal,
     ];
 
@@ -139,6 +145,11 @@ impl Refusal {
     /// Whether the same request may be sent again without risk that it is acted on twice.
     pub fn retry_safe(self) -> bool {
         self.line().retry_safe
+    }
+
+    /// Whether there is somebody to answer. 499 is for logs and counters only.
+    pub fn is_answered(self) -> bool {
+        self.status() != 499
     }
 
     /// Text for the client: what it can do. Never what we saw inside.
@@ -253,6 +264,10 @@ impl Refusal {
                 line(503, "overloaded", Gateway, true, "the gateway is overloaded; try again after a pause")
             }
             Refusal::ClientGone => line(499, "client_gone", Client, false, "the client left"),
+            Refusal::ClientStalled => {
+                line(499, "client_stalled", Client, false, "the client took nothing of the answer")
+            }
+            Refusal::ClientTooSlow => line(499, "client_too_slow", Client, false, "the client read too slowly"),
             Refusal::Internal => {
                 line(500, "internal", Gateway, false, "the gateway failed; the request id finds it in the log")
             }

@@ -9,6 +9,8 @@
 
 pub mod chain;
 mod headers;
+#[cfg(test)]
+mod testkit;
 
 use std::any::Any;
 use std::rc::Rc;

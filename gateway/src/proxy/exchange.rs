@@ -442,9 +442,16 @@ impl<'a> Exchange<'a> {
 
     /// Answers with one of the table, if an answer can still be given; else the connection is cut.
     async fn refuse(&mut self, refusal: Refusal) {
-        self.worker.core().refusals[refusal.index()].inc();
+        let core = self.worker.core();
+        core.refusals[refusal.index()].inc();
+        match refusal {
+            Refusal::BodyTimeout => core.timeouts_body.inc(),
+            Refusal::BodyTooSlow | Refusal::ClientTooSlow => core.slow_clients.inc(),
+            Refusal::ClientStalled => core.timeouts_write.inc(),
+            _ => {}
+        }
         self.seen.refusal = Some(refusal);
-        if self.answer.started() || refusal == Refusal::ClientGone {
+        if self.answer.started() || !refusal.is_answered() {
             return;
         }
         // A body that is here already need not cost the client its connection.
@@ -462,8 +469,9 @@ impl<'a> Exchange<'a> {
         self.answer.head(&head, Length::Exact(body.len() as u64));
         let body = (self.head.method != Method::Head && !body.is_empty()).then_some(super::wire::Chunk::Shared(body));
         if let Err(halt) = self.answer.end(body, None).await {
-            self.seen.detail = relay::answer_failure(halt).detail;
-            self.seen.refusal.get_or_insert(Refusal::ClientGone);
+            let failure = relay::answer_failure(halt);
+            self.seen.detail = failure.detail;
+            self.seen.refusal.get_or_insert(failure.refusal);
         }
     }
 
@@ -475,7 +483,7 @@ impl<'a> Exchange<'a> {
         let request_bytes = self.body.received() + seen.tunnelled.0;
         let response_bytes = self.answer.sent() + seen.tunnelled.1;
         let status = match seen.refusal {
-            Some(Refusal::ClientGone) if !self.answer.started() => Refusal::ClientGone.status(),
+            Some(refusal) if !self.answer.started() => refusal.status(),
             _ => self.answer.status(),
         };
         if let Some(route) = self.route {

@@ -142,7 +142,7 @@ impl Shared {
         Shared::run(fetch(worker.clone(), subrequest))
     }
 
-    fn run(work: impl Future<Output = Result<Fetched, Refusal>> + 'static) -> Rc<Shared> {
+    pub(crate) fn run(work: impl Future<Output = Result<Fetched, Refusal>> + 'static) -> Rc<Shared> {
         let shared = Rc::new(Shared { outcome: RefCell::new(None), done: Notify::default(), abandoned: Rc::default() });
         let (weak, abandoned) = (Rc::downgrade(&shared), shared.abandoned.clone());
         spawn(async move {

@@ -336,11 +336,10 @@ fn upstream_body_failure(error: BodyError) -> Failure {
 
 /// The client did not take the answer.
 pub fn answer_failure(halt: Halt) -> Failure {
-    let detail = match halt {
-        Halt::Expired(Cause::Write) => "took nothing of the answer for too long".to_owned(),
-        Halt::Slow => "reads too slowly".to_owned(),
-        Halt::Broken(error) => error.to_string(),
-        Halt::Closed | Halt::Expired(_) => String::new(),
-    };
-    Failure::new(Refusal::ClientGone, detail)
+    match halt {
+        Halt::Expired(Cause::Write) => Failure::new(Refusal::ClientStalled, ""),
+        Halt::Slow => Failure::new(Refusal::ClientTooSlow, ""),
+        Halt::Broken(error) => Failure::new(Refusal::ClientGone, error.to_string()),
+        Halt::Closed | Halt::Expired(_) => Failure::new(Refusal::ClientGone, ""),
+    }
 }

@@ -74,6 +74,11 @@ impl RouteTable {
         self.routes.push(Entry { methods, route });
     }
 
+    /// Every route, to be edited before the table is shared.
+    pub fn routes_mut(&mut self) -> impl Iterator<Item = &mut Route> {
+        self.routes.iter_mut().map(|entry| &mut entry.route)
+    }
+
     /// Finds the route for `host` (name or `name:port`, any case), a canonical `path` and a method.
     pub fn find(&self, host: &[u8], path: &[u8], method: Method, method_text: &[u8]) -> Found<'_> {
         let mut lowered = [0u8; HOST_BYTES_MAX];

@@ -2,6 +2,7 @@
 
 mod desk;
 mod listen;
+pub mod solo;
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -32,6 +33,9 @@ const SCRATCH_MAX: usize = 256;
 
 /// Sweeps between two looks at kept upstream connections and two flushes of the access log.
 const SWEEPS_PER_ROUND: u32 = 4;
+
+/// Sweeps over which the longest turn is reported: ten seconds.
+const SWEEPS_PER_LOOK: u32 = 200;
 
 /// What all workers and the control side share.
 pub struct Shared {
@@ -115,6 +119,8 @@ pub fn run(start: Start, ready: impl FnOnce() + 'static) -> Result<(), RingError
 
 async fn serve(start: Start, ready: impl FnOnce()) {
     let Start { id, shared, lines, mailbox, listeners, .. } = start;
+    // Deadlines are set against the cached clock, which begins at zero.
+    deadline::now_us();
     let (sender, unopened) = mailbox;
     let mut ids = Ids::new().expect("the kernel has random bytes for a running process");
     let snapshot = shared.snapshot.load_full();
@@ -178,8 +184,13 @@ async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>, stops: Vec<
 /// Walks deadlines, keeps house, and notices when a drain is done.
 async fn sweep(worker: Rc<Worker>) {
     let mut sweeps = 0u32;
+    let mut longest_turn_us = 0;
     loop {
+        let slept_from = deadline::now_us();
         rt::sleep(Duration::from_millis(TICK_MS)).await;
+        // A sleep ends late by the turn that was running when it was due.
+        let late_us = (deadline::now_us() - slept_from).saturating_sub(TICK_MS * 1000);
+        longest_turn_us = late_us.max(longest_turn_us);
         deadline::sweep().await;
         sweeps = sweeps.wrapping_add(1);
         worker.core().deadline_sweeps.inc();
@@ -187,6 +198,10 @@ async fn sweep(worker: Rc<Worker>) {
             worker.pool.sweep();
             worker.lines.borrow_mut().flush();
             worker.publish();
+            if sweeps.is_multiple_of(SWEEPS_PER_LOOK) {
+                worker.core().turn_longest_us.set(longest_turn_us as i64);
+                longest_turn_us = 0;
+            }
             // An idle worker would hold on to the last snapshot until its next request.
             drop(worker.pinned());
         }

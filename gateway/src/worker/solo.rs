@@ -1,0 +1,97 @@
+//! One worker on a thread of its own, without a control side: for tests and benches of the data path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{channel, sync_channel};
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+
+use super::{Message, OffloadPool, Shared, Start, bind, run};
+use crate::balance::{Endpoint, Endpoints, Identity};
+use crate::config::model::Config;
+use crate::observe::access_log::{AccessLog, Target};
+use crate::observe::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::rt::{Peer, RingFlags, wake};
+use crate::snapshot::{self, Snapshot};
+use crate::tables::connections::Connections;
+
+/// A running worker. Dropping it ends the worker and waits for its thread.
+pub struct Solo {
+    /// Where it listens, one for each of `config.listener`.
+    pub addresses: Vec<SocketAddr>,
+    pub shared: Arc<Shared>,
+    mailbox: wake::Sender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Solo {
+    /// Starts a worker for `config`, whose listeners and endpoints are `ip:port`. `edit` may change the snapshot first;
+    /// `on_worker` runs on the worker's thread before it serves.
+    pub fn start(
+        config: &Config,
+        edit: impl FnOnce(&mut Snapshot),
+        on_worker: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<Solo> {
+        let metrics = Metrics::new(1, Refusal::codes());
+        let mut snapshot = snapshot::compile(config, &metrics);
+        for (endpoints, upstream) in snapshot.endpoints.iter_mut().zip(config.upstream.values()) {
+            let list = upstream.endpoints.iter().filter_map(|endpoint| {
+                let peer = Peer::Tcp(endpoint.address.parse().ok()?);
+                Some(Arc::new(Endpoint {
+                    identity: Identity::new(peer),
+                    label: endpoint.address.clone(),
+                    written: endpoint.address.clone(),
+                    weight: endpoint.weight,
+                }))
+            });
+            *endpoints = Arc::new(Endpoints::new(list.collect()));
+        }
+        edit(&mut snapshot);
+        let mut addresses = Vec::new();
+        let mut listeners = Vec::new();
+        for (index, listener) in config.listener.iter().enumerate() {
+            let address = listener.address.parse().map_err(|_| std::io::ErrorKind::InvalidInput)?;
+            let (address, sockets) = bind(index, address, 1)?;
+            addresses.push(address);
+            listeners.extend(sockets);
+        }
+        let (retired, _) = sync_channel(1);
+        let shared = Arc::new(Shared {
+            metrics,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            connections: Arc::new(Connections::default()),
+            connections_max: config.limits.connections.unwrap_or(10_000),
+            connections_per_address_max: config.limits.connections_per_address,
+            pool: OffloadPool::start(1)?,
+            retired,
+            draining: AtomicBool::new(false),
+        });
+        let ring = RingFlags::probe().map_err(std::io::Error::other)?;
+        let (mailbox, unopened) = wake::mailbox(16)?;
+        let lines = AccessLog::start(&Target::Off)?.lines();
+        let start =
+            Start { id: 0, shared: shared.clone(), ring, lines, mailbox: (mailbox.clone(), unopened), listeners };
+        let (up, ups) = channel();
+        let thread = std::thread::Builder::new().name("worker-solo".to_owned()).spawn(move || {
+            on_worker();
+            if let Err(error) = run(start, move || up.send(()).unwrap_or_default()) {
+                tracing::error!(%error, "the worker could not start");
+            }
+        })?;
+        ups.recv().map_err(std::io::Error::other)?;
+        Ok(Solo { addresses, shared, mailbox, thread: Some(thread) })
+    }
+}
+
+impl Drop for Solo {
+    fn drop(&mut self) {
+        let _ = self.mailbox.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the worker's thread is reported by the test that watches it.
+            let _ = thread.join();
+        }
+    }
+}
