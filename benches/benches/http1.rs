@@ -12,7 +12,8 @@ use http1::{ChunkLimits, Decoded, Decoder, HeadLimits, Known, PathPolicy, Scanne
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes: 64 * 1024, fields: 100, target_bytes: 8 * 1024 };
 
-const CURL: &[u8] = b"GET /orders/4711?lang=en HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n";
+const CURL: &[u8] =
+    b"GET /orders/4711?lang=en HTTP/1.1\r\nHost: api.example.com\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n";
 
 const BROWSER: &[u8] = b"GET /catalog/books/9780131103627/reviews?page=2&sort=newest HTTP/1.1\r\n\
 Host: www.example.com\r\n\

@@ -95,14 +95,16 @@ known! {
 }
 
 impl Known {
-    /// The name `name` is, in any case. Its length and two bytes choose the one candidate it is compared with.
+    /// What the token `name` is called, in any case. Its length and two bytes choose the one candidate it is compared
+    /// with, eight bytes at a time.
     #[inline]
     pub fn of(name: &[u8]) -> Known {
         let [first, .., before_last, _] = name else {
             return if name.eq_ignore_ascii_case(b"te") { Known::Te } else { Known::Other };
         };
-        let slot = SLOTS[slot(name.len(), *first, *before_last)];
-        if NAMES[slot as usize].as_bytes().eq_ignore_ascii_case(name) { VARIANTS[slot as usize] } else { Known::Other }
+        let slot = SLOTS[slot(name.len(), *first, *before_last)] as usize;
+        let candidate = NAMES[slot].as_bytes();
+        if candidate.len() == name.len() && is_lower_of(candidate, name) { VARIANTS[slot] } else { Known::Other }
     }
 
     /// The name in lower case; empty for [`Known::Other`].
@@ -230,6 +232,44 @@ static SLOTS: [u8; SLOTS_COUNT] = {
     slots
 };
 
+/// Lower-case letters, digits and `-` all have this bit in each byte, so that setting it in a token makes equal what
+/// differs in case only. (It also makes `\r` a `-`: no token has one.)
+const CASE_BITS: u64 = 0x2020_2020_2020_2020;
+
+/// True if `lower` is the token `name` in lower case. Both have the same length.
+#[inline]
+fn is_lower_of(lower: &[u8], name: &[u8]) -> bool {
+    let word = |lower: &[u8; 8], name: &[u8; 8]| u64::from_le_bytes(*lower) ^ (u64::from_le_bytes(*name) | CASE_BITS);
+    let half =
+        |lower: &[u8; 4], name: &[u8; 4]| u32::from_le_bytes(*lower) ^ (u32::from_le_bytes(*name) | CASE_BITS as u32);
+    // The last word overlaps the one before it when the length is no multiple of eight.
+    if let (Some(lower_last), Some(name_last)) = (lower.last_chunk(), name.last_chunk()) {
+        let words = lower.as_chunks().0.iter().zip(name.as_chunks().0);
+        return words.fold(word(lower_last, name_last), |differing, (lower, name)| differing | word(lower, name)) == 0;
+    }
+    match (lower.first_chunk(), name.first_chunk(), lower.last_chunk(), name.last_chunk()) {
+        (Some(lower_first), Some(name_first), Some(lower_last), Some(name_last)) => {
+            half(lower_first, name_first) | half(lower_last, name_last) == 0
+        }
+        _ => lower.eq_ignore_ascii_case(name),
+    }
+}
+
+/// True if `name` contains `_`.
+#[inline]
+pub(crate) fn has_underscore(name: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // The zero byte test of "Bit Twiddling Hacks": the high bit of a byte is set if, going up, it is the first to be 0.
+    let hit = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word) ^ (ONES * b'_' as u64);
+        word.wrapping_sub(ONES) & !word & (ONES << 7)
+    };
+    match name.last_chunk() {
+        Some(last) => name.as_chunks().0.iter().fold(hit(last), |hits, word| hits | hit(word)) != 0,
+        None => name.contains(&b'_'),
+    }
+}
+
 /// One field line: ranges of its name and value, and what the name was recognised as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
@@ -272,6 +312,24 @@ mod tests {
         }
         assert_eq!(Known::of(b""), Known::Other);
         assert_eq!(Known::of(b"x"), Known::Other);
+    }
+
+    #[test]
+    fn an_underscore_is_found_anywhere_in_a_name_of_any_length() {
+        for len in 0..40 {
+            let name = vec![b'a'; len];
+            assert!(!has_underscore(&name));
+            for at in 0..len {
+                for other in [b'^', b'`', 0xdf, 0x7f, b'-'] {
+                    let mut name = name.clone();
+                    name[at] = other;
+                    assert!(!has_underscore(&name));
+                }
+                let mut name = name.clone();
+                name[at] = b'_';
+                assert!(has_underscore(&name), "{len} {at}");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::bytes::{is_token_byte, trim};
 use crate::fault::Fault;
-use crate::field::{Field, Known};
+use crate::field::{Field, Known, has_underscore};
 use crate::span::Span;
 
 /// Elements all Connection fields of a head may hold together. RFC 9110 §7.6.1 sets no bound; no sender needs five, and
@@ -23,8 +23,8 @@ pub(crate) struct Seen {
 #[inline]
 pub(crate) fn collect(head: &[u8], headers: &[httparse::Header<'_>], fields: &mut Vec<Field>) -> Seen {
     let mut seen = Seen { crlf: true, ..Seen::default() };
-    fields.reserve(headers.len());
-    for header in headers {
+    // `extend` over a slice reserves once and writes without looking at the capacity again.
+    fields.extend(headers.iter().map(|header| {
         let field = field(head, header);
         let start = field.name.start as usize;
         seen.crlf &= matches!(head.get(start.wrapping_sub(2)..start), Some(b"\r\n"));
@@ -33,13 +33,11 @@ pub(crate) fn collect(head: &[u8], headers: &[httparse::Header<'_>], fields: &mu
                 seen.host = Some(field.value);
                 seen.host_count += 1;
             }
-            Known::Connection => {
-                seen.connection_options += 1 + memchr::memchr_iter(b',', header.value).count();
-            }
+            Known::Connection => seen.connection_options += 1 + memchr::memchr_iter(b',', header.value).count(),
             _ => {}
         }
-        fields.push(field);
-    }
+        field
+    }));
     seen
 }
 
@@ -52,7 +50,7 @@ pub(crate) fn field(head: &[u8], header: &httparse::Header<'_>) -> Field {
         value: Span::within(head, header.value),
         known,
         // No known name has one.
-        underscore: known == Known::Other && name.contains(&b'_'),
+        underscore: known == Known::Other && has_underscore(name),
     }
 }
 

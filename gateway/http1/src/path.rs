@@ -81,25 +81,44 @@ pub enum Canonical {
 /// The result begins with `/`; an empty `raw` (absolute form without a path) becomes `/`. Applying the function, with
 /// the same policy, to its result changes nothing.
 pub fn canonical_path(raw: &[u8], policy: &PathPolicy, out: &mut Vec<u8>) -> Result<Canonical, Fault> {
-    let mut after_slash = false;
-    let mut semicolon = false;
+    // No branch depends on a byte: five instructions each.
+    let (mut seen, mut pairs, mut previous) = (0, 0, 0);
     for &byte in raw {
-        match CLASS[byte as usize] {
-            Class::Plain => after_slash = false,
-            Class::Slash if !after_slash => after_slash = true,
-            Class::Dot if !after_slash => {}
-            Class::Semicolon if policy.semicolon != Rule::Refuse => {
-                semicolon = true;
-                after_slash = false;
-            }
-            _ => return rewrite(raw, policy, out),
-        }
+        let traits = SCAN[byte as usize];
+        seen |= traits;
+        pairs |= traits & previous >> AFTER;
+        previous = traits;
     }
-    if raw.first() != Some(&b'/') {
+    let work = WORK | if policy.semicolon == Rule::Refuse { SEMICOLON } else { 0 };
+    if seen & work != 0 || pairs != 0 || raw.first() != Some(&b'/') {
         return rewrite(raw, policy, out);
     }
-    Ok(Canonical::Unchanged(PathTraits { semicolon, ..PathTraits::default() }))
+    Ok(Canonical::Unchanged(PathTraits { semicolon: seen & SEMICOLON != 0, ..PathTraits::default() }))
 }
+
+/// What the first look at a byte asks of it. The upper half names what may not come after it.
+static SCAN: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = match CLASS[byte] {
+            Class::Plain => 0,
+            // `//`, `/.` and `/..` have to be looked at closely.
+            Class::Slash => SLASH | (SLASH | DOT) << AFTER,
+            Class::Dot => DOT,
+            Class::Semicolon => SEMICOLON,
+            _ => WORK,
+        };
+        byte += 1;
+    }
+    table
+};
+const SLASH: u8 = 1;
+const DOT: u8 = 2;
+const SEMICOLON: u8 = 4;
+/// Cannot stay, or not without a closer look.
+const WORK: u8 = 8;
+const AFTER: u32 = 4;
 
 /// What a byte of a path needs.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -59,7 +59,7 @@ pub fn parse_target(head: &[u8], line: &RequestLine, host: Option<Span>) -> Resu
         Some(_) => return Err(Fault::TargetFragment),
     };
     if line.method == Method::Connect {
-        return authority_form(target, line.target, query);
+        return authority_form(head, line.target, query, host);
     }
     match target.first() {
         Some(b'/') => Ok(Target {
@@ -103,13 +103,7 @@ fn absolute_form(
     };
     let authority = &rest[..memchr::memchr(b'/', rest).unwrap_or(rest.len())];
     let (name, port) = target_authority(authority)?;
-    if let Some(host) = host {
-        let (host_name, host_port) = host_parts(host.of(head))?;
-        let same_port = port.unwrap_or(default_port) == host_port.unwrap_or(default_port);
-        if !(name.eq_ignore_ascii_case(host_name) && same_port) {
-            return Err(Fault::TargetHostMismatch);
-        }
-    }
+    check_same(head, host, name, port, default_port)?;
     let authority_start = start + colon + 3;
     let path_start = authority_start + authority.len();
     Ok(Target {
@@ -121,21 +115,24 @@ fn absolute_form(
     })
 }
 
-fn authority_form(target: &[u8], span: Span, query: Option<Span>) -> Result<Target, Fault> {
+fn authority_form(head: &[u8], span: Span, query: Option<Span>, host: Option<Span>) -> Result<Target, Fault> {
+    let target = span.of(head);
     if query.is_some() || memchr::memchr(b'/', target).is_some() {
         return Err(Fault::AuthorityNotConnect);
     }
-    match target_authority(target)? {
-        (_, Some(_)) => Ok(Target {
-            form: Form::Authority,
-            scheme: None,
-            authority: Some(span),
-            path: Span::between(span.end(), span.end()),
-            query: None,
-        }),
-        // RFC 9110 §9.3.6: the port is not optional.
-        (_, None) => Err(Fault::AuthorityNotConnect),
-    }
+    // RFC 9110 §9.3.6: the port is not optional.
+    let (name, Some(port)) = target_authority(target)? else { return Err(Fault::AuthorityNotConnect) };
+    check_same(head, host, name, Some(port), port)?;
+    let path = Span::between(span.end(), span.end());
+    Ok(Target { form: Form::Authority, scheme: None, authority: Some(span), path, query: None })
+}
+
+/// `host` must be the same name and port.
+fn check_same(head: &[u8], host: Option<Span>, name: &[u8], port: Option<u16>, default: u16) -> Result<(), Fault> {
+    let Some(host) = host else { return Ok(()) };
+    let (host_name, host_port) = host_parts(host.of(head))?;
+    let same_port = port.unwrap_or(default) == host_port.unwrap_or(default);
+    if name.eq_ignore_ascii_case(host_name) && same_port { Ok(()) } else { Err(Fault::TargetHostMismatch) }
 }
 
 /// [`host_parts`] with the name the fault has in a request-target.
@@ -154,43 +151,53 @@ pub fn host_parts(host: &[u8]) -> Result<(&[u8], Option<u16>), Fault> {
         [] => Err(Fault::HostEmpty),
         [b'[', ..] => bracketed(host),
         _ => {
-            let end = host.iter().position(|&byte| !NAME[byte as usize]).unwrap_or(host.len());
+            let mut end = 0;
+            // Labels are not empty, but for the root's after a final dot: no dot follows a dot or begins the name.
+            let mut previous = DOT;
+            let mut both = 0;
+            for &byte in host {
+                let class = NAME[byte as usize];
+                if class == 0 {
+                    break;
+                }
+                both |= class & previous;
+                previous = class;
+                end += 1;
+            }
             let (name, rest) = host.split_at(end);
             let port = match rest {
                 [] => None,
                 [b':', digits @ ..] => Some(port(host, digits)?),
                 _ => return Err(not_a_name(host)),
             };
-            check_name(name)?;
-            Ok((name, port))
+            match name.len() {
+                0 => Err(Fault::HostEmpty),
+                _ if both & DOT != 0 => Err(Fault::HostMalformed),
+                HOST_BYTES_TOO_MANY.. => Err(Fault::HostMalformed),
+                _ => Ok((name, port)),
+            }
         }
     }
 }
 
-/// Bytes of a name, see [`host_parts`].
-static NAME: [bool; 256] = {
-    let mut table = [false; 256];
+const HOST_BYTES_TOO_MANY: usize = HOST_BYTES_MAX + 1;
+
+/// Bytes of a name, see [`host_parts`]: 0 for others.
+static NAME: [u8; 256] = {
+    let mut table = [0; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'.' | b'_');
+        table[byte] = match byte as u8 {
+            b'.' => DOT,
+            byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') => 1,
+            _ => 0,
+        };
         byte += 1;
     }
     table
 };
 
-/// Labels are not empty, but for the root's after a final dot.
-fn check_name(name: &[u8]) -> Result<(), Fault> {
-    if name.is_empty() {
-        return Err(Fault::HostEmpty);
-    }
-    let mut after_dot = true;
-    let mut empty_label = false;
-    for &byte in name {
-        empty_label |= after_dot && byte == b'.';
-        after_dot = byte == b'.';
-    }
-    if empty_label || name.len() > HOST_BYTES_MAX { Err(Fault::HostMalformed) } else { Ok(()) }
-}
+const DOT: u8 = 2;
 
 fn bracketed(host: &[u8]) -> Result<(&[u8], Option<u16>), Fault> {
     let Some(close) = memchr::memchr(b']', host) else {
