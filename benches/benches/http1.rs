@@ -56,6 +56,15 @@ fn heads(c: &mut Criterion) {
         group.bench_function("read", |b| {
             b.iter(|| http1::read_request(&mut Scanner::default(), black_box(head), &LIMITS, &mut fields));
         });
+        // The worst a sender can do: a read for every byte.
+        group.bench_function("read_byte_by_byte", |b| {
+            b.iter(|| {
+                let mut scanner = Scanner::default();
+                (1..=head.len()).find_map(|end| {
+                    http1::read_request(&mut scanner, black_box(&head[..end]), &LIMITS, &mut fields).ok().flatten()
+                })
+            });
+        });
         let line = http1::parse_request(head, &LIMITS, &mut fields).expect("the head is well-formed");
         group.bench_function("meaning", |b| {
             b.iter(|| {

@@ -74,7 +74,6 @@ fn begin(bytes: &[u8], kind: Kind) -> Result<Option<usize>, Fault> {
     };
     let line = &bytes[start..];
     match line {
-        [b'\r'] if start == 2 => return Ok(None),
         [b'\r', b'\n', ..] if start == 2 => return Err(Fault::LeadingEmptyLines),
         // TLS record type 22 (RFC 8446 §5.1): a ClientHello. No text begins with it.
         [0x16, ..] => return Err(Fault::TlsHandshake),
@@ -249,6 +248,18 @@ mod tests {
             (b"HTTP/1.1 200 OK\n", Err(Fault::BareLf)),
         ] {
             assert_eq!(check(Scanner::response(), bytes), verdict, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    /// What makes scanning linear: no byte is behind the scanner but a CR whose LF has not come.
+    #[test]
+    fn every_byte_is_looked_at_once() {
+        let head = b"GET / HTTP/1.1\r\nhost: a.example\r\naccept: */*\r\n";
+        let mut scanner = Scanner::default();
+        for end in 5..=head.len() {
+            scanner.scan(&head[..end]).unwrap();
+            let pending = usize::from(head[end - 1] == b'\r');
+            assert_eq!(scanner.lines.checked, end - pending);
         }
     }
 

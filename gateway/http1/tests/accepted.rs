@@ -310,6 +310,9 @@ fn listed_fields_are_found_in_any_case_and_whole() {
     }
 }
 
+/// A message with this much of something.
+type Make<'a> = &'a dyn Fn(usize) -> Vec<u8>;
+
 #[test]
 fn exactly_as_much_as_a_limit_allows_passes() {
     let of_target = |bytes: usize| request(&format!("GET /{} HTTP/1.1\nHost: a", "a".repeat(bytes - 1)));
@@ -324,7 +327,7 @@ fn exactly_as_much_as_a_limit_allows_passes() {
     let of_extension = |bytes: usize| with_body(format!("1;{}\r\nx\r\n0\r\n\r\n", "a".repeat(bytes - 1)));
     let of_trailers = |bytes: usize| with_body(format!("0\r\nX: {}\r\n\r\n", "y".repeat(bytes - 5)));
     let of_trailer_count = |count: usize| with_body(format!("0\r\n{}\r\n", "X: y\r\n".repeat(count)));
-    let rows: [(&dyn Fn(usize) -> Vec<u8>, usize, Fault); 6] = [
+    let rows: [(Make<'_>, usize, Fault); 6] = [
         (&of_target, LIMITS.target_bytes, Fault::TargetTooLong),
         (&of_fields, LIMITS.fields, Fault::TooManyFields),
         (&of_head, LIMITS.head_bytes, Fault::HeadTooLarge),
@@ -346,7 +349,7 @@ fn a_response_head_has_the_same_limits() {
     let of_fields = |count: usize| request(&format!("HTTP/1.1 200 OK\n{}X: z", "X: y\n".repeat(count - 1)));
     let of_head = |bytes: usize| request(&format!("HTTP/1.1 200 OK\nX: {}", "y".repeat(bytes - 24)));
     let of_reason = |bytes: usize| request(&format!("HTTP/1.1 200 {}", "y".repeat(bytes - 17)));
-    let rows: [(&dyn Fn(usize) -> Vec<u8>, usize, Fault); 3] = [
+    let rows: [(Make<'_>, usize, Fault); 3] = [
         (&of_fields, LIMITS.fields, Fault::TooManyFields),
         (&of_head, LIMITS.head_bytes, Fault::HeadTooLarge),
         (&of_reason, LIMITS.head_bytes, Fault::HeadTooLarge),

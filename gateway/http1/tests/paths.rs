@@ -268,7 +268,7 @@ fn reference(raw: &[u8], policy: &PathPolicy) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
     fn canonical_paths_are_clean_and_stay_as_they_are(raw in path()) {
