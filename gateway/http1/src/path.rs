@@ -196,9 +196,14 @@ fn rewrite(raw: &[u8], policy: &PathPolicy, out: &mut Vec<u8>) -> Result<Canonic
     out.push(b'/');
     let mut writer = Writer { out, segment: 1, traits: PathTraits::default(), dots: false };
     let mut rest = &raw[1..];
-    while let [byte, tail @ ..] = rest {
+    loop {
+        // Most bytes stay as they are: they are copied together.
+        let run = rest.iter().position(|&byte| SCAN[byte as usize] & !DOT != 0).unwrap_or(rest.len());
+        let (plain, [byte, tail @ ..]) = rest.split_at(run) else { break };
+        writer.out.extend_from_slice(plain);
         rest = tail;
         match CLASS[*byte as usize] {
+            // Cannot happen here because the run would have gone on.
             Class::Plain | Class::Dot => writer.out.push(*byte),
             Class::Slash => writer.slash(policy)?,
             Class::Semicolon => {
@@ -218,6 +223,7 @@ fn rewrite(raw: &[u8], policy: &PathPolicy, out: &mut Vec<u8>) -> Result<Canonic
             }
         }
     }
+    writer.out.extend_from_slice(rest);
     writer.end_segment(true)?;
     let Writer { out, traits, dots, .. } = writer;
     // RFC 3986 §5.2.4 lets `..` remove an empty segment, a service that merges slashes first has it remove the one before.
@@ -313,7 +319,7 @@ impl Writer<'_> {
                 self.out.truncate(self.segment);
             }
             segment => {
-                if hides_dots(segment) {
+                if (self.traits.encoded_slash || self.traits.backslash) && hides_dots(segment) {
                     return Err(Fault::PathHiddenDots);
                 }
                 if !at_end {

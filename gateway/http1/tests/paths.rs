@@ -1,4 +1,5 @@
 //! The canonical path: a table of what becomes what, and what must hold for any path under any policy.
+#![expect(clippy::unwrap_used, reason = "in helpers of tests too, a panic is a failed test")]
 
 use http1::*;
 use proptest::prelude::*;
