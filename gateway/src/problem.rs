@@ -1,7 +1,275 @@
-//! What is wrong with the operator's text.
+//! What is wrong with the operator's text, all of it at once: key path, line and column, the line itself, what was meant.
+//!
+//! Made by `config` and by whatever compiles a configuration; printed by `cli`. No secret gets here: the loader masks them in
+//! the sources before anything is shown, and no message quotes a value that came from the environment or a file.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+/// Problems shown; of more only the number is told. A thousand lines on a terminal help nobody.
+const PROBLEMS_SHOWN_MAX: usize = 100;
+
+/// Characters of a quoted value; longer ones are cut.
+const QUOTED_CHARS_MAX: usize = 100;
+
+/// A range of bytes in one of the files that were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Index into [`Sources`].
+    pub file: usize,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// One thing that is wrong, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `route[2].upstream`; empty when it is about no key.
+    pub key: String,
+    /// What is wrong: lower case, no full stop.
+    pub what: String,
+    /// Where. `None`: nowhere in a file.
+    pub place: Option<Place>,
+    /// What to do, shown at the mark.
+    pub hint: Option<String>,
+    /// Other places this is about, each with a word about it.
+    pub also: Vec<(Place, String)>,
+}
+
+impl Problem {
+    pub fn new(key: impl Into<String>, what: impl Into<String>) -> Problem {
+        Problem { key: key.into(), what: what.into(), place: None, hint: None, also: Vec::new() }
+    }
+
+    pub fn at(mut self, place: impl Into<Option<Place>>) -> Problem {
+        self.place = place.into();
+        self
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Problem {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds `(did you mean ...?)` if something was close.
+    pub fn meant(mut self, instead: Option<&str>) -> Problem {
+        if let Some(instead) = instead {
+            let _ = write!(self.what, " (did you mean {}?)", quoted(instead));
+        }
+        self
+    }
+
+    pub fn also(mut self, place: Place, word: impl Into<String>) -> Problem {
+        self.also.push((place, word.into()));
+        self
+    }
+
+    /// Key path and text, as in a log line.
+    fn title(&self) -> String {
+        if self.key.is_empty() { self.what.clone() } else { format!("{}: {}", self.key, self.what) }
+    }
+}
+
+/// The files that were read, for showing their lines.
+#[derive(Default, Clone)]
+pub struct Sources {
+    files: Vec<Source>,
+}
+
+#[derive(Clone)]
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Sources {
+    /// Takes a file in; its index is what [`Place::file`] says.
+    pub fn add(&mut self, path: &Path, text: &str) -> usize {
+        self.files.push(Source { path: path.to_owned(), text: text.to_owned() });
+        self.files.len() - 1
+    }
+
+    /// Paths in the order in which they were read.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|source| source.path.as_path())
+    }
+
+    pub fn path(&self, file: usize) -> Option<&Path> {
+        self.files.get(file).map(|source| source.path.as_path())
+    }
+
+    /// Overwrites what was written at `place` with `*`, so that it can never be shown. Line breaks stay.
+    pub fn mask(&mut self, place: Place) {
+        let Some(source) = self.files.get_mut(place.file) else { return };
+        let (Some(before), Some(hidden), Some(after)) =
+            (source.text.get(..place.start), source.text.get(place.start..place.end), source.text.get(place.end..))
+        else {
+            return;
+        };
+        // Byte by byte, so that places behind it stay true.
+        let stars = hidden.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { char::from(byte) } else { '*' });
+        source.text = before.chars().chain(stars).chain(after.chars()).collect();
+    }
+
+    /// Line and column of a place, both from 1; columns count characters.
+    pub fn line_column(&self, place: Place) -> Option<(usize, usize)> {
+        let line = self.line(place)?;
+        Some((line.number, line.text[..line.mark.0].chars().count() + 1))
+    }
+
+    fn line(&self, place: Place) -> Option<Line<'_>> {
+        let text = self.files.get(place.file)?.text.as_str();
+        let floor = |at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let start = floor(place.start);
+        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+        let line = &text[line_start..line_end];
+        // A mark ends with its line, however far the value goes.
+        let end = floor(place.end).clamp(start, line_end);
+        let number = text[..line_start].bytes().filter(|byte| *byte == b'\n').count() + 1;
+        Some(Line { number, text: line, mark: (start - line_start, end - line_start) })
+    }
+}
+
+/// A line and the part of it that is marked, in bytes from its start.
+struct Line<'a> {
+    number: usize,
+    text: &'a str,
+    mark: (usize, usize),
+}
+
+/// Everything that is wrong, in the order of files and lines. Never empty.
+#[derive(Clone)]
+pub struct Problems {
+    list: Vec<Problem>,
+    sources: Arc<Sources>,
+    unreadable: bool,
+}
+
+impl Problems {
+    /// Sorted by place; what is nowhere comes last.
+    pub fn new(mut list: Vec<Problem>, sources: Arc<Sources>) -> Problems {
+        list.sort_by_key(|problem| (problem.place.is_none(), problem.place.map(|at| (at.file, at.start))));
+        list.dedup();
+        Problems { list, sources, unreadable: false }
+    }
+
+    /// The file itself could not be read: nothing can be said about what is in it.
+    pub fn unreadable(problem: Problem) -> Problems {
+        Problems { list: vec![problem], sources: Arc::default(), unreadable: true }
+    }
+
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.list.iter()
+    }
+
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// For a person: each problem with its line and a mark, then how many there are.
+    pub fn render(&self, renderer: &Renderer) -> String {
+        let mut out = String::new();
+        for problem in self.list.iter().take(PROBLEMS_SHOWN_MAX) {
+            self.render_one(problem, renderer, &mut out);
+            out.push_str("\n\n");
+        }
+        if self.unreadable {
+            out.truncate(out.trim_end().len());
+            out.push('\n');
+            return out;
+        }
+        let count = self.list.len();
+        let more = count.saturating_sub(PROBLEMS_SHOWN_MAX);
+        if more > 0 {
+            let _ = writeln!(out, "... and {more} more\n");
+        }
+        let _ = writeln!(out, "{count} {}", if count == 1 { "problem" } else { "problems" });
+        out
+    }
+
+    fn render_one(&self, problem: &Problem, renderer: &Renderer, out: &mut String) {
+        let title = problem.title();
+        let first = problem.place.map(|place| (place, problem.hint.as_deref().unwrap_or_default()));
+        let places = first.into_iter().chain(problem.also.iter().map(|(place, word)| (*place, word.as_str())));
+        let snippets: Vec<_> = places
+            .enumerate()
+            .filter_map(|(index, (place, word))| {
+                let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+                let line = self.sources.line(place)?;
+                let annotation = kind.span(line.mark.0..line.mark.1).label((!word.is_empty()).then_some(word));
+                let path = shown_path(self.sources.path(place.file)?);
+                Some(Snippet::source(line.text).line_start(line.number).path(path).annotation(annotation))
+            })
+            .collect();
+        let group = Level::ERROR.no_name().primary_title(&title).elements(snippets);
+        let hint = problem.hint.as_deref().filter(|_| problem.place.is_none());
+        let group = group.elements(hint.map(|hint| Level::HELP.message(hint)));
+        out.push_str(renderer.render(&[group]).trim_end());
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(&Renderer::plain()))
+    }
+}
+
+impl fmt::Debug for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.list).finish()
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// A path with nothing in it that a terminal would act on.
+fn shown_path(path: &Path) -> String {
+    path.display().to_string().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A value as it would be written in the file, cut when long; control characters are escaped.
+pub fn quoted(value: &str) -> String {
+    let mut out = String::from("\"");
+    for (index, c) in value.chars().enumerate() {
+        match c {
+            _ if index == QUOTED_CHARS_MAX => {
+                out.push('…');
+                break;
+            }
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// `a`, `b` and `c`, as they would be written in the file.
+pub fn alternatives<'a>(values: impl IntoIterator<Item = &'a str>) -> String {
+    let mut values: Vec<String> = values.into_iter().map(quoted).collect();
+    match values.pop() {
+        None => String::new(),
+        Some(last) if values.is_empty() => last,
+        Some(last) => format!("{} or {last}", values.join(", ")),
+    }
+}
 
 /// The name among `known` that `text` was most likely meant to be. `None`: nothing is close.
 pub fn closest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Nothing in the file has a longer name; the distance costs the product of both lengths.
+    if text.len() > QUOTED_CHARS_MAX {
+        return None;
+    }
     // One slip in a short word, one per three letters in a longer one; a transposition counts as one.
     let slips_max = (text.chars().count() / 3).max(1);
     let lower = text.to_lowercase();
@@ -11,4 +279,110 @@ pub fn closest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .filter(|(slips, known)| *slips <= slips_max && *slips < known.chars().count())
         .min_by_key(|(slips, _)| *slips)
         .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(text: &str) -> Sources {
+        let mut sources = Sources::default();
+        sources.add(Path::new("gateway.toml"), text);
+        sources
+    }
+
+    fn place(start: usize, end: usize) -> Place {
+        Place { file: 0, start, end }
+    }
+
+    #[test]
+    fn a_problem_shows_its_line_and_marks_the_word() {
+        let text = "[[route]]\nupstream = \"ordesr\"\n";
+        let problem = Problem::new("route[0].upstream", "no upstream is named \"ordesr\"")
+            .meant(Some("orders"))
+            .at(place(21, 29))
+            .also(place(0, 9), "in this route");
+        let problems = Problems::new(vec![problem], Arc::new(sources(text)));
+        insta::assert_snapshot!(problems, @r#"
+        route[0].upstream: no upstream is named "ordesr" (did you mean "orders"?)
+         --> gateway.toml:2:12
+          |
+        2 | upstream = "ordesr"
+          |            ^^^^^^^^
+          |
+         ::: gateway.toml:1:1
+          |
+        1 | [[route]]
+          | --------- in this route
+
+        1 problem
+        "#);
+    }
+
+    #[test]
+    fn problems_come_in_the_order_of_their_lines() {
+        let list = vec![
+            Problem::new("", "nowhere"),
+            Problem::new("b", "second").at(place(2, 3)),
+            Problem::new("a", "first").at(place(0, 1)),
+        ];
+        let problems = Problems::new(list, Arc::new(sources("a\nb\n")));
+        let order: Vec<_> = problems.iter().map(|problem| problem.what.as_str()).collect();
+        assert_eq!(order, ["first", "second", "nowhere"]);
+    }
+
+    #[test]
+    fn a_mask_hides_the_value_and_moves_nothing() {
+        let text = "token = \"geheim\u{e9}\"\nnext = 1\n";
+        let mut sources = sources(text);
+        sources.mask(place(8, 18));
+        assert_eq!(sources.files[0].text, "token = **********\nnext = 1\n".replace("**********", &"*".repeat(10)));
+        assert_eq!(sources.line_column(place(text.find("next").unwrap(), 0)), Some((2, 1)));
+    }
+
+    #[test]
+    fn a_place_beyond_the_text_does_no_harm() {
+        let list = vec![
+            Problem::new("a", "far").at(place(100, 200)),
+            Problem::new("b", "backwards").at(place(3, 1)),
+            Problem::new("c", "no such file").at(Place { file: 7, start: 0, end: 1 }),
+            Problem::new("d", "inside a character").at(place(1, 2)),
+        ];
+        let text = Problems::new(list, Arc::new(sources("\u{e9}\u{e9}"))).to_string();
+        assert!(text.ends_with("4 problems\n"), "{text}");
+    }
+
+    #[test]
+    fn what_a_terminal_would_act_on_is_not_printed() {
+        let text = "a = \"\u{1b}[31m\u{202e}\"";
+        let problem = Problem::new("a", format!("not {}", quoted("\u{1b}[31m"))).at(place(4, 12));
+        let problems = Problems::new(vec![problem], Arc::new(sources(text)));
+        assert!(!problems.to_string().contains(['\u{1b}', '\u{202e}']), "{problems}");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_its_mark() {
+        let text = format!("{}x{}", "a".repeat(100_000), "b".repeat(100_000));
+        let problem = Problem::new("a", "long").at(place(100_000, 100_001));
+        let shown = Problems::new(vec![problem], Arc::new(sources(&text))).to_string();
+        assert!(shown.len() < 1000 && shown.contains("axb"), "{shown}");
+        assert!(shown.contains("gateway.toml:1:100001"), "{shown}");
+    }
+
+    #[test]
+    fn a_slip_is_recognized_and_another_word_is_not() {
+        let known = ["methods", "path", "upstream", "auth"];
+        for (text, expected) in [
+            ("methds", Some("methods")),
+            ("Methods", Some("methods")),
+            ("pathe", Some("path")),
+            ("upstraem", Some("upstream")),
+            ("atuh", Some("auth")),
+            ("host", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(closest(text, known), expected, "{text}");
+        }
+    }
 }

@@ -1,6 +1,86 @@
-//! From TOML text to a [`Config`](model::Config) that holds together, or every problem it has.
+//! From TOML text to a [`Config`] that holds together, or every problem it has.
+//!
+//! `bawab run` and `bawab check` call [`load`], and nothing else reads configuration. The way of a file: [`read`] parses
+//! it, follows `include` and merges the trees; [`walk`] checks the one tree against the [`shape`] of the model; [`checks`]
+//! looks at what belongs together; then serde makes a [`Config`]. Each step reports what it can, so that one run shows
+//! every problem. A file that loads has no problem: serde finds nothing that was not found before.
 
 pub mod model;
 pub mod template;
 pub mod units;
 pub mod words;
+
+mod checks;
+mod expand;
+mod places;
+mod read;
+mod secrets;
+mod shape;
+mod tree;
+mod veil;
+mod walk;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize as _;
+
+pub use model::Config;
+pub use shape::schema;
+
+use crate::problem::{Place, Problem, Problems, Sources};
+use places::Places;
+
+/// A configuration without problems, and what is needed to point into its text.
+pub struct Loaded {
+    pub config: Config,
+    /// The files that were read, the first one first.
+    pub files: Vec<PathBuf>,
+    places: Places,
+    sources: Arc<Sources>,
+}
+
+impl Loaded {
+    /// Where `key` (`route[2].upstream`) was written, or the table it would be in.
+    pub fn place(&self, key: &str) -> Option<Place> {
+        self.places.find(key)
+    }
+
+    /// A problem at `key`, for what only shows when the configuration is compiled.
+    pub fn problem(&self, key: &str, what: impl Into<String>) -> Problem {
+        Problem::new(key, what).at(self.place(key))
+    }
+
+    /// Makes what was found ready to be shown with the lines it is about.
+    pub fn problems(&self, list: Vec<Problem>) -> Problems {
+        Problems::new(list, Arc::clone(&self.sources))
+    }
+}
+
+/// Reads the file at `path` and everything it includes, with this process's environment.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    load_with(path, &|name| std::env::var(name).ok())
+}
+
+/// [`load`] with an environment of one's own.
+pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
+    let shape = shape::config();
+    let read::Read { mut tree, sources, problems, complete } = read::read(path, shape, environment)?;
+    let mut walk = walk::Walk { environment, sources: &sources, root: shape, problems };
+    walk.check("", &mut tree, shape);
+    let mut problems = walk.problems;
+    // What a file that could not be read defines would be missed everywhere.
+    if complete {
+        checks::all(&tree, &mut problems);
+    }
+    let sources = Arc::new(sources);
+    if !problems.is_empty() {
+        return Err(Problems::new(problems, sources));
+    }
+    let places = Places::of(&tree);
+    let files = sources.paths().map(Path::to_owned).collect();
+    match Config::deserialize(tree.into_toml()) {
+        Ok(config) => Ok(Loaded { config, files, places, sources }),
+        Err(error) => Err(Problems::new(vec![Problem::new("", error.message())], sources)),
+    }
+}

@@ -443,6 +443,7 @@ pub struct Route {
     #[schemars(with = "words::Name")]
     pub upstream: String,
     /// Who may use it. Must be written: `"none"` lets everybody in.
+    #[schemars(extend("x-missing" = "write `auth = \"none\"` to let everybody in"))]
     pub auth: Auth,
     /// Header edits on the way in and out. `${client_ip}`, `${request_id}`, `${route}`, `${host}`, `${method}`, `${path}`, `${scheme}` are replaced.
     #[serde(default)]

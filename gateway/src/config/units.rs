@@ -97,19 +97,14 @@ fn split_number(text: &str) -> Option<(Result<u64, UnitError>, &str)> {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut millis = self.0.as_millis();
+        let millis = self.0.as_millis();
         if millis == 0 {
             return f.write_str("0s");
         }
         // Days are read but not written: `24h` is what people say.
-        for (unit, factor) in &TIME_UNITS[1..] {
-            let count = millis / u128::from(*factor);
-            millis %= u128::from(*factor);
-            if count > 0 {
-                write!(f, "{count}{unit}")?;
-            }
-        }
-        Ok(())
+        let exact = TIME_UNITS[1..].iter().find(|(_, factor)| millis.is_multiple_of(u128::from(*factor)));
+        let (unit, factor) = exact.copied().unwrap_or(("ms", 1));
+        write!(f, "{}{unit}", millis / u128::from(factor))
     }
 }
 
@@ -312,7 +307,7 @@ mod tests {
 
     #[test]
     fn what_is_written_back_is_what_people_write() {
-        for text in ["0s", "250ms", "1s500ms", "30s", "1h30m", "24h"] {
+        for text in ["0s", "250ms", "1500ms", "30s", "75s", "5m", "90m", "24h"] {
             assert_eq!(text.parse::<Time>().unwrap().to_string(), text);
         }
         for text in ["0B", "240B", "64KiB", "100MiB", "1MB", "1TB", "1500B"] {

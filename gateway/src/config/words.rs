@@ -89,7 +89,7 @@ fn name(text: &str) -> Result<(), Wrong> {
     Err(Wrong::because("a name is 1 to 64 letters, digits, `_`, `-` and `.`: it becomes a label in metrics"))
 }
 
-fn secret(text: &str) -> Result<(), Wrong> {
+pub(super) fn secret(text: &str) -> Result<(), Wrong> {
     // It travels in a header field, as `Authorization: Bearer`.
     match text {
         "" => Err(Wrong::because("it is empty, which would let everybody in")),

@@ -1,0 +1,293 @@
+//! What must fit together: names that are referred to, what may be there once, bounds that depend on each other.
+//!
+//! Works on the tree and not on the model, so that it finds what it can while other keys are still wrong; what is missing
+//! or malformed was reported before and is passed over here.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use http1::{PathPolicy, Rule};
+
+use super::tree::Node;
+use super::units::Time;
+use super::walk::join;
+use super::words::split_pattern;
+use crate::problem::{Place, Problem, closest};
+
+/// Everything that is wrong between the keys of `tree`.
+pub(super) fn all(tree: &Node, problems: &mut Vec<Problem>) {
+    at_least_one(tree, problems);
+    listeners(tree, problems);
+    admin(tree, problems);
+    limits(tree, problems);
+    for (name, node) in chosen(tree, "upstream") {
+        upstream(&join("upstream", name), node, problems);
+    }
+    routes(tree, problems);
+}
+
+fn at_least_one(tree: &Node, problems: &mut Vec<Problem>) {
+    for (list, remedy) in [
+        ("listener", "none: write `[[listener]]` and its `address`"),
+        ("route", "none: write `[[route]]` with `path`, `upstream` and `auth`"),
+    ] {
+        if tree.get(list).is_none() {
+            problems.push(Problem::new(list, remedy).at(tree.place));
+        }
+    }
+}
+
+fn listeners(tree: &Node, problems: &mut Vec<Problem>) {
+    let trusts = tree.get("gateway").and_then(|gateway| gateway.get("trusted_hops"));
+    let mut names = Once::default();
+    let mut addresses = Once::default();
+    if let Some(admin) = tree.get("admin").and_then(|admin| admin.get("address")) {
+        addresses.see("admin.address".to_owned(), admin, address(admin), problems);
+    }
+    for (path, listener) in list(tree, "listener") {
+        if let Some(name) = listener.get("name") {
+            names.see(format!("{path}.name"), name, name.text().map(str::to_owned), problems);
+        }
+        if let Some(node) = listener.get("address") {
+            addresses.see(format!("{path}.address"), node, address(node), problems);
+        }
+        if let Some(node) = listener.get("client_address").filter(|node| node.text() == Some("forwarded"))
+            && trusts.is_none_or(|trusts| trusts.items().is_empty())
+        {
+            let what = "nobody's `X-Forwarded-For` would be believed: `gateway.trusted_hops` is empty";
+            problems.push(Problem::new(format!("{path}.client_address"), what).at(node.place));
+        }
+    }
+}
+
+/// An address in the one form it is compared in. `None`: any port will do, so two of them are two sockets.
+fn address(node: &Node) -> Option<String> {
+    let text = node.text()?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => None,
+        Ok(address) => Some(address.to_string()),
+        Err(_) => Some(text.to_owned()),
+    }
+}
+
+fn admin(tree: &Node, problems: &mut Vec<Problem>) {
+    let Some(admin) = tree.get("admin") else { return };
+    let Some(address) = admin.get("address") else { return };
+    let is_public = address
+        .text()
+        .and_then(|text| text.parse::<SocketAddr>().ok())
+        .is_some_and(|address| !address.ip().to_canonical().is_loopback());
+    if is_public && admin.get("token").is_none() && admin.get("token_file").is_none() {
+        let what = "whoever reaches this address could ask everything: it needs `token_file`, or a loopback address";
+        problems.push(Problem::new("admin.address", what).at(address.place));
+    }
+}
+
+fn limits(tree: &Node, problems: &mut Vec<Problem>) {
+    if let Some(limits) = tree.get("limits")
+        && let (Some(one), Some(all)) = (limits.get("connections_per_address"), limits.get("connections"))
+        && let (Some(Some(one_count)), Some(Some(all_count))) = (one.integer(), all.integer())
+        && one_count > all_count
+    {
+        let what = "more than `limits.connections`, so it would never be reached";
+        let problem = Problem::new("limits.connections_per_address", what).at(one.place);
+        problems.push(problem.also(all.place, "the smaller bound"));
+    }
+    if let Some(timeouts) = tree.get("timeouts") {
+        for (short, long) in [
+            ("head", "connection_age"),
+            ("body_idle", "connection_age"),
+            ("keep_alive", "connection_age"),
+            ("tunnel_idle", "tunnel_age"),
+        ] {
+            in_order("timeouts", timeouts, short, long, problems);
+        }
+    }
+}
+
+/// Two waits of which the longer ends everything: the other must be shorter to mean anything. Only if both are written: a
+/// default beyond a bound somebody chose does no harm.
+fn in_order(path: &str, table: &Node, short: &str, long: &str, problems: &mut Vec<Problem>) {
+    let (Some(first), Some(second)) = (table.get(short), table.get(long)) else { return };
+    let time = |node: &Node| node.text().and_then(|text| text.parse::<Time>().ok());
+    if let (Some(short_time), Some(long_time)) = (time(first), time(second))
+        && short_time > long_time
+    {
+        let what = format!("longer than `{long}`, so it would never be reached");
+        problems.push(Problem::new(join(path, short), what).at(first.place).also(second.place, "the shorter time"));
+    }
+}
+
+fn upstream(path: &str, node: &Node, problems: &mut Vec<Problem>) {
+    let endpoints = node.get("endpoints").map(Node::items).unwrap_or_default();
+    let mut addresses = Once::default();
+    for (index, endpoint) in endpoints.iter().enumerate() {
+        let address = endpoint.get("address").unwrap_or(endpoint);
+        let key = format!("{path}.endpoints[{index}]");
+        addresses.see(key, address, address.text().map(str::to_ascii_lowercase), problems);
+    }
+    let weight = |endpoint: &Node| endpoint.get("weight").and_then(Node::integer).flatten();
+    if !endpoints.is_empty() && endpoints.iter().all(|endpoint| weight(endpoint) == Some(0)) {
+        let what = "every weight is 0, so none of them would get a request";
+        let place = node.get("endpoints").map(|endpoints| endpoints.place);
+        problems.push(Problem::new(join(path, "endpoints"), what).at(place));
+    }
+    if let Some(host) = node.get("host").filter(|host| host.text() == Some("endpoint"))
+        && let Some(socket) = endpoints
+            .iter()
+            .map(|endpoint| endpoint.get("address").unwrap_or(endpoint))
+            .find(|address| address.text().is_some_and(|text| text.starts_with("unix:")))
+    {
+        let what = "a unix socket has no name a `Host` could hold: write the host it expects";
+        problems.push(Problem::new(join(path, "host"), what).at(host.place).also(socket.place, "this endpoint"));
+    }
+    if let Some(timeout) = node.get("timeout") {
+        for short in ["connect", "first_byte", "idle"] {
+            in_order(&join(path, "timeout"), timeout, short, "total", problems);
+        }
+    }
+    if let Some(pool) = node.get("pool") {
+        in_order(&join(path, "pool"), pool, "idle", "age", problems);
+    }
+}
+
+fn routes(tree: &Node, problems: &mut Vec<Problem>) {
+    let mut names = Once::default();
+    // By host and path.
+    let mut taken: HashMap<(String, String), Vec<Taken>> = HashMap::new();
+    for (path, route) in list(tree, "route") {
+        if let Some(name) = route.get("name") {
+            names.see(format!("{path}.name"), name, name.text().map(str::to_owned), problems);
+        }
+        known_upstream(tree, &path, route, problems);
+        reachable(&path, route, problems);
+        let mut methods = Once::default();
+        for (index, method) in route.get("methods").map(Node::items).unwrap_or_default().iter().enumerate() {
+            methods.see(format!("{path}.methods[{index}]"), method, method.text().map(str::to_owned), problems);
+        }
+        for side in ["request", "response"] {
+            for edit in ["set", "add"] {
+                let edits = route.get("headers").and_then(|headers| headers.get(side)?.get(edit));
+                let path = format!("{path}.headers.{side}.{edit}");
+                field_names(&path, edits, problems);
+            }
+        }
+        if let Some((host, pattern, place)) = matched(route) {
+            let methods: Vec<String> = texts(route.get("methods")).map(str::to_owned).collect();
+            let others = taken.entry((host, pattern)).or_default();
+            if let Some(other) = others.iter().find(|other| overlap(&other.methods, &methods)) {
+                let what = format!("`{}` takes the same requests", other.path);
+                let problem = Problem::new(format!("{path}.path"), what).at(place);
+                problems.push(problem.also(other.place, format!("`{}`", other.path)));
+            }
+            others.push(Taken { path, place, methods });
+        }
+    }
+}
+
+/// Who takes requests for a host and path.
+struct Taken {
+    /// Key path of the route.
+    path: String,
+    place: Place,
+    methods: Vec<String>,
+}
+
+/// Host, path and place of the path, if the route has a path.
+fn matched(route: &Node) -> Option<(String, String, Place)> {
+    let host = route.get("host").map(|host| host.text().unwrap_or_default().to_ascii_lowercase());
+    let path = route.get("path")?;
+    Some((host.unwrap_or_default(), path.text()?.to_owned(), path.place))
+}
+
+/// No methods are all methods.
+fn overlap(some: &[String], others: &[String]) -> bool {
+    some.is_empty() || others.is_empty() || some.iter().any(|method| others.contains(method))
+}
+
+fn known_upstream(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
+    let Some(upstream) = route.get("upstream") else { return };
+    let Some(name) = upstream.text() else { return };
+    let known = || chosen(tree, "upstream").map(|(name, _)| name);
+    if known().any(|known| known == name) {
+        return;
+    }
+    let problem = Problem::new(format!("{path}.upstream"), format!("no upstream is named {}", upstream.shown()));
+    let problem = problem.at(upstream.place);
+    problems.push(match closest(name, known()) {
+        Some(meant) => problem.meant(Some(meant)),
+        None => problem.hint(format!("there must be a `[{}]`", join("upstream", name))),
+    });
+}
+
+/// A path that its own route's policy refuses gets no request.
+fn reachable(path: &str, route: &Node, problems: &mut Vec<Problem>) {
+    let Some(pattern) = route.get("path") else { return };
+    let Some((exact, _)) = pattern.text().map(split_pattern) else { return };
+    let own = |key: &str| route.get("path_policy").and_then(|policy| policy.get(key)?.text());
+    let rule = |key: &str| match own(key) {
+        Some("keep") => Rule::Keep,
+        Some("decode") => Rule::Decode,
+        _ => Rule::Refuse,
+    };
+    let policy = PathPolicy {
+        encoded_slash: rule("encoded_slash"),
+        backslash: rule("backslash"),
+        semicolon: rule("semicolon"),
+        refuse_double_slash: own("double_slash") == Some("refuse"),
+    };
+    let refused = |policy: &PathPolicy| http1::canonical_path(exact.as_bytes(), policy, &mut Vec::new()).err();
+    // What no policy lets through was reported as malformed.
+    if refused(&PathPolicy::KEEP).is_none()
+        && let Some(fault) = refused(&policy)
+    {
+        let what = format!("this route's `path_policy` refuses such a path: {}", fault.detail());
+        problems.push(Problem::new(format!("{path}.path"), what).at(pattern.place));
+    }
+}
+
+/// Field names are the same in any case.
+fn field_names(path: &str, edits: Option<&Node>, problems: &mut Vec<Problem>) {
+    let Some(table) = edits.and_then(Node::table) else { return };
+    let mut seen: HashMap<String, Place> = HashMap::new();
+    for entry in &table.entries {
+        if let Some(first) = seen.insert(entry.name.to_ascii_lowercase(), entry.name_place) {
+            let problem = Problem::new(join(path, &entry.name), "written twice: field names are the same in any case");
+            problems.push(problem.at(entry.name_place).also(first, "first written here"));
+        }
+    }
+}
+
+/// Values of which each may be there once.
+#[derive(Default)]
+struct Once {
+    seen: HashMap<String, (String, Place)>,
+}
+
+impl Once {
+    fn see(&mut self, key: String, node: &Node, value: Option<String>, problems: &mut Vec<Problem>) {
+        let Some(value) = value else { return };
+        if let Some((other, place)) = self.seen.get(&value) {
+            let what = format!("`{other}` says {} too", node.shown());
+            problems.push(Problem::new(key, what).at(node.place).also(*place, "the other one"));
+            return;
+        }
+        self.seen.insert(value, (key, node.place));
+    }
+}
+
+/// The items of the list `name`, each with its key path.
+fn list<'a>(tree: &'a Node, name: &'a str) -> impl Iterator<Item = (String, &'a Node)> {
+    let items = tree.get(name).map(Node::items).unwrap_or_default();
+    items.iter().enumerate().map(move |(index, item)| (format!("{name}[{index}]"), item))
+}
+
+/// The chosen names of the table `name` and what they stand for.
+fn chosen<'a>(tree: &'a Node, name: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
+    let table = tree.get(name).and_then(Node::table);
+    table.into_iter().flat_map(|table| table.entries.iter().map(|entry| (entry.name.as_str(), &entry.node)))
+}
+
+fn texts(node: Option<&Node>) -> impl Iterator<Item = &str> {
+    node.map(Node::items).unwrap_or_default().iter().filter_map(Node::text)
+}
