@@ -1,14 +1,85 @@
-//! The command line: one file a subcommand.
+//! The command line: one file per subcommand. Answers go to stdout, everything else to stderr.
 
-pub mod run;
+pub mod check;
+mod run;
+pub mod schema;
+pub mod version;
 
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Runs what the command line asks for.
-pub fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    match (args.next(), args.next()) {
-        (Some(command), Some(file)) if command == "run" => run::run(file.as_ref()),
-        _ => ExitCode::from(2),
+use annotate_snippets::Renderer;
+
+use crate::problem::Problems;
+
+/// Where the configuration is when nothing else is said.
+pub const FILE_DEFAULT: &str = "/etc/bawab/gateway.toml";
+
+/// The configuration is wrong.
+pub const EXIT_PROBLEMS: u8 = 1;
+/// The command line is wrong, or the file cannot be read. Also what clap ends with.
+pub const EXIT_USAGE: u8 = 2;
+
+/// An edge API gateway: an XDP door in the kernel, a thread-per-core io_uring proxy behind it.
+#[derive(Debug, clap::Parser)]
+#[command(name = "bawab", version = version::VERSION)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Runs the gateway until SIGTERM or SIGINT, then lets running exchanges finish.
+    ///
+    /// Ends with 0 if all of them did, 1 if it could not start, 2 if the file cannot be read, 3 if exchanges were cut.
+    Run {
+        /// The configuration.
+        #[arg(default_value = FILE_DEFAULT)]
+        file: PathBuf,
+    },
+    /// Reads a configuration as `run` does, and shows every problem it has.
+    ///
+    /// Ends with 0 if there is none, 1 if there are problems, 2 if the file cannot be read.
+    Check {
+        /// The configuration.
+        #[arg(default_value = FILE_DEFAULT)]
+        file: PathBuf,
+    },
+    /// Prints the JSON Schema of the configuration: every key with its meaning, default and bounds.
+    Schema,
+    /// Prints the version and how this binary was built.
+    Version,
+}
+
+/// Runs a command to its end.
+pub fn dispatch(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Run { file } => run::main(&file),
+        Command::Check { file } => check::main(&file),
+        Command::Schema => schema::main(),
+        Command::Version => version::main(),
+    }
+}
+
+/// Shows problems on stderr, in colour if it is a terminal that wants it. What the process should end with.
+pub fn show_problems(problems: &Problems) -> ExitCode {
+    let mut stderr = io::stderr().lock();
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let renderer = if stderr.is_terminal() && !is_plain { Renderer::styled() } else { Renderer::plain() };
+    // Whoever closed stderr does not want to know.
+    let _ = stderr.write_all(problems.render(&renderer).as_bytes());
+    ExitCode::from(if problems.is_unreadable() { EXIT_USAGE } else { EXIT_PROBLEMS })
+}
+
+/// Prints a command's answer. A closed pipe (`bawab schema | head`) is no failure.
+fn answer(text: &str) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "cannot write to stdout: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
 }

@@ -3,42 +3,40 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::model::{Config, Format, Level};
+use super::{check, show_problems};
+use crate::config::model::{self, Config};
 use crate::control::{self, Ended};
 use crate::observe::events;
 
-/// Exit codes: 0 every exchange came to its end; 1 it did not start, or was cut; 2 usage.
-pub fn run(file: &Path) -> ExitCode {
-    let config: Config = match std::fs::read_to_string(file)
-        .map_err(|error| error.to_string())
-        .and_then(|text| toml::from_str(&text).map_err(|error| error.to_string()))
-    {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{error}");
-            return ExitCode::from(1);
-        }
+/// Exchanges were cut at the end, or a worker died.
+const EXIT_CUT: u8 = 3;
+
+pub(super) fn main(path: &Path) -> ExitCode {
+    let loaded = match check::check(path) {
+        Ok(loaded) => loaded,
+        Err(problems) => return show_problems(&problems),
     };
-    start_events(&config);
-    match control::run(config) {
+    start_events(&loaded.config);
+    match control::run(loaded.config) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
-        Ok(Ended::Cut | Ended::Failed) => ExitCode::from(1),
+        Ok(Ended::Cut | Ended::Failed) => ExitCode::from(EXIT_CUT),
         Err(error) => {
             tracing::error!("{error}");
-            ExitCode::from(1)
+            ExitCode::FAILURE
         }
     }
 }
 
 fn start_events(config: &Config) {
     let level = match config.log.level {
-        Level::Error => tracing::Level::ERROR,
-        Level::Warn => tracing::Level::WARN,
-        _ => tracing::Level::INFO,
+        model::Level::Error => tracing::Level::ERROR,
+        model::Level::Warn => tracing::Level::WARN,
+        model::Level::Info => tracing::Level::INFO,
     };
     let format = match config.log.format {
-        Format::Text => events::Format::Text,
-        Format::Json => events::Format::Json,
+        model::Format::Text => events::Format::Text,
+        model::Format::Json => events::Format::Json,
     };
+    // A second call in one process has no effect, and nothing to say.
     events::start(level, format);
 }

@@ -200,9 +200,9 @@ fn matched(route: &Node) -> Option<(String, String, Place)> {
     Some((host.unwrap_or_default(), path.text()?.to_owned(), path.place))
 }
 
-/// No methods are all methods.
+/// No methods are all methods, and a route that names a method goes before one for all.
 fn overlap(some: &[String], others: &[String]) -> bool {
-    some.is_empty() || others.is_empty() || some.iter().any(|method| others.contains(method))
+    (some.is_empty() && others.is_empty()) || some.iter().any(|method| others.contains(method))
 }
 
 fn known_upstream(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {

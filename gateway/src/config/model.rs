@@ -55,6 +55,17 @@ pub struct Gateway {
     /// The name this gateway gives itself in `Via`. Default `bawab`. A token (RFC 9110 §7.6.3).
     #[schemars(with = "Option<words::Token>")]
     pub via: Option<String>,
+    /// How upstreams are told about the client: `x_forwarded` (default: `X-Forwarded-For`, `-Proto` and `-Host`) or `forwarded` (RFC 7239).
+    pub forwarded: ForwardedField,
+}
+
+/// How upstreams are told about the client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardedField {
+    #[default]
+    XForwarded,
+    Forwarded,
 }
 
 /// How many worker threads.
@@ -299,24 +310,12 @@ pub struct Upstream {
     #[serde(default)]
     #[schemars(with = "Option<words::UpstreamHost>")]
     pub host: Option<String>,
-    /// What it is told about the client: `x_forwarded` (default: `X-Forwarded-For`, `-Proto` and `-Host`) or `forwarded` (RFC 7239).
-    #[serde(default)]
-    pub forwarded: ForwardedField,
     /// Waits, each with its own refusal.
     #[serde(default)]
     pub timeout: UpstreamTimeout,
     /// Connections kept for reuse.
     #[serde(default)]
     pub pool: Pool,
-}
-
-/// How a service is told about the client.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ForwardedField {
-    #[default]
-    XForwarded,
-    Forwarded,
 }
 
 /// An endpoint: its address alone, or with a weight.
@@ -420,7 +419,7 @@ impl Default for Pool {
     }
 }
 
-/// Which request goes where. The most specific route wins: exact host over `*.suffix` over any, exact path over the longest prefix.
+/// Which request goes where. The most specific route wins: exact host over `*.suffix` over any, exact path over the longest prefix, the route that names the method over one for all.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {

@@ -132,11 +132,9 @@ impl Size {
     pub const fn from_mib(mib: u64) -> Size {
         Size(mib * 1024 * 1024)
     }
-}
 
-impl From<Size> for u64 {
-    fn from(size: Size) -> u64 {
-        size.0
+    pub const fn bytes(self) -> u64 {
+        self.0
     }
 }
 

@@ -325,7 +325,7 @@ fn field_name(text: &str) -> Result<(), Wrong> {
             "it speaks of one connection, which is the gateway's"
         }
         "via" => "the gateway writes it: use `gateway.via`",
-        "forwarded" => "the gateway writes it: use `forwarded` of the upstream",
+        "forwarded" => "the gateway writes it: use `gateway.forwarded`",
         dashed if dashed.starts_with("x-forwarded-") => "the gateway writes it, see `gateway.trusted_hops`",
         dashed if dashed.starts_with("proxy-") => "it speaks to the next proxy only, and is never passed on",
         _ => return Ok(()),

@@ -24,7 +24,7 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
                 Some("endpoint") => HostPolicy::Endpoint,
                 Some(fixed) => HostPolicy::Fixed(fixed.to_owned()),
             },
-            forwarded: upstream.forwarded,
+            forwarded: config.gateway.forwarded,
             timeouts: UpstreamTimeouts {
                 connect: ms(upstream.timeout.connect.into()),
                 first_byte: ms(upstream.timeout.first_byte.into()),
