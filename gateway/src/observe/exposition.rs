@@ -1,7 +1,10 @@
 //! The counters as text for a scraper: adds the cores up and writes them out through `prometheus-client`, which knows the
 //! format and its escapes. Runs on the control side; reads every cell once and keeps nothing.
 
-use std::fmt::{self, Debug};
+#[cfg(test)]
+mod scraper;
+
+use std::fmt;
 use std::sync::Weak;
 use std::time::UNIX_EPOCH;
 
@@ -53,7 +56,7 @@ fn workers(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     for rows in CORE_ROWS.chunk_by(|one, next| one.family == next.family) {
         let Row { family, help, reading, .. } = &rows[0];
         let kind = match reading {
-            Reading::Counter(_) => MetricType::Counter,
+            Reading::Counter(_) | Reading::CounterByWorker(_) => MetricType::Counter,
             Reading::Gauge(_) | Reading::GaugeByWorker(_) | Reading::MicrosecondsByWorker(_) => MetricType::Gauge,
         };
         let mut family = families.begin(family, help, kind)?;
@@ -65,6 +68,11 @@ fn workers(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
                     match row.label {
                         Some(label) => family.counter(&[label], total)?,
                         None => family.total(total)?,
+                    }
+                }
+                Reading::CounterByWorker(field) => {
+                    for (worker, core) in cores.enumerate() {
+                        family.counter(&[("worker", worker)], field(core).get())?;
                     }
                 }
                 Reading::Gauge(field) => {
@@ -257,5 +265,120 @@ impl Family<'_> {
         }
         let seconds = sum.sum_us as f64 / 1e6;
         self.0.encode_family(labels)?.encode_histogram::<NoLabelSet>(seconds, sum.count(), &buckets, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::scraper::{labels_text, parse};
+    use super::*;
+    use crate::observe::metrics::SERIES_MAX;
+
+    const CODES: &[&str] = &["head_timeout", "no_route"];
+
+    /// Two workers that have seen a little of everything.
+    fn counted() -> Arc<Metrics> {
+        let metrics = Metrics::new(2, CODES);
+        for (worker, times) in [(0, 3), (1, 4)] {
+            let core = metrics.core(worker);
+            core.connections_accepted.add(times);
+            core.connections_open.inc();
+            core.connections_refused_fd.inc();
+            core.turn_longest_us.set(1_500 * times as i64);
+            core.refusals[1].add(times);
+            let route = metrics.route("books");
+            let route = route.core(worker);
+            route.class(200).inc();
+            route.class(503).inc();
+            route.duration.observe_us(50);
+            route.duration.observe_us(70_000_000);
+            route.request_bytes.add(10);
+            route.response_bytes.add(1_000);
+            let upstream = metrics.upstream("shelf");
+            let upstream = upstream.core(worker);
+            upstream.requests.inc();
+            upstream.first_byte.observe_us(1_000);
+        }
+        metrics
+    }
+
+    #[test]
+    fn everything_counted_is_reported() {
+        // Figures of this very process differ from run to run.
+        let is_ours = |line: &&str| line.starts_with('#') || !line.starts_with("process_");
+        let text = counted().render();
+        insta::assert_snapshot!(text.lines().filter(is_ours).collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn the_text_is_strictly_well_formed() {
+        let families = parse(&counted().render());
+        assert_eq!(families["bawab_connections_accepted"].samples["_total{}"], 7.0);
+        assert_eq!(families["bawab_connections_open"].samples["{worker=\"1\"}"], 1.0);
+        assert_eq!(families["bawab_worker_turn_longest_seconds"].samples["{worker=\"1\"}"], 0.006);
+        assert_eq!(families["bawab_refusals"].samples["_total{code=\"no_route\"}"], 7.0);
+        let durations = &families["bawab_route_duration_seconds"].samples;
+        assert_eq!(durations["_count{route=\"books\"}"], 4.0);
+        assert_eq!(durations["_sum{route=\"books\"}"], 140.0001);
+        assert_eq!(durations["_bucket{le=\"0.00005\",route=\"books\"}"], 2.0);
+        assert_eq!(durations["_bucket{le=\"60.0\",route=\"books\"}"], 2.0);
+        for name in ["process_resident_memory_bytes", "process_open_fds", "process_max_fds"] {
+            assert!(families[name].samples["{}"] > 0.0, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_gateway_without_routes_is_well_formed() {
+        let families = parse(&Metrics::new(1, &[]).render());
+        assert!(families["bawab_route_requests"].samples.is_empty());
+    }
+
+    #[test]
+    fn names_beyond_the_limit_are_counted_and_share_a_label() {
+        let metrics = Metrics::new(1, &[]);
+        let held: Vec<_> = (0..=SERIES_MAX).map(|at| metrics.route(&at.to_string())).collect();
+        held[SERIES_MAX].core(0).class(200).inc();
+        let families = parse(&metrics.render());
+        assert_eq!(families["bawab_series_shared"].samples["_total{label=\"route\"}"], 1.0);
+        let other = "_total{route=\"other\",class=\"2xx\"}";
+        assert_eq!(families["bawab_route_requests"].samples[other], 1.0);
+    }
+
+    /// The page of the documentation and the text name the same metrics.
+    #[test]
+    fn every_metric_is_on_the_page_and_no_other() {
+        let page = include_str!("../../../docs/observability.md");
+        let is_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
+        let on_page = |name: &str| page.split(|char| !is_name(char)).any(|word| word == name);
+        let families = parse(&counted().render());
+        let mut names = Vec::new();
+        for (name, family) in &families {
+            let suffix = if family.kind == "counter" { "_total" } else { "" };
+            names.push(format!("{name}{suffix}"));
+        }
+        let missing: Vec<_> = names.iter().filter(|name| !on_page(name)).collect();
+        assert!(missing.is_empty(), "not on the page: {missing:?}");
+        let named = page
+            .split(|char| !is_name(char))
+            .filter(|word| word.starts_with("bawab_") || word.starts_with("process_") && word.len() > 8);
+        for word in named {
+            assert!(names.iter().any(|name| name == word), "not a metric: {word}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_label_holds_any_name(name in "(?s).{0,40}") {
+            let metrics = Metrics::new(1, &[]);
+            metrics.route(&name).core(0).class(200).inc();
+            let families = parse(&metrics.render());
+            let labels = [("route", name.as_str()), ("class", "2xx")];
+            let sample = format!("_total{}", labels_text(&labels));
+            prop_assert_eq!(families["bawab_route_requests"].samples.get(&sample), Some(&1.0));
+        }
     }
 }

@@ -92,6 +92,8 @@ impl Gauge {
 /// How a field of [`Core`] is reported.
 pub(super) enum Reading {
     Counter(fn(&Core) -> &Counter),
+    /// A sample a worker, because a sum would hide what matters: that one of them stands still.
+    CounterByWorker(fn(&Core) -> &Counter),
     Gauge(fn(&Core) -> &Gauge),
     /// A sample a worker, because a sum would hide what matters: that they differ.
     GaugeByWorker(fn(&Core) -> &Gauge),
@@ -154,7 +156,7 @@ core! {
     buffers_missed: Counter as Counter = "bawab_buffers_missed", "Buffers allocated because the pool was empty";
     desk_full: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "full"], "Jobs for the control side that got the answer defined for not being done";
     desk_late: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "late"], "Jobs for the control side that missed their deadline";
-    deadline_sweeps: Counter as Counter = "bawab_deadline_sweeps", "Sweeps over the deadlines; no longer growing means that a worker is stuck";
+    deadline_sweeps: Counter as CounterByWorker = "bawab_worker_deadline_sweeps", "Sweeps over the deadlines; a worker whose count stands still is stuck";
     turn_longest_us: Gauge as MicrosecondsByWorker = "bawab_worker_turn_longest_seconds", "Longest time the worker lately spent away from its ring";
 }
 
