@@ -193,3 +193,216 @@ fn client(line: &mut Vec<u8>, client: IpAddr) {
     }
     line.push(b'"');
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn empty() -> Record<'static> {
+        Record {
+            time_unix_us: 0,
+            listener: "",
+            client: Ipv4Addr::UNSPECIFIED.into(),
+            request_id: b"",
+            trace_id: b"",
+            method: b"",
+            host: b"",
+            path: b"",
+            protocol: "",
+            status: 0,
+            route: "",
+            upstream: "",
+            endpoint: "",
+            attempts: 0,
+            reused: false,
+            ended_by: "",
+            refusal: "",
+            detail: "",
+            request_bytes: 0,
+            response_bytes: 0,
+            duration_us: 0,
+            upstream_us: 0,
+            user_agent: b"",
+        }
+    }
+
+    fn full() -> Record<'static> {
+        Record {
+            time_unix_us: 1_795_424_918_123_456,
+            listener: "public",
+            client: Ipv4Addr::new(192, 0, 2, 33).into(),
+            request_id: b"01J9ZC7V3N8Q",
+            trace_id: b"4bf92f3577b34da6a3ce929d0e0e4736",
+            method: b"GET",
+            host: b"api.example.com",
+            path: b"/v1/books/7",
+            protocol: "HTTP/1.1",
+            status: 502,
+            route: "books",
+            upstream: "shelf",
+            endpoint: "10.0.0.11:8000",
+            attempts: 2,
+            reused: true,
+            ended_by: "upstream",
+            refusal: "upstream_reset",
+            detail: "connection reset after 17 bytes of the head",
+            request_bytes: 0,
+            response_bytes: 212,
+            duration_us: 4_321,
+            upstream_us: 3_900,
+            user_agent: b"curl/8.5.0",
+        }
+    }
+
+    fn line(record: &Record<'_>) -> Vec<u8> {
+        let mut line = Vec::new();
+        write(&mut line, &mut Clock::new(), record);
+        assert!(line.len() <= LINE_BYTES_MAX, "{} bytes", line.len());
+        assert_eq!(line.pop(), Some(b'\n'));
+        assert!(!line.contains(&b'\n'));
+        line
+    }
+
+    fn text_of(record: &Record<'_>) -> String {
+        String::from_utf8(line(record)).unwrap()
+    }
+
+    fn json_of(record: &Record<'_>) -> Value {
+        serde_json::from_slice(&line(record)).unwrap()
+    }
+
+    #[test]
+    fn a_line_has_everything_there_was() {
+        insta::assert_snapshot!(text_of(&full()), @r#"{"time":"2026-11-23T09:08:38.123456Z","listener":"public","client":"192.0.2.33","request_id":"01J9ZC7V3N8Q","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","method":"GET","host":"api.example.com","path":"/v1/books/7","protocol":"HTTP/1.1","status":502,"route":"books","upstream":"shelf","endpoint":"10.0.0.11:8000","attempts":2,"reused":true,"ended_by":"upstream","refusal":"upstream_reset","detail":"connection reset after 17 bytes of the head","request_bytes":0,"response_bytes":212,"duration_us":4321,"upstream_us":3900,"user_agent":"curl/8.5.0"}"#);
+    }
+
+    #[test]
+    fn what_is_empty_is_left_out() {
+        insta::assert_snapshot!(text_of(&empty()), @r#"{"time":"1970-01-01T00:00:00.000000Z","client":"0.0.0.0","status":0,"request_bytes":0,"response_bytes":0,"duration_us":0}"#);
+    }
+
+    /// The page of the documentation has a row for each field.
+    #[test]
+    fn every_field_is_on_the_page() {
+        let page = include_str!("../../../docs/observability.md");
+        let json = json_of(&full());
+        for name in json.as_object().unwrap().keys() {
+            assert!(page.contains(&format!("| `{name}` |")), "{name} is not on the page");
+        }
+    }
+
+    #[test]
+    fn bytes_that_would_break_a_line_or_a_terminal_are_escaped() {
+        let cases: &[(&str, &[u8], &str)] = &[
+            ("quotes", br#"a"b"#, r#"a\"b"#),
+            ("backslash", br"a\b", r"a\\b"),
+            ("line ends", b"a\r\nb\tc", r"a\r\nb\tc"),
+            ("a colour", b"\x1b[31m", r"\u001b[31m"),
+            ("NUL", b"\0", r"\u0000"),
+            ("DEL", b"\x7f", r"\u007f"),
+            ("C1, which some terminals obey", "\u{9b}31m".as_bytes(), r"\u009b31m"),
+            ("letters of any script", "كتاب é 📚".as_bytes(), "كتاب é 📚"),
+            ("a byte that is not UTF-8", b"a\xffb", "a\u{fffd}b"),
+            ("a letter cut short", b"a\xd9", "a\u{fffd}"),
+            ("a surrogate", b"\xed\xa0\x80", "\u{fffd}\u{fffd}\u{fffd}"),
+        ];
+        for (name, host, expected) in cases {
+            let text = text_of(&Record { host, ..empty() });
+            let expected = format!(r#","host":"{expected}","#);
+            assert!(text.contains(&expected), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_cut_where_it_would_be_too_long() {
+        let cut = |host: &[u8]| json_of(&Record { host, ..empty() })["host"].as_str().unwrap().to_owned();
+        let most = "h".repeat(SHORT_BYTES_MAX);
+        assert_eq!(cut(most.as_bytes()), most);
+        assert_eq!(cut(format!("{most}h").as_bytes()), format!("{most}…"));
+        let quotes = "\"".repeat(SHORT_BYTES_MAX / 2);
+        assert_eq!(cut(quotes.as_bytes()), quotes);
+        assert_eq!(cut(format!("{quotes}\"").as_bytes()), format!("{quotes}…"));
+        // Cut between letters, not inside one: `é` is two bytes.
+        let odd = format!("h{}", "é".repeat(SHORT_BYTES_MAX / 2));
+        assert_eq!(cut(odd.as_bytes()), format!("{}…", &odd[..SHORT_BYTES_MAX - 1]));
+        assert_eq!(cut(&[b'\n'; 100_000]), format!("{}…", "\n".repeat(SHORT_BYTES_MAX / 2)));
+    }
+
+    #[test]
+    fn the_longest_line_fits() {
+        const LONG: &str = match std::str::from_utf8(&[1; 100_000]) {
+            Ok(text) => text,
+            Err(_) => unreachable!(),
+        };
+        let bytes = LONG.as_bytes();
+        let longest = line(&Record {
+            time_unix_us: u64::MAX,
+            listener: LONG,
+            client: Ipv6Addr::from([0xffff; 8]).into(),
+            request_id: bytes,
+            trace_id: bytes,
+            method: bytes,
+            host: bytes,
+            path: bytes,
+            protocol: LONG,
+            status: u16::MAX,
+            route: LONG,
+            upstream: LONG,
+            endpoint: LONG,
+            attempts: u32::MAX,
+            reused: false,
+            ended_by: LONG,
+            refusal: LONG,
+            detail: LONG,
+            request_bytes: u64::MAX,
+            response_bytes: u64::MAX,
+            duration_us: u64::MAX,
+            upstream_us: u64::MAX,
+            user_agent: bytes,
+        });
+        // Not far below, either, or the bound would say nothing.
+        assert!(longest.len() > LINE_BYTES_MAX * 9 / 10, "{} bytes", longest.len());
+        serde_json::from_slice::<Value>(&longest).unwrap();
+    }
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for address in ["0.0.0.0", "192.0.2.255", "::", "2001:db8::1", "::ffff:192.0.2.1"] {
+            let client: IpAddr = address.parse().unwrap();
+            assert_eq!(json_of(&Record { client, ..empty() })["client"], address);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_make_one_line_of_json(path: Vec<u8>, detail: String, user_agent: Vec<u8>) {
+            let json = json_of(&Record {
+                path: &path,
+                detail: &detail,
+                user_agent: &user_agent,
+                ..empty()
+            });
+            // Short enough not to be cut, so what a reader gets is what was there.
+            let expected = String::from_utf8_lossy(&path);
+            prop_assert_eq!(json["path"].as_str().unwrap_or_default(), expected);
+            prop_assert_eq!(json["detail"].as_str().unwrap_or_default(), detail);
+        }
+
+        #[test]
+        fn no_line_shows_a_control_to_a_terminal(detail: Vec<u8>) {
+            let text = text_of(&Record { host: &detail, ..empty() });
+            prop_assert!(!text.contains(char::is_control), "{text:?}");
+        }
+
+        #[test]
+        fn long_values_stay_within_the_line(seed: Vec<u8>, times in 1_usize..400) {
+            let long = seed.repeat(times);
+            json_of(&Record { path: &long, host: &long, user_agent: &long, ..empty() });
+        }
+    }
+}

@@ -161,6 +161,10 @@ impl AccessLog {
     /// Writes what was handed over so far and ends the writer; what comes later is dropped and counted. Waits at most
     /// some seconds: a disk or a pipe that takes nothing does not keep the process from ending.
     pub fn close(self) {
+        self.close_within(CLOSE_WAIT);
+    }
+
+    fn close_within(self, wait: Duration) {
         let Some(writer) = &self.writer else { return };
         writer.asks.close.store(true, Ordering::Release);
         writer.wake();
@@ -168,8 +172,8 @@ impl AccessLog {
         let Some(Thread { join, ended }) = thread else {
             return;
         };
-        if ended.recv_timeout(CLOSE_WAIT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!(waited_s = CLOSE_WAIT.as_secs(), "access log could not be written to its end");
+        if ended.recv_timeout(wait) == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!(waited_s = wait.as_secs(), "access log could not be written to its end");
         } else if join.join().is_err() {
             tracing::error!("access log writer panicked");
         }
@@ -425,3 +429,6 @@ fn ends_mid_line(path: &Path) -> bool {
     };
     path.is_file() && last().is_some_and(|last| last != b'\n')
 }
+
+#[cfg(test)]
+mod tests;
