@@ -130,7 +130,7 @@ fn is_plain(byte: u8) -> bool {
 
 /// Any bytes as the inside of a JSON string, cut after `bytes_max` bytes of output.
 #[cold]
-fn escape(line: &mut Vec<u8>, value: &[u8], bytes_max: usize) {
+pub(super) fn escape(line: &mut Vec<u8>, value: &[u8], bytes_max: usize) {
     let end = line.len() + bytes_max;
     // What comes out is never shorter than what goes in, so the rest of a long value cannot matter; without this it would
     // be looked at to its end only to be cut at its start.

@@ -19,6 +19,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::access_line;
 use super::rfc3339::Clock;
 
 /// How an event is written.
@@ -103,11 +104,13 @@ impl Fields {
         writer.write_char('\n')
     }
 
-    fn json(self, writer: &mut Writer<'_>, time: &str, level: &Level) -> fmt::Result {
-        write!(writer, r#"{{"time":"{time}","level":"{level}","message":{}"#, Value::String(self.message))?;
-        for (name, value) in self.others {
-            // Quoted by Debug: names of fields are identifiers with dots.
-            write!(writer, ",{name:?}:{value}")?;
+    fn json(&self, writer: &mut Writer<'_>, time: &str, level: &Level) -> fmt::Result {
+        write!(writer, r#"{{"time":"{time}","level":"{level}","message":{}"#, quoted(&self.message))?;
+        for (name, value) in &self.others {
+            match value {
+                Value::String(text) => write!(writer, ",{}:{}", quoted(name), quoted(text))?,
+                other => write!(writer, ",{}:{other}", quoted(name))?,
+            }
         }
         writer.write_str("}\n")
     }
@@ -150,6 +153,14 @@ impl Visit for Fields {
     }
 }
 
+/// A JSON string, by the access log's rules: nothing in it is for a terminal to obey, and it has an end.
+fn quoted(text: &str) -> String {
+    let mut quoted = b"\"".to_vec();
+    access_line::escape(&mut quoted, text.as_bytes(), VALUE_BYTES_MAX);
+    quoted.push(b'"');
+    String::from_utf8(quoted).expect("text stays text when it is escaped")
+}
+
 /// Text that stays on its line: a value may have come from a peer or a file, and must not write lines, or obey-me codes for
 /// a terminal, of its own.
 fn plain(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
@@ -168,6 +179,9 @@ struct Stderr;
 
 /// A pipe that polls writable takes this much without blocking (POSIX `PIPE_BUF`). Longer events are cut.
 const EVENT_BYTES_MAX: usize = 4_096;
+
+/// Bytes of one value in a JSON event, after escaping: two long ones still make a whole event.
+const VALUE_BYTES_MAX: usize = 1_536;
 
 impl Write for Stderr {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
@@ -192,6 +206,143 @@ fn tell(stderr: &impl AsFd, event: &[u8]) -> bool {
     if !matches!(poll(&mut fds, Some(&no_wait)), Ok(1)) {
         return false;
     }
-    let event = if event.len() <= EVENT_BYTES_MAX { event } else { &event[..EVENT_BYTES_MAX] };
+    let mut cut = [b'\n'; EVENT_BYTES_MAX];
+    let event = if event.len() <= EVENT_BYTES_MAX {
+        event
+    } else {
+        cut[..EVENT_BYTES_MAX - 1].copy_from_slice(&event[..EVENT_BYTES_MAX - 1]);
+        &cut
+    };
     rustix::io::write(stderr, event).is_ok_and(|written| written == event.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+    use tracing::{error, info, warn};
+
+    use super::*;
+
+    /// What was written, an entry a write.
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<String>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().push(String::from_utf8(event.to_vec()).unwrap());
+            Ok(event.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines `tell` leaves, without their times.
+    fn lines_of(level: Level, format: Format, tell: impl FnOnce()) -> Vec<String> {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        tracing::subscriber::with_default(subscriber(level, format, move || writer.clone()), tell);
+        let lines = memory.0.lock().unwrap();
+        lines.iter().map(|line| without_time(line)).collect()
+    }
+
+    fn without_time(line: &str) -> String {
+        let time = Clock::new().text(0).len();
+        let (start, rest) = line.split_at(line.find("20").expect("a time in this century"));
+        assert_eq!(&rest[10..11], "T", "{line}");
+        assert_eq!(&rest[time - 1..time], "Z", "{line}");
+        format!("{start}TIME{}", &rest[time..])
+    }
+
+    fn tell_some() {
+        info!(listener = "public", address = %"127.0.0.1:8080", "listening");
+        warn!(error = %io::Error::other("no space left"), lines_lost = 7_u64, "access log could not be written");
+        error!(worker = 1, fatal = false, ratio = 0.5, "a task panicked");
+        info!("nothing but a message");
+    }
+
+    #[test]
+    fn json_events_are_flat() {
+        let lines = lines_of(Level::INFO, Format::Json, tell_some).concat();
+        insta::assert_snapshot!(lines, @r#"
+        {"time":"TIME","level":"INFO","message":"listening","listener":"public","address":"127.0.0.1:8080"}
+        {"time":"TIME","level":"WARN","message":"access log could not be written","error":"no space left","lines_lost":7}
+        {"time":"TIME","level":"ERROR","message":"a task panicked","worker":1,"fatal":false,"ratio":0.5}
+        {"time":"TIME","level":"INFO","message":"nothing but a message"}
+        "#);
+    }
+
+    #[test]
+    fn text_events_are_read_at_a_glance() {
+        let lines = lines_of(Level::INFO, Format::Text, tell_some).concat();
+        insta::assert_snapshot!(lines, @r#"
+        TIME  INFO listening listener=public address=127.0.0.1:8080
+        TIME  WARN access log could not be written error="no space left" lines_lost=7
+        TIME ERROR a task panicked worker=1 fatal=false ratio=0.5
+        TIME  INFO nothing but a message
+        "#);
+    }
+
+    #[test]
+    fn an_event_is_one_write() {
+        assert_eq!(lines_of(Level::INFO, Format::Json, tell_some).len(), 4);
+    }
+
+    #[test]
+    fn events_below_the_level_are_not_told() {
+        assert_eq!(lines_of(Level::WARN, Format::Text, tell_some).len(), 2);
+        assert_eq!(lines_of(Level::ERROR, Format::Text, tell_some).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_writes_a_line_of_its_own(value: String) {
+            for format in [Format::Text, Format::Json] {
+                let lines = lines_of(Level::INFO, format, || info!(value, "about {value}"));
+                let line = lines[0].strip_suffix('\n').unwrap();
+                prop_assert!(!line.contains(char::is_control), "{:?}", line);
+                if format == Format::Json {
+                    let json: Value = serde_json::from_str(&line.replace("\"TIME\"", "\"\"")).unwrap();
+                    prop_assert_eq!(&json["value"], value.as_str());
+                    let message = format!("about {value}");
+                    prop_assert_eq!(&json["message"], message.as_str());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_closed_stderr_is_survived() {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        drop(reader);
+        assert!(!tell(&writer, b"event\n"));
+    }
+
+    #[test]
+    fn a_stderr_nobody_reads_is_not_waited_for() {
+        // Non-blocking only to fill it; `tell` must not depend on that.
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let mut events = 0;
+        while tell(&writer, &[b'e'; EVENT_BYTES_MAX]) {
+            events += 1;
+        }
+        assert!(events > 0);
+        rustix::io::read(&reader, &mut [0; EVENT_BYTES_MAX]).unwrap();
+        assert!(tell(&writer, &[b'e'; EVENT_BYTES_MAX]), "there is room again");
+    }
+
+    #[test]
+    fn an_event_too_long_for_a_pipe_is_cut_and_ends_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stderr");
+        let file = File::create(&path).unwrap();
+        assert!(tell(&file, &[b'e'; EVENT_BYTES_MAX + 1]));
+        let written = std::fs::read(&path).unwrap();
+        assert_eq!((written.len(), written.last()), (EVENT_BYTES_MAX, Some(&b'\n')));
+    }
 }
