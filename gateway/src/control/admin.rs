@@ -21,7 +21,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 pub use self::listen::{Listener, bind};
 use crate::observe::metrics::Metrics;
@@ -102,20 +102,28 @@ pub async fn serve(
     state: State,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    serve_until(listener, state, shutdown, SHUTDOWN_WAIT).await
+}
+
+async fn serve_until(
+    listener: Listener,
+    state: State,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    shutdown_wait: Duration,
+) -> io::Result<()> {
     if state.token.is_none() && !listener.is_local() {
         // The configuration was checked for this; a mistake there must not show the metrics to the world.
         let text = format!("admin.address: `{}` is not a loopback address and there is no token", listener.address());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
-    let (tell, mut told) = watch::channel(false);
+    let (tell, told) = oneshot::channel::<()>();
     let shutdown = async move {
         shutdown.await;
-        tell.send_replace(true);
+        drop(tell);
     };
     let overdue = async {
-        // An error is the same as `true`: `shutdown` is over, and so is its sender.
-        let _over = told.wait_for(|over| *over).await;
-        tokio::time::sleep(SHUTDOWN_WAIT).await;
+        let _dropped = told.await;
+        tokio::time::sleep(shutdown_wait).await;
     };
     let serving = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown);
     tokio::select! {
@@ -193,3 +201,6 @@ fn problem_json(status: StatusCode, body: serde_json::Value) -> Response {
     answer.headers_mut().insert(CONTENT_TYPE, kind);
     answer
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,7 @@ const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 pub struct Listener {
     socket: Bound,
     seats: Arc<Semaphore>,
+    connection_age_max: Duration,
 }
 
 enum Bound {
@@ -57,7 +58,8 @@ pub async fn bind(address: &str) -> io::Result<Listener> {
             Bound::Tcp(TcpListener::bind(address).await.map_err(named)?)
         }
     };
-    Ok(Listener { socket, seats: Arc::new(Semaphore::new(CONNECTIONS_MAX)) })
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    Ok(Listener { socket, seats, connection_age_max: CONNECTION_AGE_MAX })
 }
 
 fn bind_unix(path: &Path) -> io::Result<Bound> {
@@ -143,6 +145,12 @@ impl Listener {
         }
     }
 
+    /// Bounds that a test need not wait long for.
+    #[cfg(test)]
+    pub(super) fn with_bounds(self, connections_max: usize, connection_age_max: Duration) -> Listener {
+        Listener { seats: Arc::new(Semaphore::new(connections_max)), connection_age_max, ..self }
+    }
+
     async fn accept_stream(&self) -> io::Result<Stream> {
         match &self.socket {
             Bound::Tcp(listener) => Ok(Stream::Tcp(listener.accept().await?.0)),
@@ -167,7 +175,7 @@ impl axum::serve::Listener for Listener {
                 }
             }
         };
-        let deadline = Box::pin(sleep_until(Instant::now() + CONNECTION_AGE_MAX));
+        let deadline = Box::pin(sleep_until(Instant::now() + self.connection_age_max));
         (Connection { stream, deadline, bytes_left: REQUEST_BYTES_MAX, _seat: seat }, ())
     }
 
