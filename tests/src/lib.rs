@@ -1,1 +1,33 @@
-//! End-to-end tests.
+//! End-to-end tests: the real `bawab` binary, real sockets, raw bytes.
+//!
+//! - [`gateway`] starts the binary with a configuration and reads what it says: events, access log, metrics.
+//! - [`peer`] is one end of a connection, as client or as upstream; every wait has a deadline.
+//! - [`origin`] is where the gateway connects to.
+//! - [`message`] reads HTTP messages strictly and knows nothing of the gateway's own codec: two readers that share a
+//!   mistake would agree.
+//! - [`wire`] runs the scripts in `tests/wire/*.txt`; `tests/wire/README.md` explains their format.
+//!
+//! Cases live in `tests/e2e/`. Nothing sleeps to be right: a case waits for an event, and [`PATIENCE`] only bounds how
+//! long a broken gateway is waited for.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+pub mod access_log;
+pub mod binary;
+pub mod config;
+pub mod gateway;
+pub mod message;
+pub mod metrics;
+pub mod origin;
+pub mod peer;
+pub mod taken;
+pub mod wire;
+
+pub use gateway::Gateway;
+pub use origin::Origin;
+pub use peer::{End, Peer};
+
+/// How long any one thing is waited for before the case fails. Far above what a loaded two-core machine needs, so that
+/// a slow machine is never mistaken for a broken gateway.
+pub const PATIENCE: Duration = Duration::from_secs(20);

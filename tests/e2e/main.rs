@@ -1,0 +1,3 @@
+//! The cases: the real binary, real sockets.
+
+mod wire;

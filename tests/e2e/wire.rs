@@ -1,0 +1,70 @@
+//! Runs every script in `tests/wire`.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use e2e::wire::{Feed, Outcome, Script, play};
+
+/// Cases mostly wait, for a deadline or the other side; this many at a time keep two cores busy.
+const THREADS: usize = 6;
+
+/// `BAWAB_WIRE=text` runs only the scripts with `text` in their name.
+#[test]
+fn every_wire_script_comes_out_as_written_however_it_is_fed() {
+    let only = std::env::var("BAWAB_WIRE").unwrap_or_default();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("wire");
+    let files = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .collect();
+    files.retain(|path| path.display().to_string().contains(&only));
+    files.sort();
+    let scripts: Vec<_> = files
+        .iter()
+        .map(|path| Script::load(path).unwrap_or_else(|error| panic!("{error:#}")))
+        .collect();
+    assert!(!scripts.is_empty(), "no script has `{only}` in its name");
+
+    // From the back: whole first, as its failures are the easiest to read.
+    let jobs = Feed::ALL
+        .iter()
+        .rev()
+        .flat_map(|feed| scripts.iter().map(move |script| (script, *feed)));
+    let jobs = Mutex::new(jobs.collect::<Vec<_>>());
+    let outcomes = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let job = jobs.lock().unwrap().pop();
+                    let Some((script, feed)) = job else { return };
+                    let played = play(script, feed);
+                    outcomes.lock().unwrap().extend(played);
+                }
+            });
+        }
+    });
+
+    let outcomes: Vec<Outcome> = outcomes.into_inner().unwrap();
+    let mut failed: Vec<_> = outcomes
+        .iter()
+        .filter(|outcome| outcome.result.is_err())
+        .map(Outcome::to_string)
+        .collect();
+    failed.sort();
+    println!(
+        "{} scripts, {} plays, {} failed",
+        scripts.len(),
+        outcomes.len(),
+        failed.len()
+    );
+    assert!(
+        failed.is_empty(),
+        "{} of {} plays failed\n\n{}",
+        failed.len(),
+        outcomes.len(),
+        failed.join("\n\n")
+    );
+}
