@@ -8,6 +8,15 @@ use e2e::wire::{Feed, Outcome, Script, play};
 /// Cases mostly wait, for a deadline or the other side; this many at a time keep two cores busy.
 const THREADS: usize = 6;
 
+#[test]
+fn every_script_can_be_read() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("wire");
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let scripts = paths.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    let wrong: Vec<_> = scripts.filter_map(|path| Script::load(&path).err().map(|error| format!("{error:#}"))).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// `BAWAB_WIRE=text` runs only the scripts with `text` in their name.
 #[test]
 fn every_wire_script_comes_out_as_written_however_it_is_fed() {

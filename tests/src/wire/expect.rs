@@ -42,6 +42,14 @@ pub fn meet(expected: &Expected, last: bool, peer: &mut Peer) -> Result<()> {
             );
             Ok(())
         }
+        Expected::Incomplete => {
+            if !peer.pending()?.is_empty() {
+                let (got, _) = peer.rest()?;
+                let complete = got.windows(5).any(|window| window == b"\r\n0\r\n");
+                ensure!(!complete, "a request came to its end\n  + {}", shown(&got));
+            }
+            Ok(())
+        }
         Expected::SameConnection | Expected::NewConnection | Expected::Connection(_) => Ok(()),
     }
 }

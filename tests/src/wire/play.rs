@@ -319,10 +319,10 @@ impl Upstream {
     }
 
     fn expect(&mut self, items: &[Expected]) -> Result<()> {
-        if matches!(items, [Expected::Nothing]) {
+        if let [everywhere @ (Expected::Nothing | Expected::Incomplete)] = items {
             self.accept_now()?;
             let mut peers = self.connections.iter_mut().chain(&mut self.fresh);
-            return peers.try_for_each(|peer| meet(&Expected::Nothing, true, peer));
+            return peers.try_for_each(|peer| meet(everywhere, true, peer));
         }
         let last = self.current;
         if items.iter().any(|item| matches!(item, Expected::Head(_))) {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::text::{self, Pattern, Token, tokens};
+use crate::origin;
 
 pub struct Script {
     /// As messages name it.
@@ -74,6 +75,8 @@ pub enum Expected {
     Cut,
     /// No byte came.
     Nothing,
+    /// No chunked request came to its end: what came of one is cut off.
+    Incomplete,
     /// On the connection the last request came on.
     SameConnection,
     /// On another.
@@ -272,7 +275,8 @@ fn sending(texts: &[&str]) -> Result<Vec<Sending>> {
                         "close" => Some(Sending::Close),
                         "reset" => Some(Sending::Reset),
                         other => {
-                            write.extend(text::repeated(other)?);
+                            write.extend(ok(other)?.map_or_else(|| text::repeated(other), Ok)?);
+                            line_end &= !other.starts_with("ok");
                             continue;
                         }
                     };
@@ -294,15 +298,23 @@ fn sending(texts: &[&str]) -> Result<Vec<Sending>> {
     Ok(sendings)
 }
 
+/// `ok text`: a 200 with that body.
+fn ok(directive: &str) -> Result<Option<Vec<u8>>> {
+    directive
+        .strip_prefix("ok")
+        .map(|text| Ok(origin::ok(text::bytes(text.trim_start())?)))
+        .transpose()
+}
+
 fn expected(texts: &[&str]) -> Result<Vec<Expected>> {
     let mut expected = Vec::new();
     let mut lines = texts.iter();
     while let Some(text) = lines.next() {
         let line = tokens(text)?;
         if let [Token::Directive(directive)] = &line[..]
-            && let Some(item) = directed(directive, &mut lines)?
+            && let Some(items) = directed(directive, &mut lines)?
         {
-            expected.push(item);
+            expected.extend(items);
         } else if starts_head(text) {
             expected.push(Expected::Head(HeadPattern {
                 start: Pattern::new(&line)?,
@@ -332,13 +344,15 @@ fn starts_head(text: &str) -> bool {
 fn directed<'a>(
     directive: &str,
     lines: &mut impl Iterator<Item = &'a &'a str>,
-) -> Result<Option<Expected>> {
+) -> Result<Option<Vec<Expected>>> {
     let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
-    Ok(Some(match word {
+    let item = match word {
+        "ok" => return Ok(Some(expected_ok(rest)?)),
         "eof" => Expected::Eof,
         "reset" => Expected::Reset,
         "cut" => Expected::Cut,
         "nothing" => Expected::Nothing,
+        "incomplete" => Expected::Incomplete,
         "same" => Expected::SameConnection,
         "new" => Expected::NewConnection,
         "connection" => Expected::Connection(rest.parse().context("`<connection n>`")?),
@@ -354,7 +368,29 @@ fn directed<'a>(
         },
         "refusal" => Expected::Refusal(refusal(rest, lines)?),
         _ => return Ok(None),
-    }))
+    };
+    Ok(Some(vec![item]))
+}
+
+fn expected_ok(text: &str) -> Result<Vec<Expected>> {
+    let body = text::bytes(text)?;
+    let pattern = |text: &str| Pattern::new(&tokens(text)?);
+    let length = (
+        "Content-Length".to_owned(),
+        pattern(&body.len().to_string())?,
+    );
+    let fields = FieldPatterns {
+        present: vec![length],
+        absent: Vec::new(),
+        open: true,
+    };
+    Ok(vec![
+        Expected::Head(HeadPattern {
+            start: pattern("HTTP/1.1 200 OK")?,
+            fields,
+        }),
+        Expected::Bytes(body),
+    ])
 }
 
 /// `status code [by who] [head]`, and fields up to an empty line or the end of the block.
