@@ -1,3 +1,15 @@
-//! The cases: the real binary, real sockets.
+//! The cases: the real binary, real sockets. Scripts first (`wire`); here is what a script cannot say: many connections,
+//! large bodies, signals, other programs, the command line.
+#![expect(clippy::unwrap_used, reason = "a case ends at the first thing that is not as it should be")]
 
+mod admin;
+mod balance;
+mod bodies;
+mod caps;
+mod cli;
+mod drain;
+mod logs;
+mod paths;
+mod programs;
+mod slow;
 mod wire;

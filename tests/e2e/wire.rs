@@ -13,7 +13,8 @@ fn every_script_can_be_read() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("wire");
     let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let scripts = paths.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
-    let wrong: Vec<_> = scripts.filter_map(|path| Script::load(&path).err().map(|error| format!("{error:#}"))).collect();
+    let wrong: Vec<_> =
+        scripts.filter_map(|path| Script::load(&path).err().map(|error| format!("{error:#}"))).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -22,25 +23,16 @@ fn every_script_can_be_read() {
 fn every_wire_script_comes_out_as_written_however_it_is_fed() {
     let only = std::env::var("BAWAB_WIRE").unwrap_or_default();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("wire");
-    let files = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
-        .collect();
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "txt")).collect();
     files.retain(|path| path.display().to_string().contains(&only));
     files.sort();
-    let scripts: Vec<_> = files
-        .iter()
-        .map(|path| Script::load(path).unwrap_or_else(|error| panic!("{error:#}")))
-        .collect();
+    let scripts: Vec<_> =
+        files.iter().map(|path| Script::load(path).unwrap_or_else(|error| panic!("{error:#}"))).collect();
     assert!(!scripts.is_empty(), "no script has `{only}` in its name");
 
     // From the back: whole first, as its failures are the easiest to read.
-    let jobs = Feed::ALL
-        .iter()
-        .rev()
-        .flat_map(|feed| scripts.iter().map(move |script| (script, *feed)));
+    let jobs = Feed::ALL.iter().rev().flat_map(|feed| scripts.iter().map(move |script| (script, *feed)));
     let jobs = Mutex::new(jobs.collect::<Vec<_>>());
     let outcomes = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -57,23 +49,9 @@ fn every_wire_script_comes_out_as_written_however_it_is_fed() {
     });
 
     let outcomes: Vec<Outcome> = outcomes.into_inner().unwrap();
-    let mut failed: Vec<_> = outcomes
-        .iter()
-        .filter(|outcome| outcome.result.is_err())
-        .map(Outcome::to_string)
-        .collect();
+    let mut failed: Vec<_> =
+        outcomes.iter().filter(|outcome| outcome.result.is_err()).map(Outcome::to_string).collect();
     failed.sort();
-    println!(
-        "{} scripts, {} plays, {} failed",
-        scripts.len(),
-        outcomes.len(),
-        failed.len()
-    );
-    assert!(
-        failed.is_empty(),
-        "{} of {} plays failed\n\n{}",
-        failed.len(),
-        outcomes.len(),
-        failed.join("\n\n")
-    );
+    println!("{} scripts, {} plays, {} failed", scripts.len(), outcomes.len(), failed.len());
+    assert!(failed.is_empty(), "{} of {} plays failed\n\n{}", failed.len(), outcomes.len(), failed.join("\n\n"));
 }

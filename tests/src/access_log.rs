@@ -28,18 +28,8 @@ impl AccessLog {
     pub fn new(path: PathBuf) -> Result<Self> {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let folder = path.parent().context("the access log has a folder")?;
-        inotify::add_watch(
-            &watch,
-            folder,
-            inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE,
-        )?;
-        Ok(Self {
-            path,
-            file: None,
-            unread: Vec::new(),
-            lines: Vec::new(),
-            watch,
-        })
+        inotify::add_watch(&watch, folder, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE)?;
+        Ok(Self { path, file: None, unread: Vec::new(), lines: Vec::new(), watch })
     }
 
     /// The next line, in the order of the file.
@@ -57,11 +47,7 @@ impl AccessLog {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!(
-                    "no such line in {} within {PATIENCE:?}; others: {:#?}",
-                    self.path.display(),
-                    self.lines
-                );
+                bail!("no such line in {} within {PATIENCE:?}; others: {:#?}", self.path.display(), self.lines);
             }
             let mut polled = [PollFd::new(&self.watch, PollFlags::IN)];
             match poll(&mut polled, Some(&Timespec::try_from(left)?)) {
@@ -87,12 +73,8 @@ impl AccessLog {
         while let Some(end) = self.unread.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.unread.drain(..=end).collect();
             let value = serde_json::from_slice(&line);
-            self.lines.push(value.with_context(|| {
-                format!(
-                    "a line of the access log is not JSON: {}",
-                    line.escape_ascii()
-                )
-            })?);
+            self.lines
+                .push(value.with_context(|| format!("a line of the access log is not JSON: {}", line.escape_ascii()))?);
         }
         Ok(())
     }

@@ -18,24 +18,15 @@ pub fn path() -> &'static Path {
 fn built() -> PathBuf {
     // The test executable is `<target>/<profile>/deps/e2e-<hash>`.
     let this = std::env::current_exe().expect("the test executable has a path");
-    let profile_dir = this
-        .ancestors()
-        .nth(2)
-        .expect("the test executable lives in <target>/<profile>/deps");
+    let profile_dir = this.ancestors().nth(2).expect("the test executable lives in <target>/<profile>/deps");
     let binary = profile_dir.join("bawab");
     // A test against yesterday's binary proves nothing, and `cargo test -p e2e` alone does not build the gateway.
-    let modified = |path: &Path| {
-        path.metadata()
-            .and_then(|metadata| metadata.modified())
-            .ok()
-    };
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     if modified(&binary).is_some_and(|built_at| built_at >= newest_source()) {
         return binary;
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--package", "bawab", "--bin", "bawab"])
-        .current_dir(workspace());
+    cargo.args(["build", "--package", "bawab", "--bin", "bawab"]).current_dir(workspace());
     if profile_dir.ends_with("release") {
         cargo.arg("--release");
     }
@@ -43,20 +34,14 @@ fn built() -> PathBuf {
         cargo.arg("--target-dir").arg(target_dir);
     }
     let output = cargo.output().expect("cargo runs");
-    assert!(
-        output.status.success(),
-        "cargo build -p bawab failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "cargo build -p bawab failed:\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(binary.is_file(), "cargo built no {}", binary.display());
     binary
 }
 
 /// The root of the workspace.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the package lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace")
 }
 
 fn newest_source() -> SystemTime {
@@ -72,11 +57,7 @@ fn newest_source() -> SystemTime {
             };
             if metadata.is_dir() {
                 folders.push(entry.path());
-            } else if entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "rs" || extension == "toml")
-            {
+            } else if entry.path().extension().is_some_and(|extension| extension == "rs" || extension == "toml") {
                 newest = newest.max(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH));
             }
         }

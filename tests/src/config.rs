@@ -43,11 +43,7 @@ pub fn over_base(overrides: &str) -> Result<String> {
 pub fn layered(texts: &[&str]) -> Result<String> {
     let mut merged = Table::new();
     for text in texts {
-        lay_over(
-            &mut merged,
-            text.parse()
-                .with_context(|| format!("in this configuration:\n{text}"))?,
-        );
+        lay_over(&mut merged, text.parse().with_context(|| format!("in this configuration:\n{text}"))?);
     }
     Ok(merged.to_string())
 }
@@ -65,7 +61,5 @@ fn lay_over(below: &mut Table, above: Table) {
 
 /// `{name}` in `text` replaced by its value. Other braces are TOML's own and stay.
 pub fn fill(text: &str, values: &BTreeMap<String, String>) -> String {
-    values.iter().fold(text.to_owned(), |text, (name, value)| {
-        text.replace(&format!("{{{name}}}"), value)
-    })
+    values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("{{{name}}}"), value))
 }

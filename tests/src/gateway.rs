@@ -54,10 +54,8 @@ impl Gateway {
     /// `{dir}` is a folder of its own. Returns when all workers accept.
     pub fn start_with(overrides: &str, values: &[(&str, &str)]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("bawab-e2e-").tempdir()?;
-        let mut values: BTreeMap<_, _> = values
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
+        let mut values: BTreeMap<_, _> =
+            values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         values.insert("dir".to_owned(), dir.path().display().to_string());
         Self::start_exactly(&config::fill(&config::over_base(overrides)?, &values), dir)
     }
@@ -81,16 +79,8 @@ impl Gateway {
             let events = Arc::clone(&events);
             move || events.read(BufReader::new(stderr))
         });
-        let gateway = Self {
-            child,
-            status: None,
-            events,
-            reader: Some(reader),
-            dir,
-        };
-        gateway
-            .event("ready")
-            .with_context(|| format!("with this configuration:\n{text}"))?;
+        let gateway = Self { child, status: None, events, reader: Some(reader), dir };
+        gateway.event("ready").with_context(|| format!("with this configuration:\n{text}"))?;
         Ok(gateway)
     }
 
@@ -114,14 +104,7 @@ impl Gateway {
         let request = request.as_ref();
         let mut client = self.client()?;
         client.send(request)?;
-        Message::answer(
-            &mut client,
-            if request.starts_with(b"HEAD ") {
-                "HEAD"
-            } else {
-                "GET"
-            },
-        )
+        Message::answer(&mut client, if request.starts_with(b"HEAD ") { "HEAD" } else { "GET" })
     }
 
     /// GET of `path` on a connection of its own.
@@ -132,9 +115,7 @@ impl Gateway {
     /// GET of `path` on the admin socket.
     pub fn admin(&self, path: &str) -> Result<Message> {
         let mut client = Peer::connect_unix(&self.dir.path().join("admin.sock"))?;
-        client.send(format!(
-            "GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"
-        ))?;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n"))?;
         Message::answer(&mut client, "GET")
     }
 
@@ -156,10 +137,7 @@ impl Gateway {
                 return Ok(metrics);
             }
             if Instant::now() > deadline {
-                bail!(
-                    "within {PATIENCE:?} the metrics never showed {what}:\n{}",
-                    metrics.text()
-                );
+                bail!("within {PATIENCE:?} the metrics never showed {what}:\n{}", metrics.text());
             }
             std::thread::yield_now();
         }
@@ -178,26 +156,15 @@ impl Gateway {
         let deadline = Instant::now() + PATIENCE;
         let mut said = self.events.lock();
         loop {
-            let events = said
-                .lines
-                .iter()
-                .filter_map(|line| serde_json::from_str(line).ok());
+            let events = said.lines.iter().filter_map(|line| serde_json::from_str(line).ok());
             if let Some(event) = events.into_iter().find(&wanted) {
                 return Ok(event);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if said.closed || left.is_zero() {
-                bail!(
-                    "the gateway never said `{what}`; it said:\n{}",
-                    said.lines.join("\n")
-                );
+                bail!("the gateway never said `{what}`; it said:\n{}", said.lines.join("\n"));
             }
-            said = self
-                .events
-                .more
-                .wait_timeout(said, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            said = self.events.more.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -217,10 +184,7 @@ impl Gateway {
     /// Resident memory in bytes.
     pub fn rss_bytes(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 
@@ -230,12 +194,7 @@ impl Gateway {
         // The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
         let after_name = stat.rsplit_once(')').context("no name in stat")?.1;
         let mut fields = after_name.split_ascii_whitespace().skip(11);
-        let mut tick = || {
-            fields
-                .next()
-                .and_then(|ticks| ticks.parse::<u64>().ok())
-                .context("no times in stat")
-        };
+        let mut tick = || fields.next().and_then(|ticks| ticks.parse::<u64>().ok()).context("no times in stat");
         Ok(tick()? + tick()?)
     }
 
@@ -254,10 +213,7 @@ impl Gateway {
             return Ok(status);
         }
         let pidfd = pidfd_open(self.pid()?, PidfdFlags::empty())?;
-        let mut polled = [rustix::event::PollFd::new(
-            &pidfd,
-            rustix::event::PollFlags::IN,
-        )];
+        let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         let wait = rustix::event::Timespec::try_from(PATIENCE * 2)?;
         if rustix::event::poll(&mut polled, Some(&wait))? == 0 {
             bail!("the gateway did not end");
@@ -273,10 +229,7 @@ impl Gateway {
     }
 
     fn pid(&self) -> Result<Pid> {
-        i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("a pid")
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a pid")
     }
 }
 

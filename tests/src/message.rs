@@ -28,33 +28,20 @@ impl Head {
         let text = latin1(&bytes);
         let mut lines = text[..text.len() - 4].split("\r\n");
         let start = lines.next().unwrap_or_default().to_owned();
-        let fields = lines
-            .map(field)
-            .collect::<Result<_>>()
-            .with_context(|| format!("in the head {}", shown(&bytes)))?;
-        ensure!(
-            !start.contains(['\r', '\n']),
-            "a bare CR or LF in the start line `{}`",
-            start.escape_debug()
-        );
+        let fields =
+            lines.map(field).collect::<Result<_>>().with_context(|| format!("in the head {}", shown(&bytes)))?;
+        ensure!(!start.contains(['\r', '\n']), "a bare CR or LF in the start line `{}`", start.escape_debug());
         Ok(Self { start, fields })
     }
 
     /// The status code of an answer.
     pub fn status(&self) -> u16 {
-        self.start
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .unwrap_or_default()
+        self.start.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default()
     }
 
     /// The first field of that name.
     pub fn field(&self, name: &str) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.fields.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// All values of that name, in their order.
@@ -69,11 +56,7 @@ impl Head {
     fn length(&self) -> Result<Option<u64>> {
         match self.all("content-length")[..] {
             [] => Ok(None),
-            [length] => Ok(Some(
-                length
-                    .parse()
-                    .with_context(|| format!("Content-Length: {length}"))?,
-            )),
+            [length] => Ok(Some(length.parse().with_context(|| format!("Content-Length: {length}"))?)),
             ref many => bail!("{} Content-Length fields", many.len()),
         }
     }
@@ -99,11 +82,7 @@ impl Message {
                 continue;
             }
             if method == "HEAD" || matches!(status, 101 | 204 | 304) {
-                return Ok(Self {
-                    head,
-                    body: Vec::new(),
-                    trailers: Vec::new(),
-                });
+                return Ok(Self { head, body: Vec::new(), trailers: Vec::new() });
             }
             return Self::body_of(peer, head, true);
         }
@@ -123,11 +102,7 @@ impl Message {
             (false, None) if until_close => body = peer.rest()?.0,
             (false, None) => {}
         }
-        Ok(Self {
-            head,
-            body,
-            trailers,
-        })
+        Ok(Self { head, body, trailers })
     }
 
     pub fn text(&self) -> String {
@@ -136,25 +111,14 @@ impl Message {
 
     /// The body as JSON.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.body)
-            .with_context(|| format!("not JSON: {}", shown(&self.body)))
+        serde_json::from_slice(&self.body).with_context(|| format!("not JSON: {}", shown(&self.body)))
     }
 
     /// Status and `code` of a refusal, as in `(404, "no_route")`; what is not a refusal of the gateway is an error.
     pub fn refusal(&self) -> Result<(u16, String)> {
         let kind = self.head.field("content-type");
-        ensure!(
-            kind == Some("application/problem+json"),
-            "not a refusal: {} {}",
-            self.head.start,
-            shown(&self.body)
-        );
-        let code = self
-            .json()?
-            .get("code")
-            .and_then(Value::as_str)
-            .context("a refusal without `code`")?
-            .to_owned();
+        ensure!(kind == Some("application/problem+json"), "not a refusal: {} {}", self.head.start, shown(&self.body));
+        let code = self.json()?.get("code").and_then(Value::as_str).context("a refusal without `code`")?.to_owned();
         Ok((self.head.status(), code))
     }
 }
@@ -163,20 +127,15 @@ impl Message {
 pub fn chunk(peer: &mut Peer) -> Result<Option<Vec<u8>>> {
     let line = peer.take_through(b"\r\n")?;
     // We never write extensions, and the gateway must not pass them on (RFC 9112 §7.1.1).
-    let size = std::str::from_utf8(&line[..line.len() - 2])
-        .ok()
-        .and_then(|digits| usize::from_str_radix(digits, 16).ok());
+    let size =
+        std::str::from_utf8(&line[..line.len() - 2]).ok().and_then(|digits| usize::from_str_radix(digits, 16).ok());
     let size = size.with_context(|| format!("not a chunk size: {}", shown(&line)))?;
     if size == 0 {
         return Ok(None);
     }
     let data = peer.take(size)?;
     let end = peer.take(2)?;
-    ensure!(
-        end == b"\r\n",
-        "a chunk of {size} bytes is followed by {}",
-        shown(&end)
-    );
+    ensure!(end == b"\r\n", "a chunk of {size} bytes is followed by {}", shown(&end));
     Ok(Some(data))
 }
 
@@ -193,20 +152,11 @@ pub fn fields(peer: &mut Peer) -> Result<Vec<(String, String)>> {
 }
 
 fn field(line: &str) -> Result<(String, String)> {
-    let (name, value) = line
-        .split_once(':')
-        .with_context(|| format!("a field line without a colon: `{}`", line.escape_debug()))?;
+    let (name, value) =
+        line.split_once(':').with_context(|| format!("a field line without a colon: `{}`", line.escape_debug()))?;
     let token = |char: char| char.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(char);
-    ensure!(
-        !name.is_empty() && name.chars().all(token),
-        "not a field name: `{}`",
-        name.escape_debug()
-    );
-    ensure!(
-        !value.contains(['\r', '\n', '\0']),
-        "CR, LF or NUL in the value of {name}: `{}`",
-        value.escape_debug()
-    );
+    ensure!(!name.is_empty() && name.chars().all(token), "not a field name: `{}`", name.escape_debug());
+    ensure!(!value.contains(['\r', '\n', '\0']), "CR, LF or NUL in the value of {name}: `{}`", value.escape_debug());
     Ok((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()))
 }
 

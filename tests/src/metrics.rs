@@ -11,36 +11,21 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn parse(text: &str) -> Self {
-        let lines = text
-            .lines()
-            .filter(|line| !line.starts_with('#') && !line.is_empty());
-        Self {
-            samples: lines.filter_map(sample).collect(),
-            text: text.to_owned(),
-        }
+        let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+        Self { samples: lines.filter_map(sample).collect(), text: text.to_owned() }
     }
 
     /// The sum of all samples of `name` whose labels include `labels`; 0 where there is none, as before the first event.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let of = |known: &BTreeMap<String, String>| {
-            labels
-                .iter()
-                .all(|(key, value)| known.get(*key).is_some_and(|has| has == value))
+            labels.iter().all(|(key, value)| known.get(*key).is_some_and(|has| has == value))
         };
-        self.samples
-            .iter()
-            .filter(|(known, with, _)| known == name && of(with))
-            .map(|(.., value)| value)
-            .sum()
+        self.samples.iter().filter(|(known, with, _)| known == name && of(with)).map(|(.., value)| value).sum()
     }
 
     /// The names of all samples, each once.
     pub fn names(&self) -> Vec<&str> {
-        let mut names: Vec<_> = self
-            .samples
-            .iter()
-            .map(|(name, ..)| name.as_str())
-            .collect();
+        let mut names: Vec<_> = self.samples.iter().map(|(name, ..)| name.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -58,13 +43,8 @@ fn sample(line: &str) -> Option<(String, BTreeMap<String, String>, f64)> {
     let Some((name, labels)) = series.split_once('{') else {
         return Some((series.to_owned(), BTreeMap::new(), value));
     };
-    let labels = labels
-        .strip_suffix('}')?
-        .split("\",")
-        .filter_map(|label| label.split_once("=\""));
-    let labels = labels
-        .map(|(key, value)| (key.to_owned(), value.trim_end_matches('"').to_owned()))
-        .collect();
+    let labels = labels.strip_suffix('}')?.split("\",").filter_map(|label| label.split_once("=\""));
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.trim_end_matches('"').to_owned())).collect();
     Some((name.to_owned(), labels, value))
 }
 

@@ -28,16 +28,24 @@ impl Origin {
         Ok(Self { listener, address })
     }
 
+    /// On an address that was an origin's before.
+    pub fn tcp_at(address: &str) -> Result<Self> {
+        let address: SocketAddr = address.parse()?;
+        let listener = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+        // Connections of the one before may be in TIME_WAIT.
+        listener.set_reuse_address(true)?;
+        listener.bind(&address.into())?;
+        listener.listen(4096)?;
+        Ok(Self { listener, address: address.to_string() })
+    }
+
     /// On a unix socket in `dir`.
     pub fn unix(dir: &Path) -> Result<Self> {
         let path = dir.join("upstream.sock");
         let listener = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
         listener.bind(&SockAddr::unix(&path)?)?;
         listener.listen(4096)?;
-        Ok(Self {
-            listener,
-            address: format!("unix:{}", path.display()),
-        })
+        Ok(Self { listener, address: format!("unix:{}", path.display()) })
     }
 
     /// As the configuration writes it.
@@ -51,8 +59,7 @@ impl Origin {
 
     /// The next connection of the gateway.
     pub fn accept(&self) -> Result<Peer> {
-        self.accept_within(PATIENCE)?
-            .context("the gateway opened no connection to the upstream")
+        self.accept_within(PATIENCE)?.context("the gateway opened no connection to the upstream")
     }
 
     /// A connection that is there already.
@@ -70,16 +77,10 @@ impl Origin {
 
     /// Hands every connection to `handler` in a thread of its own, until the result is dropped. A handler's error ends
     /// its connection and is printed: the case sees what the gateway makes of it.
-    pub fn serve(
-        self,
-        handler: impl Fn(&mut Peer) -> Result<()> + Send + Sync + 'static,
-    ) -> Serving {
+    pub fn serve(self, handler: impl Fn(&mut Peer) -> Result<()> + Send + Sync + 'static) -> Serving {
         let shared = Arc::new(Shared::default());
         let address = self.address.clone();
-        let listener = self
-            .listener
-            .try_clone()
-            .expect("a descriptor for the listener");
+        let listener = self.listener.try_clone().expect("a descriptor for the listener");
         let handler = Arc::new(handler);
         let seen = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
@@ -89,26 +90,16 @@ impl Origin {
                     break;
                 };
                 let handler = Arc::clone(&handler);
-                let thread = std::thread::Builder::new()
-                    .stack_size(256 * 1024)
-                    .spawn(move || {
-                        let mut peer = Peer::new(socket);
-                        let _ = handler(&mut peer);
-                        let _ = peer.socket().shutdown(Shutdown::Both);
-                    });
+                let thread = std::thread::Builder::new().stack_size(256 * 1024).spawn(move || {
+                    let mut peer = Peer::new(socket);
+                    let _ = handler(&mut peer);
+                    let _ = peer.socket().shutdown(Shutdown::Both);
+                });
                 let Ok(thread) = thread else { break };
-                seen.connections
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((handle, thread));
+                seen.connections.lock().unwrap_or_else(PoisonError::into_inner).push((handle, thread));
             }
         });
-        Serving {
-            address,
-            listener,
-            shared,
-            thread: Some(thread),
-        }
+        Serving { address, listener, shared, thread: Some(thread) }
     }
 
     /// Serves every request with what `answer` makes of it, on kept-alive connections.
@@ -143,11 +134,7 @@ impl Serving {
 
     /// Connections accepted so far.
     pub fn connections(&self) -> usize {
-        self.shared
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -157,11 +144,7 @@ impl Drop for Serving {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let mut connections = self
-            .shared
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
         for (socket, thread) in connections.drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
             let _ = thread.join();
@@ -178,10 +161,7 @@ pub struct Refusing {
 impl Refusing {
     pub fn new() -> Result<Self> {
         let (socket, address) = bound(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-        Ok(Self {
-            _socket: socket,
-            address,
-        })
+        Ok(Self { _socket: socket, address })
     }
 
     pub fn address(&self) -> &str {
@@ -208,11 +188,7 @@ impl Silent {
             let full = !writable(&socket, Duration::from_millis(50))?;
             waiting.push(socket);
             if full {
-                return Ok(Self {
-                    _listener: listener,
-                    _waiting: waiting,
-                    address,
-                });
+                return Ok(Self { _listener: listener, _waiting: waiting, address });
             }
         }
         bail!("the queue of a listener does not fill up");
@@ -233,15 +209,9 @@ fn bound(address: &SockAddr) -> Result<(Socket, String)> {
 /// Which of `sockets` can be read (or accepted from) now, waiting up to `wait` for the first.
 pub fn readable(sockets: &[&Socket], wait: Duration) -> Result<Vec<bool>> {
     let deadline = Instant::now() + wait;
-    let mut polled: Vec<_> = sockets
-        .iter()
-        .map(|socket| PollFd::new(*socket, PollFlags::IN))
-        .collect();
+    let mut polled: Vec<_> = sockets.iter().map(|socket| PollFd::new(*socket, PollFlags::IN)).collect();
     poll_until(&mut polled, deadline)?;
-    Ok(polled
-        .iter()
-        .map(|socket| !socket.revents().is_empty())
-        .collect())
+    Ok(polled.iter().map(|socket| !socket.revents().is_empty()).collect())
 }
 
 fn writable(socket: &Socket, wait: Duration) -> Result<bool> {
@@ -252,8 +222,7 @@ fn writable(socket: &Socket, wait: Duration) -> Result<bool> {
 
 fn poll_until(polled: &mut [PollFd<'_>], deadline: Instant) -> Result<()> {
     loop {
-        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))
-            .context("a wait")?;
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).context("a wait")?;
         match poll(polled, Some(&left)) {
             Err(rustix::io::Errno::INTR) => {}
             result => return result.map(drop).context("poll"),
@@ -264,18 +233,13 @@ fn poll_until(polled: &mut [PollFd<'_>], deadline: Instant) -> Result<()> {
 /// A plain answer with a length.
 pub fn ok(body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
-    let mut answer =
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+    let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
     answer.extend_from_slice(body);
     answer
 }
 
 /// The request's head as text, start line first: what an origin may answer so that the client sees what came.
 pub fn echo(head: &Head) -> Vec<u8> {
-    let fields = head
-        .fields
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\n"))
-        .collect::<String>();
+    let fields = head.fields.iter().map(|(name, value)| format!("{name}: {value}\n")).collect::<String>();
     ok(format!("{}\n{fields}", head.start))
 }

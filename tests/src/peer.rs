@@ -35,9 +35,7 @@ pub struct Peer {
 impl Peer {
     pub fn connect(to: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), None)?;
-        socket
-            .connect_timeout(&to.into(), PATIENCE)
-            .with_context(|| format!("connect to {to}"))?;
+        socket.connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to}"))?;
         Ok(Self::new(socket))
     }
 
@@ -45,9 +43,7 @@ impl Peer {
     pub fn connect_from(from: IpAddr, to: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), None)?;
         socket.bind(&SocketAddr::new(from, 0).into())?;
-        socket
-            .connect_timeout(&to.into(), PATIENCE)
-            .with_context(|| format!("connect to {to} from {from}"))?;
+        socket.connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to} from {from}"))?;
         Ok(Self::new(socket))
     }
 
@@ -55,30 +51,20 @@ impl Peer {
     pub fn connect_with_receive_buffer(bytes: usize, to: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), None)?;
         socket.set_recv_buffer_size(bytes)?;
-        socket
-            .connect_timeout(&to.into(), PATIENCE)
-            .with_context(|| format!("connect to {to}"))?;
+        socket.connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to}"))?;
         Ok(Self::new(socket))
     }
 
     pub fn connect_unix(path: &Path) -> Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
-        socket
-            .connect(&SockAddr::unix(path)?)
-            .with_context(|| format!("connect to {}", path.display()))?;
+        socket.connect(&SockAddr::unix(path)?).with_context(|| format!("connect to {}", path.display()))?;
         Ok(Self::new(socket))
     }
 
     pub(crate) fn new(socket: Socket) -> Self {
         // What a case writes in two pieces should leave in two packets. A unix socket has no such option.
         let _ = socket.set_tcp_nodelay(true);
-        Self {
-            socket,
-            buffer: Vec::new(),
-            end: None,
-            patience: PATIENCE,
-            received: 0,
-        }
+        Self { socket, buffer: Vec::new(), end: None, patience: PATIENCE, received: 0 }
     }
 
     pub fn set_patience(&mut self, patience: Duration) {
@@ -133,9 +119,7 @@ impl Peer {
 
     /// Ends the connection by RST.
     pub fn reset(self) -> Result<()> {
-        self.socket
-            .set_linger(Some(Duration::ZERO))
-            .context("SO_LINGER")
+        self.socket.set_linger(Some(Duration::ZERO)).context("SO_LINGER")
     }
 
     /// Reads at least one more byte into the buffer; `false` at the end of the connection.
@@ -151,11 +135,7 @@ impl Peer {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!(
-                    "nothing more came in {:?}; so far: {}",
-                    self.patience,
-                    shown(&self.buffer)
-                );
+                bail!("nothing more came in {:?}; so far: {}", self.patience, shown(&self.buffer));
             }
             self.socket.set_read_timeout(Some(left))?;
             match (&self.socket).read(&mut piece) {
@@ -165,10 +145,7 @@ impl Peer {
                     self.buffer.extend_from_slice(&piece[..n]);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error)
-                    if error.kind() == ErrorKind::WouldBlock
-                        || error.kind() == ErrorKind::TimedOut =>
-                {
+                Err(error) if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::TimedOut => {
                     continue;
                 }
                 Err(error) if reset(error.kind()) => self.end = Some(End::Reset),
@@ -224,19 +201,14 @@ impl Peer {
     pub fn skip(&mut self, count: u64) -> Result<()> {
         let mut left = count;
         loop {
-            let now = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .min(self.buffer.len());
+            let now = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
             self.buffer.drain(..now);
             left -= now as u64;
             if left == 0 {
                 return Ok(());
             }
             if !self.fill()? {
-                bail!(
-                    "the connection ended ({:?}), {left} of {count} bytes missing",
-                    self.end
-                );
+                bail!("the connection ended ({:?}), {left} of {count} bytes missing", self.end);
             }
         }
     }
@@ -246,20 +218,12 @@ impl Peer {
         let deadline = Instant::now() + self.patience;
         let mut from = 0;
         loop {
-            if let Some(at) = self.buffer[from..]
-                .windows(mark.len())
-                .position(|window| window == mark)
-            {
+            if let Some(at) = self.buffer[from..].windows(mark.len()).position(|window| window == mark) {
                 return Ok(self.buffer.drain(..from + at + mark.len()).collect());
             }
             from = self.buffer.len().saturating_sub(mark.len() - 1);
             if !self.fill_until(deadline)? {
-                bail!(
-                    "the connection ended ({:?}) before {}; so far: {}",
-                    self.end,
-                    shown(mark),
-                    shown(&self.buffer)
-                );
+                bail!("the connection ended ({:?}) before {}; so far: {}", self.end, shown(mark), shown(&self.buffer));
             }
         }
     }
@@ -282,10 +246,7 @@ impl Peer {
 }
 
 fn reset(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted
-    )
+    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted)
 }
 
 /// Bytes as text a person can compare: escaped, and cut when long.
@@ -294,9 +255,5 @@ pub fn shown(bytes: &[u8]) -> String {
     if bytes.len() <= SHOWN_MAX {
         return format!("`{}`", bytes.escape_ascii());
     }
-    format!(
-        "`{}` and {} bytes more",
-        bytes[..SHOWN_MAX].escape_ascii(),
-        bytes.len() - SHOWN_MAX
-    )
+    format!("`{}` and {} bytes more", bytes[..SHOWN_MAX].escape_ascii(), bytes.len() - SHOWN_MAX)
 }

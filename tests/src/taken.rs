@@ -25,11 +25,9 @@ const RQUEUE_AT: usize = HEADER_BYTES + 4 + 48 + 4;
 
 /// Waits until the reader's queue is empty. `false`: it did not become so soon, or cannot be seen here.
 pub fn wait(socket: &Socket) -> bool {
-    let address = |address: std::io::Result<socket2::SockAddr>| {
-        address.ok().and_then(|address| address.as_socket_ipv4())
-    };
-    let (Some(ours), Some(theirs)) = (address(socket.local_addr()), address(socket.peer_addr()))
-    else {
+    let address =
+        |address: std::io::Result<socket2::SockAddr>| address.ok().and_then(|address| address.as_socket_ipv4());
+    let (Some(ours), Some(theirs)) = (address(socket.local_addr()), address(socket.peer_addr())) else {
         return false;
     };
     let deadline = Instant::now() + WAIT_MAX;
@@ -59,12 +57,8 @@ fn queued(local: SocketAddrV4, remote: SocketAddrV4) -> Option<u32> {
 }
 
 fn open() -> Option<Socket> {
-    let socket = Socket::new(
-        Domain::from(AF_NETLINK),
-        Type::RAW.cloexec(),
-        Some(Protocol::from(NETLINK_SOCK_DIAG)),
-    )
-    .ok()?;
+    let socket =
+        Socket::new(Domain::from(AF_NETLINK), Type::RAW.cloexec(), Some(Protocol::from(NETLINK_SOCK_DIAG))).ok()?;
     socket.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     Some(socket)
 }

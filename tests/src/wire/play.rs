@@ -71,12 +71,7 @@ pub fn play(script: &Script, feed: Feed) -> Vec<Outcome> {
         if case.disturbs() || result.is_err() {
             stage = None;
         }
-        outcomes.push(Outcome {
-            script: script.name.clone(),
-            case: case.name.clone(),
-            feed,
-            result,
-        });
+        outcomes.push(Outcome { script: script.name.clone(), case: case.name.clone(), feed, result });
     }
     outcomes
 }
@@ -85,17 +80,14 @@ impl Case {
     /// Whether it needs a gateway nobody used before, and leaves one that nobody should use after.
     fn disturbs(&self) -> bool {
         self.config.is_some()
-            || self
-                .blocks
-                .iter()
-                .any(|block| match (&block.actor, &block.step) {
-                    (Actor::Log, _) => true,
-                    // A pooled connection that the upstream closed is noticed in its own time.
-                    (Actor::Upstream(_), Step::Send(sendings)) => sendings
-                        .iter()
-                        .any(|sending| !matches!(sending, Sending::Write(_))),
-                    _ => false,
-                })
+            || self.blocks.iter().any(|block| match (&block.actor, &block.step) {
+                (Actor::Log, _) => true,
+                // A pooled connection that the upstream closed is noticed in its own time.
+                (Actor::Upstream(_), Step::Send(sendings)) => {
+                    sendings.iter().any(|sending| !matches!(sending, Sending::Write(_)))
+                }
+                _ => false,
+            })
     }
 }
 
@@ -133,8 +125,7 @@ impl Stage {
         }
         upstreams.insert(UNIX, Upstream::new(Origin::unix(dir.path())?));
         let refusing = Refusing::new()?;
-        let config =
-            config::layered(&[&script.config, case.config.as_deref().unwrap_or_default()])?;
+        let config = config::layered(&[&script.config, case.config.as_deref().unwrap_or_default()])?;
         let silent = config.contains("{silent}").then(Silent::new).transpose()?;
         let address = |number: u8| upstreams[&number].origin.address().to_owned();
         let addresses = [
@@ -143,28 +134,12 @@ impl Stage {
             ("upstream3", address(3)),
             ("upstream.unix", address(UNIX)),
             ("refusing", refusing.address().to_owned()),
-            (
-                "silent",
-                silent
-                    .as_ref()
-                    .map(|silent| silent.address().to_owned())
-                    .unwrap_or_default(),
-            ),
+            ("silent", silent.as_ref().map(|silent| silent.address().to_owned()).unwrap_or_default()),
         ];
-        let values: Vec<_> = addresses
-            .iter()
-            .map(|(name, value)| (*name, value.as_str()))
-            .collect();
+        let values: Vec<_> = addresses.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let gateway = Gateway::start_with(&config, &values)?;
         let log = gateway.access_log()?;
-        Ok(Self {
-            gateway,
-            log,
-            upstreams,
-            _refusing: refusing,
-            _silent: silent,
-            _dir: dir,
-        })
+        Ok(Self { gateway, log, upstreams, _refusing: refusing, _silent: silent, _dir: dir })
     }
 
     fn play(&mut self, case: &Case, feed: Feed) -> Result<()> {
@@ -174,34 +149,22 @@ impl Stage {
             upstream.begin()?;
         }
         let played = case.blocks.iter().try_for_each(|block| {
-            self.step(block, feed, &mut clients, &mut writers)
-                .with_context(|| format!("line {}", block.line))
+            self.step(block, feed, &mut clients, &mut writers).with_context(|| format!("line {}", block.line))
         });
         let played = played.and_then(|()| self.nothing_left(&mut clients));
         // What is still being written would wait for ever for a reader; closing the connections ends it.
         drop(clients);
         if played.is_err() {
-            self.upstreams
-                .values_mut()
-                .for_each(|upstream| upstream.connections.clear());
+            self.upstreams.values_mut().for_each(|upstream| upstream.connections.clear());
         }
         for writer in writers {
             let _ = writer.join();
         }
         played.map_err(|error| {
-            let alive = if self.gateway.alive() {
-                ""
-            } else {
-                " and is dead"
-            };
+            let alive = if self.gateway.alive() { "" } else { " and is dead" };
             anyhow::anyhow!(
                 "{error:#}\n  the gateway said{alive}: {}",
-                self.gateway
-                    .said()
-                    .lines()
-                    .skip(2)
-                    .collect::<Vec<_>>()
-                    .join("\n    ")
+                self.gateway.said().lines().skip(2).collect::<Vec<_>>().join("\n    ")
             )
         })
     }
@@ -218,35 +181,22 @@ impl Stage {
             (Actor::Client(number), Step::Send(sendings)) => {
                 let slot = match clients.entry(number) {
                     std::collections::btree_map::Entry::Occupied(slot) => slot.into_mut(),
-                    std::collections::btree_map::Entry::Vacant(slot) => {
-                        slot.insert(Some(self.gateway.client()?))
-                    }
+                    std::collections::btree_map::Entry::Vacant(slot) => slot.insert(Some(self.gateway.client()?)),
                 };
-                sendings
-                    .iter()
-                    .try_for_each(|sending| send(slot, sending, feed, writers))
+                sendings.iter().try_for_each(|sending| send(slot, sending, feed, writers))
             }
             (Actor::Client(number), Step::Expect(items)) => {
-                let client = clients
-                    .get_mut(&number)
-                    .and_then(Option::as_mut)
-                    .context("this client has no connection")?;
+                let client =
+                    clients.get_mut(&number).and_then(Option::as_mut).context("this client has no connection")?;
                 meet_all(items, client)
             }
             (Actor::Upstream(number), step) => {
-                let upstream = self
-                    .upstreams
-                    .get_mut(&number)
-                    .context("no such upstream")?;
+                let upstream = self.upstreams.get_mut(&number).context("no such upstream")?;
                 match step {
                     Step::Send(sendings) => {
-                        let at = upstream
-                            .current
-                            .context("nothing came to this upstream yet")?;
+                        let at = upstream.current.context("nothing came to this upstream yet")?;
                         let mut slot = Some(upstream.connections.remove(at));
-                        let sent = sendings
-                            .iter()
-                            .try_for_each(|sending| send(&mut slot, sending, feed, writers));
+                        let sent = sendings.iter().try_for_each(|sending| send(&mut slot, sending, feed, writers));
                         match slot {
                             Some(peer) => upstream.connections.insert(at, peer),
                             None => upstream.current = None,
@@ -266,22 +216,14 @@ impl Stage {
         for (number, client) in clients {
             if let Some(client) = client {
                 let left = client.pending()?;
-                ensure!(
-                    left.is_empty(),
-                    "client {number} got more than the case says\n  + {}",
-                    shown(left)
-                );
+                ensure!(left.is_empty(), "client {number} got more than the case says\n  + {}", shown(left));
             }
         }
         for (number, upstream) in &mut self.upstreams {
             upstream.accept_now()?;
             for peer in upstream.connections.iter_mut().chain(&mut upstream.fresh) {
                 let left = peer.pending()?;
-                ensure!(
-                    left.is_empty(),
-                    "upstream {number} got more than the case says\n  + {}",
-                    shown(left)
-                );
+                ensure!(left.is_empty(), "upstream {number} got more than the case says\n  + {}", shown(left));
             }
         }
         Ok(())
@@ -290,13 +232,7 @@ impl Stage {
 
 impl Upstream {
     fn new(origin: Origin) -> Self {
-        Self {
-            origin,
-            connections: Vec::new(),
-            fresh: Vec::new(),
-            current: None,
-            before: 0,
-        }
+        Self { origin, connections: Vec::new(), fresh: Vec::new(), current: None, before: 0 }
     }
 
     /// Forgets connections that the gateway ended, and which was used last.
@@ -340,11 +276,7 @@ impl Upstream {
         }
         if let Some(Expected::Connection(number)) = items.first() {
             let at = self.before + number - 1;
-            ensure!(
-                at < self.connections.len(),
-                "only {} connections were used",
-                self.connections.len() - self.before
-            );
+            ensure!(at < self.connections.len(), "only {} connections were used", self.connections.len() - self.before);
             self.current = Some(at);
         }
         let at = match self.current {
@@ -374,19 +306,9 @@ impl Upstream {
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            ensure!(
-                !left.is_zero(),
-                "no request came to the upstream within {PATIENCE:?}"
-            );
-            let open = self
-                .connections
-                .iter()
-                .chain(&self.fresh)
-                .filter(|peer| peer.ended().is_none());
-            let sockets: Vec<_> = open
-                .map(Peer::socket)
-                .chain([self.origin.socket()])
-                .collect();
+            ensure!(!left.is_zero(), "no request came to the upstream within {PATIENCE:?}");
+            let open = self.connections.iter().chain(&self.fresh).filter(|peer| peer.ended().is_none());
+            let sockets: Vec<_> = open.map(Peer::socket).chain([self.origin.socket()]).collect();
             readable(&sockets, left.min(Duration::from_secs(1)))?;
         }
     }
@@ -403,15 +325,8 @@ fn meet_all(items: &[Expected], peer: &mut Peer) -> Result<()> {
 /// More than the kernel surely takes at once: written by a thread, while the script goes on and reads.
 const WRITE_AT_ONCE_MAX: usize = 16 * 1024;
 
-fn send(
-    slot: &mut Option<Peer>,
-    sending: &Sending,
-    feed: Feed,
-    writers: &mut Vec<JoinHandle<()>>,
-) -> Result<()> {
-    let peer = slot
-        .as_mut()
-        .context("this connection was closed by the script")?;
+fn send(slot: &mut Option<Peer>, sending: &Sending, feed: Feed, writers: &mut Vec<JoinHandle<()>>) -> Result<()> {
+    let peer = slot.as_mut().context("this connection was closed by the script")?;
     match sending {
         Sending::Write(bytes) if bytes.len() > WRITE_AT_ONCE_MAX => {
             let (mut writer, bytes) = (peer.writer()?, bytes.clone());
@@ -451,16 +366,11 @@ fn feed_in(peer: &mut Peer, bytes: &[u8], feed: Feed) -> Result<()> {
 
 fn compare_log(patterns: &[(String, Option<Pattern>)], line: &Value) -> Result<()> {
     for (name, pattern) in patterns {
-        let value = line.get(name).map(|value| {
-            value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned)
-        });
+        let value = line.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
         match (pattern, value) {
-            (Some(pattern), Some(value)) => ensure!(
-                pattern.matches(&value),
-                "log: {name} is `{value}`, not `{pattern}`\n  + {line}"
-            ),
+            (Some(pattern), Some(value)) => {
+                ensure!(pattern.matches(&value), "log: {name} is `{value}`, not `{pattern}`\n  + {line}")
+            }
             (Some(pattern), None) => bail!("log: no {name}, should be `{pattern}`\n  + {line}"),
             (None, Some(value)) => bail!("log: {name} is `{value}`, should be absent\n  + {line}"),
             (None, None) => {}

@@ -114,20 +114,14 @@ pub struct RefusalPattern {
 
 impl Script {
     pub fn load(path: &Path) -> Result<Self> {
-        let name = PathBuf::from(path.file_name().context("a file")?)
-            .display()
-            .to_string();
+        let name = PathBuf::from(path.file_name().context("a file")?).display().to_string();
         let text = std::fs::read_to_string(path)?;
         Self::parse(&name, &text).with_context(|| name.clone())
     }
 
     pub fn parse(name: &str, text: &str) -> Result<Self> {
-        let mut script = Self {
-            name: name.to_owned(),
-            config: String::new(),
-            feeds_whole_only: false,
-            cases: Vec::new(),
-        };
+        let mut script =
+            Self { name: name.to_owned(), config: String::new(), feeds_whole_only: false, cases: Vec::new() };
         let mut lines = text.lines().enumerate().peekable();
         // Lines of the block being read: an actor, a direction, and texts.
         let mut open: Option<(usize, Actor, char, Vec<&str>)> = None;
@@ -138,19 +132,14 @@ impl Script {
             }
             let here = || format!("line {number}: {line}");
             let tag = tag(line);
-            if let (Some((actor, direction, text)), Some((_, open_actor, open_direction, texts))) =
-                (&tag, &mut open)
+            if let (Some((actor, direction, text)), Some((_, open_actor, open_direction, texts))) = (&tag, &mut open)
                 && (actor, direction) == (open_actor, open_direction)
             {
                 texts.push(text);
                 continue;
             }
             if let Some(block) = open.take() {
-                let case = script
-                    .cases
-                    .last_mut()
-                    .context("a step before the first `== case`")
-                    .with_context(here)?;
+                let case = script.cases.last_mut().context("a step before the first `== case`").with_context(here)?;
                 case.blocks.push(read_block(block)?);
             }
             if let Some((actor, direction, text)) = tag {
@@ -170,9 +159,7 @@ impl Script {
                 }
             } else if line == "config" {
                 let mut config = String::new();
-                while let Some((_, line)) =
-                    lines.next_if(|(_, line)| line.starts_with("    ") || line.is_empty())
-                {
+                while let Some((_, line)) = lines.next_if(|(_, line)| line.starts_with("    ") || line.is_empty()) {
                     config.push_str(line.trim_start());
                     config.push('\n');
                 }
@@ -181,25 +168,14 @@ impl Script {
                     None => script.config = config,
                 }
             } else if !line.is_empty() {
-                bail!(
-                    "{}: neither a step, nor `== case`, `config`, `feed whole`, a comment",
-                    here()
-                );
+                bail!("{}: neither a step, nor `== case`, `config`, `feed whole`, a comment", here());
             }
         }
         if let Some(block) = open {
-            script
-                .cases
-                .last_mut()
-                .context("a step before the first `== case`")?
-                .blocks
-                .push(read_block(block)?);
+            script.cases.last_mut().context("a step before the first `== case`")?.blocks.push(read_block(block)?);
         }
         ensure!(!script.cases.is_empty(), "no case");
-        ensure!(
-            script.cases.iter().all(|case| !case.blocks.is_empty()),
-            "a case without a step"
-        );
+        ensure!(script.cases.iter().all(|case| !case.blocks.is_empty()), "a case without a step");
         Ok(script)
     }
 }
@@ -207,17 +183,10 @@ impl Script {
 /// `client> text`: who, which way, what.
 fn tag(line: &str) -> Option<(Actor, char, &str)> {
     let (tag, text) = line.split_once(' ').unwrap_or((line, ""));
-    let direction = tag
-        .chars()
-        .last()
-        .filter(|direction| matches!(direction, '<' | '>'))?;
+    let direction = tag.chars().last().filter(|direction| matches!(direction, '<' | '>'))?;
     let actor = &tag[..tag.len() - 1];
     let number = |digits: &str| {
-        if digits.is_empty() {
-            Some(1)
-        } else {
-            digits.parse().ok()
-        }
+        if digits.is_empty() { Some(1) } else { digits.parse().ok() }
     };
     let actor = match (actor.strip_prefix("client"), actor.strip_prefix("upstream")) {
         (Some(digits), _) => Actor::Client(number(digits)?),
@@ -234,25 +203,17 @@ fn read_block((line, actor, direction, texts): (usize, Actor, char, Vec<&str>)) 
         (_, '>') => sending(&texts).map(Step::Send),
         _ => expected(&texts).map(Step::Expect),
     };
-    Ok(Block {
-        line,
-        actor,
-        step: step.with_context(|| format!("block at line {line}"))?,
-    })
+    Ok(Block { line, actor, step: step.with_context(|| format!("block at line {line}"))? })
 }
 
 fn log(texts: &[&str]) -> Result<Vec<(String, Option<Pattern>)>> {
     let words = texts.iter().flat_map(|text| text.split_ascii_whitespace());
     words
-        .map(
-            |word| match (word.strip_prefix('!'), word.split_once('=')) {
-                (Some(name), _) => Ok((name.to_owned(), None)),
-                (_, Some((name, value))) => {
-                    Ok((name.to_owned(), Some(Pattern::new(&tokens(value)?)?)))
-                }
-                _ => bail!("`{word}` is neither `name=value` nor `!name`"),
-            },
-        )
+        .map(|word| match (word.strip_prefix('!'), word.split_once('=')) {
+            (Some(name), _) => Ok((name.to_owned(), None)),
+            (_, Some((name, value))) => Ok((name.to_owned(), Some(Pattern::new(&tokens(value)?)?))),
+            _ => bail!("`{word}` is neither `name=value` nor `!name`"),
+        })
         .collect()
 }
 
@@ -300,10 +261,7 @@ fn sending(texts: &[&str]) -> Result<Vec<Sending>> {
 
 /// `ok text`: a 200 with that body.
 fn ok(directive: &str) -> Result<Option<Vec<u8>>> {
-    directive
-        .strip_prefix("ok")
-        .map(|text| Ok(origin::ok(text::bytes(text.trim_start())?)))
-        .transpose()
+    directive.strip_prefix("ok").map(|text| Ok(origin::ok(text::bytes(text.trim_start())?))).transpose()
 }
 
 fn expected(texts: &[&str]) -> Result<Vec<Expected>> {
@@ -316,14 +274,9 @@ fn expected(texts: &[&str]) -> Result<Vec<Expected>> {
         {
             expected.extend(items);
         } else if starts_head(text) {
-            expected.push(Expected::Head(HeadPattern {
-                start: Pattern::new(&line)?,
-                fields: fields(&mut lines)?,
-            }));
+            expected.push(Expected::Head(HeadPattern { start: Pattern::new(&line)?, fields: fields(&mut lines)? }));
         } else {
-            let (text, end) = text
-                .strip_suffix('\\')
-                .map_or((*text, &b"\r\n"[..]), |text| (text, b""));
+            let (text, end) = text.strip_suffix('\\').map_or((*text, &b"\r\n"[..]), |text| (text, b""));
             let mut bytes = text::bytes(text)?;
             bytes.extend(end);
             match expected.last_mut() {
@@ -341,10 +294,7 @@ fn starts_head(text: &str) -> bool {
 }
 
 /// What a line of one directive alone asks for; `None`: it stands for bytes.
-fn directed<'a>(
-    directive: &str,
-    lines: &mut impl Iterator<Item = &'a &'a str>,
-) -> Result<Option<Vec<Expected>>> {
+fn directed<'a>(directive: &str, lines: &mut impl Iterator<Item = &'a &'a str>) -> Result<Option<Vec<Expected>>> {
     let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
     let item = match word {
         "ok" => return Ok(Some(expected_ok(rest)?)),
@@ -356,16 +306,8 @@ fn directed<'a>(
         "same" => Expected::SameConnection,
         "new" => Expected::NewConnection,
         "connection" => Expected::Connection(rest.parse().context("`<connection n>`")?),
-        "chunks" => Expected::Chunks {
-            data: text::bytes(rest)?,
-            open: false,
-            trailers: fields(lines)?,
-        },
-        "chunks-open" => Expected::Chunks {
-            data: text::bytes(rest)?,
-            open: true,
-            trailers: FieldPatterns::default(),
-        },
+        "chunks" => Expected::Chunks { data: text::bytes(rest)?, open: false, trailers: fields(lines)? },
+        "chunks-open" => Expected::Chunks { data: text::bytes(rest)?, open: true, trailers: FieldPatterns::default() },
         "refusal" => Expected::Refusal(refusal(rest, lines)?),
         _ => return Ok(None),
     };
@@ -375,34 +317,15 @@ fn directed<'a>(
 fn expected_ok(text: &str) -> Result<Vec<Expected>> {
     let body = text::bytes(text)?;
     let pattern = |text: &str| Pattern::new(&tokens(text)?);
-    let length = (
-        "Content-Length".to_owned(),
-        pattern(&body.len().to_string())?,
-    );
-    let fields = FieldPatterns {
-        present: vec![length],
-        absent: Vec::new(),
-        open: true,
-    };
-    Ok(vec![
-        Expected::Head(HeadPattern {
-            start: pattern("HTTP/1.1 200 OK")?,
-            fields,
-        }),
-        Expected::Bytes(body),
-    ])
+    let length = ("Content-Length".to_owned(), pattern(&body.len().to_string())?);
+    let fields = FieldPatterns { present: vec![length], absent: Vec::new(), open: true };
+    Ok(vec![Expected::Head(HeadPattern { start: pattern("HTTP/1.1 200 OK")?, fields }), Expected::Bytes(body)])
 }
 
 /// `status code [by who] [head]`, and fields up to an empty line or the end of the block.
-fn refusal<'a>(
-    rest: &str,
-    lines: &mut impl Iterator<Item = &'a &'a str>,
-) -> Result<RefusalPattern> {
+fn refusal<'a>(rest: &str, lines: &mut impl Iterator<Item = &'a &'a str>) -> Result<RefusalPattern> {
     let mut words = rest.split(' ');
-    let status: u16 = words
-        .next()
-        .and_then(|status| status.parse().ok())
-        .context("`<refusal status code>`")?;
+    let status: u16 = words.next().and_then(|status| status.parse().ok()).context("`<refusal status code>`")?;
     let code = words.next().context("`<refusal status code>`")?.to_owned();
     let (mut ended_by, mut head_only, mut with) = ("client".to_owned(), false, false);
     let mut named = false;
@@ -417,22 +340,9 @@ fn refusal<'a>(
             other => bail!("`{other}` in <refusal {rest}>"),
         }
     }
-    ensure!(
-        named || status < 500,
-        "who ended it? `<refusal {rest} by upstream>` or `by gateway`"
-    );
-    let fields = if with {
-        fields(lines)?
-    } else {
-        FieldPatterns::default()
-    };
-    Ok(RefusalPattern {
-        status,
-        code,
-        ended_by,
-        head_only,
-        fields,
-    })
+    ensure!(named || status < 500, "who ended it? `<refusal {rest} by upstream>` or `by gateway`");
+    let fields = if with { fields(lines)? } else { FieldPatterns::default() };
+    Ok(RefusalPattern { status, code, ended_by, head_only, fields })
 }
 
 /// Field lines up to an empty line.
@@ -440,10 +350,7 @@ fn fields<'a>(lines: &mut impl Iterator<Item = &'a &'a str>) -> Result<FieldPatt
     let mut fields = FieldPatterns::default();
     let mut gateway = false;
     loop {
-        match *lines
-            .next()
-            .context("a head or trailers without the empty line at their end")?
-        {
+        match *lines.next().context("a head or trailers without the empty line at their end")? {
             "" => break,
             "..." => fields.open = true,
             "<gateway>" => gateway = true,
@@ -457,9 +364,7 @@ fn fields<'a>(lines: &mut impl Iterator<Item = &'a &'a str>) -> Result<FieldPatt
         // A field the script writes out, or says must not be there, is the script's to tell.
         let told = |known: &String| known.eq_ignore_ascii_case(name);
         if !fields.present.iter().any(|(known, _)| told(known)) && !fields.absent.iter().any(told) {
-            fields
-                .present
-                .push(((*name).to_owned(), Pattern::new(&tokens(value)?)?));
+            fields.present.push(((*name).to_owned(), Pattern::new(&tokens(value)?)?));
         }
     }
     Ok(fields)
@@ -485,19 +390,10 @@ mod tests {
         let script = Script::parse("x.txt", text).unwrap();
         assert_eq!(script.config, "[limits]\nfields = 3\n\n");
         assert_eq!(script.cases.len(), 2);
-        let [first, second, head, eof] = &script.cases[0].blocks[..] else {
-            panic!("four blocks")
-        };
-        let Step::Send(sent) = &first.step else {
-            panic!("sends")
-        };
-        assert_eq!(
-            sent[..],
-            [Sending::Write(b"GET / HTTP/1.1\r\n\r\n".to_vec())]
-        );
-        let Step::Send(sent) = &second.step else {
-            panic!("sends")
-        };
+        let [first, second, head, eof] = &script.cases[0].blocks[..] else { panic!("four blocks") };
+        let Step::Send(sent) = &first.step else { panic!("sends") };
+        assert_eq!(sent[..], [Sending::Write(b"GET / HTTP/1.1\r\n\r\n".to_vec())]);
+        let Step::Send(sent) = &second.step else { panic!("sends") };
         assert_eq!(sent[..], [Sending::Write(b"a".to_vec())]);
         assert!(
             matches!(&head.step, Step::Expect(items) if matches!(&items[..], [Expected::Head(head)] if head.fields.open))

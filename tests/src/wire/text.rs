@@ -45,12 +45,8 @@ pub fn tokens(text: &str) -> Result<Vec<Token>> {
                 Some((at, b'x')) => {
                     rest.next();
                     rest.next();
-                    let digits = text
-                        .get(at + 1..at + 3)
-                        .context("`\\x` wants two hex digits")?;
-                    Token::Byte(
-                        u8::from_str_radix(digits, 16).with_context(|| format!("`\\x{digits}`"))?,
-                    )
+                    let digits = text.get(at + 1..at + 3).context("`\\x` wants two hex digits")?;
+                    Token::Byte(u8::from_str_radix(digits, 16).with_context(|| format!("`\\x{digits}`"))?)
                 }
                 Some((_, same @ (b'\\' | b'<' | b'>' | b'*' | b' '))) => Token::Byte(same),
                 Some((_, other)) => bail!("`\\{}` is no escape", char::from(other)),
@@ -68,9 +64,9 @@ pub fn bytes(text: &str) -> Result<Vec<u8>> {
         match token {
             Token::Byte(byte) => bytes.push(byte),
             Token::Directive(directive) => bytes.extend(repeated(&directive)?),
-            Token::Any => bail!(
-                "`*` stands for any bytes only in heads the other side sends; a plain one is written `\\*`"
-            ),
+            Token::Any => {
+                bail!("`*` stands for any bytes only in heads the other side sends; a plain one is written `\\*`")
+            }
             Token::NoLineEnd => bail!("`\\` before the end of the line"),
         }
     }
@@ -83,11 +79,7 @@ pub fn repeated(directive: &str) -> Result<Vec<u8>> {
         .strip_prefix("repeat ")
         .and_then(|rest| rest.split_once(' '))
         .with_context(|| format!("`<{directive}>` does not stand for bytes"))?;
-    Ok(bytes(text)?.repeat(
-        count
-            .parse()
-            .with_context(|| format!("`{count}` is no count"))?,
-    ))
+    Ok(bytes(text)?.repeat(count.parse().with_context(|| format!("`{count}` is no count"))?))
 }
 
 /// A line of text with wildcards.
@@ -103,16 +95,10 @@ impl Pattern {
         for token in tokens {
             match token {
                 Token::Any => parts.push(String::new()),
-                Token::Byte(byte) => parts
-                    .last_mut()
-                    .context("never empty")?
-                    .push(char::from(*byte)),
+                Token::Byte(byte) => parts.last_mut().context("never empty")?.push(char::from(*byte)),
                 Token::Directive(directive) => {
                     let bytes = repeated(directive)?;
-                    parts
-                        .last_mut()
-                        .context("never empty")?
-                        .extend(bytes.into_iter().map(char::from));
+                    parts.last_mut().context("never empty")?.extend(bytes.into_iter().map(char::from));
                 }
                 Token::NoLineEnd => bail!("a line of a head ends in CRLF"),
             }
@@ -139,10 +125,8 @@ impl Pattern {
 
     /// `name: value` as a name and a pattern for the value.
     pub fn field(tokens: &[Token]) -> Result<(String, Self)> {
-        let colon = tokens
-            .iter()
-            .position(|token| *token == Token::Byte(b':'))
-            .context("a field line without a colon")?;
+        let colon =
+            tokens.iter().position(|token| *token == Token::Byte(b':')).context("a field line without a colon")?;
         let name = Self::new(&tokens[..colon])?;
         ensure!(name.parts.len() == 1, "a field name has no wildcard");
         let mut value = &tokens[colon + 1..];

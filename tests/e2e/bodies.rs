@@ -1,0 +1,247 @@
+//! Large bodies: streamed both ways at constant memory, whole, and no faster than the slower side.
+//! `BAWAB_BODY_MIB` sets their size; 2048 takes a while.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::message::Head;
+use e2e::origin::readable;
+use e2e::{Gateway, Origin, Peer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+const MIB: u64 = 1024 * 1024;
+
+/// What resident memory may grow by while one body of any size passes: some buffers, not the body.
+const GROWTH_BYTES_MAX: u64 = 12 * MIB;
+
+fn body_bytes() -> u64 {
+    std::env::var("BAWAB_BODY_MIB").ok().and_then(|mib| mib.parse::<u64>().ok()).unwrap_or(192) * MIB
+}
+
+/// 64 KiB in which every 8 bytes differ: a lost, repeated or moved piece shows.
+fn piece(at: u64) -> Vec<u8> {
+    (0..8192_u64).flat_map(|word| (at * 8192 + word).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+}
+
+const PIECE_BYTES: u64 = 65536;
+
+fn write_body(to: &mut Peer, bytes: u64) -> Result<()> {
+    (0..bytes / PIECE_BYTES).try_for_each(|at| to.send(piece(at)))
+}
+
+fn read_body(from: &mut Peer, bytes: u64, mut between: impl FnMut() -> Result<()>) -> Result<()> {
+    for at in 0..bytes / PIECE_BYTES {
+        ensure!(from.take(PIECE_BYTES as usize)? == piece(at), "piece {at} is not what was sent");
+        if at % 64 == 0 {
+            between()?;
+        }
+    }
+    Ok(())
+}
+
+/// Answered once, so that what a first exchange allocates for good is there.
+fn warm(gateway: &Gateway, origin: &Origin) -> Result<()> {
+    let mut client = gateway.client()?;
+    client.send("GET / HTTP/1.1\r\nHost: e2e.test\r\n\r\n")?;
+    let mut upstream = origin.accept()?;
+    Head::read(&mut upstream)?;
+    upstream.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")?;
+    Head::read(&mut client)?;
+    Ok(())
+}
+
+#[test]
+fn an_upload_passes_whole_at_constant_memory() {
+    let bytes = body_bytes();
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start("[limits]\nbody_bytes = \"4GiB\"", origin.address()).unwrap();
+    warm(&gateway, &origin).unwrap();
+    let before = gateway.rss_bytes().unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send(format!("PUT / HTTP/1.1\r\nHost: e2e.test\r\nContent-Length: {bytes}\r\n\r\n")).unwrap();
+    let mut writer = client.writer().unwrap();
+    let writing = std::thread::spawn(move || write_body(&mut writer, bytes));
+    let mut upstream = origin.accept().unwrap();
+    Head::read(&mut upstream).unwrap();
+    let mut most = 0;
+    read_body(&mut upstream, bytes, || {
+        most = most.max(gateway.rss_bytes()?);
+        Ok(())
+    })
+    .unwrap();
+    writing.join().unwrap().unwrap();
+    upstream.send(e2e::origin::ok("done")).unwrap();
+    assert_eq!(Head::read(&mut client).unwrap().status(), 200);
+    assert!(most < before + GROWTH_BYTES_MAX, "memory grew from {before} to {most} over {bytes}");
+}
+
+#[test]
+fn a_download_passes_whole_at_constant_memory() {
+    let bytes = body_bytes();
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start("", origin.address()).unwrap();
+    warm(&gateway, &origin).unwrap();
+    let before = gateway.rss_bytes().unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: e2e.test\r\n\r\n").unwrap();
+    let mut upstream = origin.accept().unwrap();
+    Head::read(&mut upstream).unwrap();
+    let writing = std::thread::spawn(move || {
+        upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n"))?;
+        write_body(&mut upstream, bytes)
+    });
+    Head::read(&mut client).unwrap();
+    let mut most = 0;
+    read_body(&mut client, bytes, || {
+        most = most.max(gateway.rss_bytes()?);
+        Ok(())
+    })
+    .unwrap();
+    writing.join().unwrap().unwrap();
+    assert!(most < before + GROWTH_BYTES_MAX, "memory grew from {before} to {most} over {bytes}");
+}
+
+#[test]
+fn a_chunked_download_passes_whole_at_constant_memory() {
+    let bytes = 64 * MIB;
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start("", origin.address()).unwrap();
+    warm(&gateway, &origin).unwrap();
+    let before = gateway.rss_bytes().unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: e2e.test\r\n\r\n").unwrap();
+    let mut upstream = origin.accept().unwrap();
+    Head::read(&mut upstream).unwrap();
+    let writing = std::thread::spawn(move || -> Result<()> {
+        upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        for at in 0..bytes / PIECE_BYTES {
+            upstream.send("10000\r\n")?;
+            upstream.send(piece(at))?;
+            upstream.send("\r\n")?;
+        }
+        upstream.send("0\r\n\r\n")
+    });
+    let head = Head::read(&mut client).unwrap();
+    assert_eq!(head.field("transfer-encoding"), Some("chunked"));
+    let (mut most, mut pending, mut at) = (0, Vec::new(), 0);
+    while let Some(chunk) = e2e::message::chunk(&mut client).unwrap() {
+        pending.extend(chunk);
+        while pending.len() >= PIECE_BYTES as usize {
+            let got: Vec<u8> = pending.drain(..PIECE_BYTES as usize).collect();
+            assert!(got == piece(at), "piece {at} is not what was sent");
+            at += 1;
+        }
+        most = most.max(gateway.rss_bytes().unwrap());
+    }
+    writing.join().unwrap().unwrap();
+    assert_eq!(at, bytes / PIECE_BYTES);
+    assert!(most < before + GROWTH_BYTES_MAX, "memory grew from {before} to {most} over {bytes}");
+}
+
+/// Writes until nothing more is taken for a while; fails when `limit` bytes were. A slow machine can only make it pass.
+fn stalls_below(limit: u64, writer: &mut Peer) -> Result<u64> {
+    let mut written = 0;
+    writer.socket().set_nonblocking(true)?;
+    while written < limit {
+        let mut polled = [PollFd::new(writer.socket(), PollFlags::OUT)];
+        if poll(&mut polled, Some(&Timespec::try_from(Duration::from_millis(700))?))? == 0 {
+            return Ok(written);
+        }
+        match writer.socket().send(&piece(0)) {
+            Ok(count) => written += count as u64,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    anyhow::bail!("{written} bytes were taken that nobody reads")
+}
+
+#[test]
+fn an_upstream_is_not_read_faster_than_the_client_reads() {
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start("[limits]\nrate_min = \"0B\"", origin.address()).unwrap();
+    warm(&gateway, &origin).unwrap();
+    let before = gateway.rss_bytes().unwrap();
+    let mut client = Peer::connect_with_receive_buffer(16 * 1024, gateway.address_of("main").unwrap()).unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: e2e.test\r\n\r\n").unwrap();
+    let mut upstream = origin.accept().unwrap();
+    Head::read(&mut upstream).unwrap();
+    upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 256 * MIB)).unwrap();
+    let written = stalls_below(64 * MIB, &mut upstream).unwrap();
+    let stalled = gateway.rss_bytes().unwrap();
+    assert!(stalled < before + GROWTH_BYTES_MAX, "memory grew from {before} to {stalled}");
+    // And it goes on where it stopped once the client reads.
+    Head::read(&mut client).unwrap();
+    client.skip(written).unwrap();
+}
+
+#[test]
+fn a_client_is_not_read_faster_than_the_upstream_reads() {
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start("[limits]\nrate_min = \"0B\"\nbody_bytes = \"1GiB\"", origin.address()).unwrap();
+    warm(&gateway, &origin).unwrap();
+    let before = gateway.rss_bytes().unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send(format!("PUT / HTTP/1.1\r\nHost: e2e.test\r\nContent-Length: {}\r\n\r\n", 256 * MIB)).unwrap();
+    let mut upstream = origin.accept().unwrap();
+    Head::read(&mut upstream).unwrap();
+    let written = stalls_below(64 * MIB, &mut client).unwrap();
+    let stalled = gateway.rss_bytes().unwrap();
+    assert!(stalled < before + GROWTH_BYTES_MAX, "memory grew from {before} to {stalled}");
+    upstream.skip(written).unwrap();
+}
+
+/// Both at once on one connection: neither side waits for the other to end.
+#[test]
+fn a_body_may_be_answered_while_it_is_sent() {
+    let bytes = 16 * MIB;
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start("", origin.address()).unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send(format!("POST / HTTP/1.1\r\nHost: e2e.test\r\nContent-Length: {bytes}\r\n\r\n")).unwrap();
+    let mut writer = client.writer().unwrap();
+    let writing = std::thread::spawn(move || write_body(&mut writer, bytes));
+    let mut upstream = origin.accept().unwrap();
+    Head::read(&mut upstream).unwrap();
+    let echoing = std::thread::spawn(move || -> Result<()> {
+        upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n"))?;
+        for _ in 0..bytes / PIECE_BYTES {
+            let piece = upstream.take(PIECE_BYTES as usize)?;
+            upstream.send(piece)?;
+        }
+        Ok(())
+    });
+    assert_eq!(Head::read(&mut client).unwrap().status(), 200);
+    read_body(&mut client, bytes, || Ok(())).unwrap();
+    writing.join().unwrap().unwrap();
+    echoing.join().unwrap().unwrap();
+    assert!(!readable(&[client.socket()], Duration::ZERO).unwrap()[0], "more came than was sent");
+}
+
+/// A tunnel streams as well, both ways, and holds nobody up.
+#[test]
+fn a_tunnel_carries_any_amount_both_ways() {
+    let bytes = 16 * MIB;
+    let origin = Origin::tcp().unwrap();
+    let config = "[[route]]\npath = \"/**\"\nupstream = \"main\"\nauth = \"none\"\nupgrade = [\"websocket\"]";
+    let gateway = Gateway::start(config, origin.address()).unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: e2e.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    let mut upstream = origin.accept().unwrap();
+    Head::read(&mut upstream).unwrap();
+    upstream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    assert_eq!(Head::read(&mut client).unwrap().status(), 101);
+    let mut writer = client.writer().unwrap();
+    let writing = std::thread::spawn(move || write_body(&mut writer, bytes));
+    let echoing = std::thread::spawn(move || -> Result<()> {
+        for _ in 0..bytes / PIECE_BYTES {
+            let piece = upstream.take(PIECE_BYTES as usize)?;
+            upstream.send(piece)?;
+        }
+        Ok(())
+    });
+    read_body(&mut client, bytes, || Ok(())).unwrap();
+    writing.join().unwrap().unwrap();
+    echoing.join().unwrap().unwrap();
+    client.finish().unwrap();
+}
