@@ -1,0 +1,101 @@
+//! `cargo xtask bench WHAT`: the gateway beside its peers on this machine. Ratios within one round count; a figure alone
+//! says more about the machine than about the program.
+
+mod cost;
+mod crowd;
+mod idle;
+mod peers;
+mod plain;
+mod report;
+mod stuck;
+mod wrk;
+
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+
+use peers::Peer;
+
+const USAGE: &str = "\
+usage: cargo xtask bench WHAT [options]
+
+  plain   CPU per request, rate, latency and memory of every peer as a plain proxy
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik, floor (all)
+            --rows A,B     small, 1k, 64k, 1m, logs (all)
+  idle    memory per silent keep-alive connection
+            --rounds N     (1)
+            --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
+  stuck   1,000 clients that stop inside a head, beside others that do not
+            --peers A,B    (bawab, nginx, haproxy)";
+
+pub(crate) fn run(words: &[String]) -> Result<bool> {
+    match words.split_first() {
+        Some((what, rest)) if !rest.iter().any(|word| word == "--help") => match what.as_str() {
+            "plain" => plain::run(rest),
+            "idle" => idle::run(rest),
+            "stuck" => stuck::run(rest),
+            "--help" => help(),
+            _ => bail!("there is no bench `{what}`\n\n{USAGE}"),
+        },
+        _ => help(),
+    }
+}
+
+fn help() -> Result<bool> {
+    println!("{USAGE}");
+    Ok(true)
+}
+
+/// `--name value` pairs, each taken out by the one who knows it; what is left at the end is a mistake.
+struct Options<'a> {
+    pairs: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Options<'a> {
+    fn read(words: &'a [String]) -> Result<Self> {
+        let mut pairs = Vec::new();
+        for pair in words.chunks(2) {
+            match pair {
+                [name, value] if name.starts_with("--") => {
+                    pairs.push((name.as_str(), value.as_str()))
+                }
+                _ => bail!(
+                    "`{}` is not an option with a value\n\n{USAGE}",
+                    pair.join(" ")
+                ),
+            }
+        }
+        Ok(Self { pairs })
+    }
+
+    fn text(&mut self, name: &str) -> Option<&'a str> {
+        let at = self.pairs.iter().position(|(known, _)| *known == name)?;
+        Some(self.pairs.remove(at).1)
+    }
+
+    fn number<T: FromStr>(&mut self, name: &str, default: T) -> Result<T> {
+        match self.text(name) {
+            Some(text) => text
+                .parse()
+                .ok()
+                .with_context(|| format!("{name}: `{text}` is not a number it takes")),
+            None => Ok(default),
+        }
+    }
+
+    fn peers(&mut self, default: &[Peer]) -> Result<Vec<Peer>> {
+        match self.text("--peers") {
+            Some(names) => names.split(',').map(Peer::from_name).collect(),
+            None => Ok(default.to_vec()),
+        }
+    }
+
+    fn done(self) -> Result<()> {
+        match self.pairs.first() {
+            Some((name, _)) => bail!("`{name}` is no option here\n\n{USAGE}"),
+            None => Ok(()),
+        }
+    }
+}

