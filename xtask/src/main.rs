@@ -1,13 +1,14 @@
 //! The tasks of this repository: `cargo xtask NAME`. One file a task; what they share is in `process` and `workspace`.
 #![forbid(unsafe_code)]
-#![expect(
-    clippy::print_stdout,
-    reason = "a task talks to the person who started it"
-)]
+#![expect(clippy::print_stdout, reason = "a task talks to the person who started it")]
 
 mod bench;
+mod ci;
+mod demo;
 mod process;
-mod wire;
+mod setup;
+mod test;
+mod text;
 mod workspace;
 
 use std::process::ExitCode;
@@ -17,11 +18,17 @@ use anyhow::Result;
 /// A task: its name, what it does in one line, and its code. `Ok(false)` means: it ran, and something it checked did not hold.
 type Task = (&'static str, &'static str, fn(&[String]) -> Result<bool>);
 
-const TASKS: &[Task] = &[(
-    "bench",
-    "run the gateway beside its peers: plain, idle, stuck (each with --help)",
-    bench::run,
-)];
+const TASKS: &[Task] = &[
+    ("setup", "install what tests and benches need, or say what to install (--check: only look)", setup::run),
+    (
+        "demo",
+        "build, start the gateway before services of its own, send requests through it (--stay: keep it up)",
+        demo::run,
+    ),
+    ("test", "run everything that can be tested here; list and count what cannot", test::run),
+    ("ci", "what has to hold for every commit: fmt, text, deny, clippy, docs, test, demo", ci::run),
+    ("bench", "run the gateway beside its peers: plain, idle, stuck (each with --help)", bench::run),
+];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();

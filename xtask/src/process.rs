@@ -19,19 +19,13 @@ const STOP_WAIT: Duration = Duration::from_secs(5);
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(system)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// Runs a program to its end, its output on ours. Fails only when it could not be started.
 pub(crate) fn status(command: &mut Command) -> Result<ExitStatus> {
     std::io::stdout().flush()?;
-    command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("starting {}", shown(command)))
+    command.stdin(Stdio::null()).status().with_context(|| format!("starting {}", shown(command)))
 }
 
 /// Runs a program that has to end well.
@@ -45,17 +39,9 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a program that has to end well, and returns what it wrote to stdout.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("starting {}", shown(command)))?;
+    let done = command.stdin(Stdio::null()).output().with_context(|| format!("starting {}", shown(command)))?;
     if !done.status.success() {
-        bail!(
-            "{} ended with {}:\n{}",
-            shown(command),
-            done.status,
-            String::from_utf8_lossy(&done.stderr).trim_end()
-        );
+        bail!("{} ended with {}:\n{}", shown(command), done.status, String::from_utf8_lossy(&done.stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
@@ -91,14 +77,8 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self> {
-        let child = command
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("starting {}", shown(command)))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-        })
+        let child = command.stdin(Stdio::null()).spawn().with_context(|| format!("starting {}", shown(command)))?;
+        Ok(Self { name: name.to_owned(), child })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -118,16 +98,10 @@ impl Server {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!(
-                    "{} ended with {status} before it listened on {address}",
-                    self.name
-                );
+                bail!("{} ended with {status} before it listened on {address}", self.name);
             }
             if Instant::now() > end {
-                bail!(
-                    "{} does not listen on {address} after {patience:?}",
-                    self.name
-                );
+                bail!("{} does not listen on {address} after {patience:?}", self.name);
             }
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -142,10 +116,7 @@ impl Server {
         if let Some(status) = self.child.try_wait()? {
             return Ok(status);
         }
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .context("a process id is positive")?;
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id is positive")?;
         // Not reaped yet, so the id is still this child's.
         kill_process(pid, Signal::TERM)?;
         let end = Instant::now() + STOP_WAIT;
@@ -155,10 +126,7 @@ impl Server {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
-        eprintln!(
-            "{} did not end within {STOP_WAIT:?} of SIGTERM; killed",
-            self.name
-        );
+        eprintln!("{} did not end within {STOP_WAIT:?} of SIGTERM; killed", self.name);
         self.child.kill()?;
         Ok(self.child.wait()?)
     }

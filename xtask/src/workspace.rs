@@ -7,11 +7,8 @@ use anyhow::{Context, Result};
 
 /// The top folder of the repository. Cargo names it when a task is run as `cargo xtask`.
 pub(crate) fn root() -> Result<PathBuf> {
-    let manifest =
-        std::env::var_os("CARGO_MANIFEST_DIR").context("run tasks as `cargo xtask NAME`")?;
-    let root = Path::new(&manifest)
-        .parent()
-        .context("the xtask package has no parent folder")?;
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").context("run tasks as `cargo xtask NAME`")?;
+    let root = Path::new(&manifest).parent().context("the xtask package has no parent folder")?;
     Ok(root.to_owned())
 }
 
@@ -20,11 +17,8 @@ pub(crate) fn target() -> Result<PathBuf> {
     let mut command = cargo()?;
     command.args(["metadata", "--no-deps", "--format-version", "1"]);
     let text = crate::process::output(&mut command)?;
-    let metadata: serde_json::Value =
-        serde_json::from_str(&text).context("reading `cargo metadata`")?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("`cargo metadata` names no target folder")?;
+    let metadata: serde_json::Value = serde_json::from_str(&text).context("reading `cargo metadata`")?;
+    let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
     Ok(PathBuf::from(target))
 }
 
@@ -33,8 +27,6 @@ pub(crate) fn cargo() -> Result<Command> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()?);
     // What `cargo run` sets for us is about this package; a build below must not see it.
-    command
-        .env_remove("CARGO_MANIFEST_DIR")
-        .env_remove("CARGO_MANIFEST_PATH");
+    command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
     Ok(command)
 }

@@ -53,12 +53,7 @@ impl Reading {
                 continue;
             };
             let fields = after_name(&stat);
-            let ticks = |field: usize| {
-                fields
-                    .get(field)
-                    .and_then(|text| text.parse::<u64>().ok())
-                    .unwrap_or(0)
-            };
+            let ticks = |field: usize| fields.get(field).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
             // utime and stime, fields 14 and 15 of proc_pid_stat(5).
             processes.insert(pid, ticks(11) + ticks(12));
             let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -75,11 +70,7 @@ impl Reading {
                 }
             }
         }
-        Ok(Self {
-            threads,
-            processes,
-            core: core_ticks(core)?,
-        })
+        Ok(Self { threads, processes, core: core_ticks(core)? })
     }
 
     /// What was spent since `earlier`.
@@ -90,19 +81,12 @@ impl Reading {
         let by_process = from_ticks(ticks);
         // Ticks are coarse and threads that ended are missing from the fine account: believe the coarse one only when
         // it is larger by more than its own grain.
-        let process = if by_process > by_threads + from_ticks(2 * self.processes.len() as u64) {
-            by_process
-        } else {
-            by_threads
-        };
+        let process =
+            if by_process > by_threads + from_ticks(2 * self.processes.len() as u64) { by_process } else { by_threads };
         Spent {
             process,
             core: from_ticks(self.core.busy_ticks.saturating_sub(earlier.core.busy_ticks)),
-            stolen: from_ticks(
-                self.core
-                    .stolen_ticks
-                    .saturating_sub(earlier.core.stolen_ticks),
-            ),
+            stolen: from_ticks(self.core.stolen_ticks.saturating_sub(earlier.core.stolen_ticks)),
         }
     }
 }
@@ -115,9 +99,7 @@ pub(super) fn resident_kib(pid: u32) -> Result<u64> {
             continue;
         };
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        sum += line
-            .and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok())
-            .unwrap_or(0);
+        sum += line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0);
     }
     Ok(sum)
 }
@@ -127,9 +109,7 @@ pub(super) fn cores() -> Result<(usize, usize)> {
     let allowed = sched_getaffinity(None)?;
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
     let measured = cores.next().context("no core to run on")?;
-    let loading = cores
-        .next()
-        .context("two cores are needed: one for what is measured, one for the load")?;
+    let loading = cores.next().context("two cores are needed: one for what is measured, one for the load")?;
     Ok((measured, loading))
 }
 
@@ -159,37 +139,25 @@ pub(super) fn socket_pair_cost(core: usize) -> Result<Duration> {
         }
         Ok((thread_time() - spent) / turns)
     });
-    probe
-        .join()
-        .map_err(|_| anyhow::anyhow!("the probe panicked"))?
+    probe.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?
 }
 
 fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(now.tv_sec).unwrap_or(0),
-        u32::try_from(now.tv_nsec).unwrap_or(0),
-    )
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// A process and all that descend from it.
 fn tree(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
             continue;
         };
-        if let Some(parent) = after_name(&stat)
-            .get(1)
-            .and_then(|text| text.parse::<u32>().ok())
-        {
+        if let Some(parent) = after_name(&stat).get(1).and_then(|text| text.parse::<u32>().ok()) {
             parents.push((pid, parent));
         }
     }
@@ -197,12 +165,7 @@ fn tree(root: u32) -> Result<Vec<u32>> {
     let mut next = 0;
     while next < found.len() {
         let parent = found[next];
-        found.extend(
-            parents
-                .iter()
-                .filter(|(_, of)| *of == parent)
-                .map(|(pid, _)| *pid),
-        );
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
         next += 1;
     }
     Ok(found)
@@ -210,36 +173,22 @@ fn tree(root: u32) -> Result<Vec<u32>> {
 
 /// The fields of /proc/PID/stat from the third on: the second, the name, may hold spaces and parentheses.
 fn after_name(stat: &str) -> Vec<&str> {
-    stat.rsplit_once(") ")
-        .map(|(_, rest)| rest.split(' ').collect())
-        .unwrap_or_default()
+    stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default()
 }
 
 /// The growth of each counter, those that began in between from zero.
 fn grown(earlier: &HashMap<u32, u64>, later: &HashMap<u32, u64>) -> u64 {
-    later
-        .iter()
-        .map(|(id, value)| value.saturating_sub(earlier.get(id).copied().unwrap_or(0)))
-        .sum()
+    later.iter().map(|(id, value)| value.saturating_sub(earlier.get(id).copied().unwrap_or(0))).sum()
 }
 
 fn core_ticks(core: usize) -> Result<Core> {
     let stat = fs::read_to_string("/proc/stat")?;
     let name = format!("cpu{core} ");
-    let line = stat
-        .lines()
-        .find_map(|line| line.strip_prefix(name.as_str()))
-        .context("no such core in /proc/stat")?;
+    let line = stat.lines().find_map(|line| line.strip_prefix(name.as_str())).context("no such core in /proc/stat")?;
     // user nice system idle iowait irq softirq steal (proc_stat(5)); guest time is part of user time.
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .filter_map(|text| text.parse().ok())
-        .collect();
+    let ticks: Vec<u64> = line.split_whitespace().filter_map(|text| text.parse().ok()).collect();
     let at = |field: usize| ticks.get(field).copied().unwrap_or(0);
-    Ok(Core {
-        busy_ticks: at(0) + at(1) + at(2) + at(5) + at(6),
-        stolen_ticks: at(7),
-    })
+    Ok(Core { busy_ticks: at(0) + at(1) + at(2) + at(5) + at(6), stolen_ticks: at(7) })
 }
 
 fn from_ticks(ticks: u64) -> Duration {
@@ -270,9 +219,7 @@ mod tests {
         let before = Reading::take(std::process::id(), core).unwrap();
         let begin = thread_time();
         while thread_time() - begin < Duration::from_millis(50) {}
-        let spent = Reading::take(std::process::id(), core)
-            .unwrap()
-            .since(&before);
+        let spent = Reading::take(std::process::id(), core).unwrap().since(&before);
         assert!(spent.process >= Duration::from_millis(40), "{spent:?}");
         assert!(resident_kib(std::process::id()).unwrap() > 100);
     }

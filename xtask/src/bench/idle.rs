@@ -22,13 +22,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 pub(super) fn run(words: &[String]) -> Result<bool> {
     let mut options = Options::read(words)?;
     let rounds: usize = options.number("--rounds", 1)?;
-    let peers = options.peers(&[
-        Peer::Gateway,
-        Peer::Nginx,
-        Peer::Haproxy,
-        Peer::Envoy,
-        Peer::Traefik,
-    ])?;
+    let peers = options.peers(&[Peer::Gateway, Peer::Nginx, Peer::Haproxy, Peer::Envoy, Peer::Traefik])?;
     options.done()?;
     ensure!(rounds > 0, "at least one round");
     ensure!(
@@ -39,11 +33,7 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
     let stage = Stage::set(&peers)?;
     cost::stay_on(stage.loading_core)?;
     crowd::allow_descriptors(MANY as u64 + 1000)?;
-    let mut lines = vec![
-        ["peer", "KiB per connection", "RSS MiB at 2,000", "at 8,000"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut lines = vec![["peer", "KiB per connection", "RSS MiB at 2,000", "at 8,000"].map(str::to_owned).to_vec()];
     let mut found = Vec::new();
     for peer in peers {
         let mut slopes = Vec::new();
@@ -54,23 +44,12 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
         }
         if let Some(slope) = Spread::of(slopes) {
             let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
-            lines.push(vec![
-                peer.name().to_owned(),
-                slope.to_string(),
-                mib(last.0),
-                mib(last.1),
-            ]);
+            lines.push(vec![peer.name().to_owned(), slope.to_string(), mib(last.0), mib(last.1)]);
             found.push((peer, slope));
         }
     }
-    println!(
-        "idle keep-alive connections, one request each before\n{}",
-        table(&lines)
-    );
-    let slope = found
-        .iter()
-        .find(|(peer, _)| *peer == Peer::Gateway)
-        .map(|(_, slope)| *slope);
+    println!("idle keep-alive connections, one request each before\n{}", table(&lines));
+    let slope = found.iter().find(|(peer, _)| *peer == Peer::Gateway).map(|(_, slope)| *slope);
     let bar = slope.map(|found| Bar {
         claim: "idle: KiB of resident memory per connection".to_owned(),
         at_most: KIB_MAX,
@@ -83,24 +62,14 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
         "bench": "idle", "few": FEW, "many": MANY, "bars": bar.iter().map(Bar::json).collect::<Vec<_>>(),
         "peers": found.iter().map(|(peer, slope)| json!({ "peer": peer.name(), "kib_per_connection": slope.json() })).collect::<Vec<_>>(),
     });
-    std::fs::write(
-        stage.folder().join("idle.json"),
-        serde_json::to_string_pretty(&text)?,
-    )?;
+    std::fs::write(stage.folder().join("idle.json"), serde_json::to_string_pretty(&text)?)?;
     Ok(bar.is_none_or(|bar| bar.is_met()))
 }
 
 /// Resident KiB with few and with many connections.
 fn measure(stage: &Stage, peer: Peer) -> Result<(u64, u64)> {
     let backend = stage.start_backend()?;
-    let running = stage.start_peer(
-        peer,
-        &Part {
-            backend: backend.address,
-            logs: false,
-            answer_bytes: 0,
-        },
-    )?;
+    let running = stage.start_peer(peer, &Part { backend: backend.address, logs: false, answer_bytes: 0 })?;
     let mut crowd = Vec::with_capacity(MANY);
     let mut resident = [0; 2];
     for (many, resident) in [FEW, MANY].into_iter().zip(&mut resident) {

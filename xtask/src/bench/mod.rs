@@ -58,13 +58,8 @@ impl<'a> Options<'a> {
         let mut pairs = Vec::new();
         for pair in words.chunks(2) {
             match pair {
-                [name, value] if name.starts_with("--") => {
-                    pairs.push((name.as_str(), value.as_str()))
-                }
-                _ => bail!(
-                    "`{}` is not an option with a value\n\n{USAGE}",
-                    pair.join(" ")
-                ),
+                [name, value] if name.starts_with("--") => pairs.push((name.as_str(), value.as_str())),
+                _ => bail!("`{}` is not an option with a value\n\n{USAGE}", pair.join(" ")),
             }
         }
         Ok(Self { pairs })
@@ -77,10 +72,7 @@ impl<'a> Options<'a> {
 
     fn number<T: FromStr>(&mut self, name: &str, default: T) -> Result<T> {
         match self.text(name) {
-            Some(text) => text
-                .parse()
-                .ok()
-                .with_context(|| format!("{name}: `{text}` is not a number it takes")),
+            Some(text) => text.parse().ok().with_context(|| format!("{name}: `{text}` is not a number it takes")),
             None => Ok(default),
         }
     }

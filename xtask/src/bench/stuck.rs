@@ -2,7 +2,6 @@
 //! let go when the head's deadline is over, and nobody else may notice them.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -29,10 +28,7 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
     let stage = Stage::set(&peers)?;
     cost::stay_on(stage.loading_core)?;
     crowd::allow_descriptors(CROWD as u64 + 1000)?;
-    println!(
-        "{CROWD} clients stop inside a head (deadline {HEAD_DEADLINE:?}) beside {} that work",
-        wrk::CONNECTIONS
-    );
+    println!("{CROWD} clients stop inside a head (deadline {HEAD_DEADLINE:?}) beside {} that work", wrk::CONNECTIONS);
     let mut held = true;
     let mut results = Vec::new();
     for peer in peers {
@@ -50,14 +46,7 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
 
 fn measure(stage: &Stage, peer: Peer) -> Result<(bool, serde_json::Value)> {
     let backend = stage.start_backend()?;
-    let running = stage.start_peer(
-        peer,
-        &Part {
-            backend: backend.address,
-            logs: false,
-            answer_bytes: 0,
-        },
-    )?;
+    let running = stage.start_peer(peer, &Part { backend: backend.address, logs: false, answer_bytes: 0 })?;
     let url = format!("http://{}/small", running.address);
     let window = HEAD_DEADLINE + GRACE;
     wrk::load(&url, stage.loading_core, Duration::from_secs(1))?;
@@ -66,15 +55,13 @@ fn measure(stage: &Stage, peer: Peer) -> Result<(bool, serde_json::Value)> {
     let mut crowd = Vec::with_capacity(CROWD);
     for number in 0..CROWD {
         let mut stream = crowd::join(running.address, number)?;
-        stream.write_all(b"GET /small HTTP/1.1\r\nHost: bench\r\nX-Half")?;
+        stream.send("GET /small HTTP/1.1\r\nHost: bench\r\nX-Half")?;
         crowd.push(stream);
     }
     let loading_core = stage.loading_core;
     let beside = std::thread::spawn(move || wrk::load(&url, loading_core, window));
     let ends = crowd::watch(crowd, window + GRACE)?;
-    let beside = beside
-        .join()
-        .map_err(|_| anyhow::anyhow!("the load's thread panicked"))??;
+    let beside = beside.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))??;
     running.server.stop()?;
     backend.server.stop()?;
 
@@ -82,15 +69,10 @@ fn measure(stage: &Stage, peer: Peer) -> Result<(bool, serde_json::Value)> {
     let after = Spread::of(ends.iter().flatten().map(|end| end.after.as_secs_f64()));
     let mut said: BTreeMap<String, usize> = BTreeMap::new();
     for end in ends.iter().flatten() {
-        let line = String::from_utf8_lossy(&end.said)
-            .lines()
-            .next()
-            .unwrap_or("(nothing)")
-            .to_owned();
+        let line = String::from_utf8_lossy(&end.said).lines().next().unwrap_or("(nothing)").to_owned();
         *said.entry(line).or_default() += 1;
     }
-    let on_time = closed == CROWD
-        && after.is_some_and(|after| after.max <= (HEAD_DEADLINE + GRACE).as_secs_f64());
+    let on_time = closed == CROWD && after.is_some_and(|after| after.max <= (HEAD_DEADLINE + GRACE).as_secs_f64());
     let slower = beside.p99.as_secs_f64() / alone.p99.as_secs_f64();
     let untouched = slower <= P99_RATIO_MAX && beside.errors == 0;
     println!(
@@ -98,11 +80,7 @@ fn measure(stage: &Stage, peer: Peer) -> Result<(bool, serde_json::Value)> {
         peer.name(),
         after.map_or_else(String::new, |after| after.to_string())
     );
-    println!(
-        "  without them {}\n  beside them  {}  p99 x {slower:.2}",
-        shown(&alone),
-        shown(&beside)
-    );
+    println!("  without them {}\n  beside them  {}  p99 x {slower:.2}", shown(&alone), shown(&beside));
     if peer == Peer::Gateway {
         println!(
             "  {}  closed on time; {}  nothing else slowed (p99 at most x {P99_RATIO_MAX}, no errors)",
@@ -119,10 +97,7 @@ fn measure(stage: &Stage, peer: Peer) -> Result<(bool, serde_json::Value)> {
 }
 
 fn shown(load: &Load) -> String {
-    format!(
-        "{:.0} req/s, p50 {:?}, p99 {:?}, {} errors",
-        load.per_second, load.p50, load.p99, load.errors
-    )
+    format!("{:.0} req/s, p50 {:?}, p99 {:?}, {} errors", load.per_second, load.p50, load.p99, load.errors)
 }
 
 fn verdict(held: bool) -> &'static str {

@@ -38,13 +38,7 @@ pub(super) fn load(url: &str, core: usize, time: Duration) -> Result<Load> {
 }
 
 fn read(text: &str) -> Option<Load> {
-    let mut load = Load {
-        requests: 0,
-        per_second: 0.0,
-        p50: Duration::ZERO,
-        p99: Duration::ZERO,
-        errors: 0,
-    };
+    let mut load = Load { requests: 0, per_second: 0.0, p50: Duration::ZERO, p99: Duration::ZERO, errors: 0 };
     let mut seen = 0;
     for line in text.lines().map(str::trim) {
         if let Some(value) = line.strip_prefix("50% ") {
@@ -107,10 +101,7 @@ Transfer/sec:      7.11MB
     fn a_quiet_run_is_read() {
         let load = read(QUIET).unwrap();
         assert_eq!(load.requests, 98_749);
-        assert_eq!(
-            (load.p50, load.p99),
-            (Duration::from_micros(1250), Duration::from_micros(2600))
-        );
+        assert_eq!((load.p50, load.p99), (Duration::from_micros(1250), Duration::from_micros(2600)));
         assert_eq!(load.errors, 0);
     }
 
@@ -125,9 +116,6 @@ Transfer/sec:      7.11MB
 
     #[test]
     fn a_run_without_figures_is_not_taken_for_one() {
-        assert_eq!(
-            read("unable to connect to 127.0.0.1:1 Connection refused"),
-            None
-        );
+        assert_eq!(read("unable to connect to 127.0.0.1:1 Connection refused"), None);
     }
 }

@@ -1,0 +1,160 @@
+//! `cargo xtask setup [--check]`: what tests, benches and checks need besides rustup and a C compiler.
+//!
+//! As root on Debian or Ubuntu missing packages are installed, without starting or enabling any service. Elsewhere it
+//! says what to install. Cargo's tools go below the target folder: nothing of the user's own is touched.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{process, workspace};
+
+/// What something is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Test,
+    Bench,
+    /// The checks of `cargo xtask ci` besides the tests.
+    Check,
+}
+
+/// A program of the system.
+struct Need {
+    purpose: Purpose,
+    /// What to look for.
+    sign: Sign,
+    /// Its package in Debian and Ubuntu.
+    package: &'static str,
+    what_for: &'static str,
+}
+
+enum Sign {
+    Program(&'static str),
+    /// `python3` has these modules.
+    Python(&'static str),
+}
+
+const NEEDS: &[Need] = &[
+    need(Purpose::Test, Sign::Program("nginx"), "nginx-light", "a service behind the gateway"),
+    need(Purpose::Test, Sign::Program("python3"), "python3", "another one, of its standard library"),
+    need(Purpose::Test, Sign::Program("curl"), "curl", "a client"),
+    need(Purpose::Bench, Sign::Program("wrk"), "wrk", "the load"),
+    need(Purpose::Bench, Sign::Program("nginx"), "nginx-light", "a peer, and the service behind all peers"),
+    need(Purpose::Bench, Sign::Program("haproxy"), "haproxy", "a peer"),
+    need(Purpose::Bench, Sign::Python("venv, ensurepip"), "python3-venv", "Envoy and Traefik come as Python wheels"),
+];
+
+const fn need(purpose: Purpose, sign: Sign, package: &'static str, what_for: &'static str) -> Need {
+    Need { purpose, sign, package, what_for }
+}
+
+/// The licence and source checks. The version is pinned so that a new release of it cannot fail an old commit.
+const CARGO_DENY: &str = "0.20.2";
+
+pub(crate) fn run(words: &[String]) -> Result<bool> {
+    let purposes = [Purpose::Test, Purpose::Bench, Purpose::Check];
+    let missing = match words {
+        [] => provide(&purposes)?,
+        [word] if word == "--check" => missing(&purposes)?,
+        _ => bail!("usage: cargo xtask setup [--check]"),
+    };
+    if missing.is_empty() {
+        println!("everything is there");
+    } else {
+        println!("{} missing:\n  {}", missing.len(), missing.join("\n  "));
+    }
+    Ok(missing.is_empty())
+}
+
+/// Installs what is missing for these purposes where that is possible, and returns what is missing still.
+pub(crate) fn provide(purposes: &[Purpose]) -> Result<Vec<String>> {
+    let packages: BTreeSet<&str> = absent(purposes).map(|need| need.package).collect();
+    if !packages.is_empty() {
+        install(&packages)?;
+    }
+    if purposes.contains(&Purpose::Check) && cargo_deny()?.is_none() {
+        let mut command = workspace::cargo()?;
+        // A debug build is quick enough to run and much quicker to make. Built apart: its dependencies are not ours.
+        command
+            .args(["install", "--quiet", "--locked", "--debug", "cargo-deny", "--version", CARGO_DENY, "--root"])
+            .arg(tools()?);
+        command.env_remove("CARGO_TARGET_DIR");
+        println!("installing cargo-deny {CARGO_DENY} into {}", tools()?.display());
+        if !process::status(&mut command)?.success() {
+            println!("cargo-deny could not be installed");
+        }
+    }
+    missing(purposes)
+}
+
+/// The pinned cargo-deny: ours, or the user's if it is the same.
+pub(crate) fn cargo_deny() -> Result<Option<PathBuf>> {
+    let candidates = [Some(tools()?.join("bin/cargo-deny")), process::find("cargo-deny")];
+    Ok(candidates.into_iter().flatten().find(|program| {
+        let version = process::output(Command::new(program).arg("--version"));
+        version.is_ok_and(|text| text.split_whitespace().nth(1) == Some(CARGO_DENY))
+    }))
+}
+
+/// A line for each thing that is not there.
+fn missing(purposes: &[Purpose]) -> Result<Vec<String>> {
+    let mut lines: Vec<String> = absent(purposes)
+        .map(|need| {
+            format!("{} (package {}), for {:?}: {}", need.sign.shown(), need.package, need.purpose, need.what_for)
+        })
+        .collect();
+    if purposes.contains(&Purpose::Check) && cargo_deny()?.is_none() {
+        lines.push(format!(
+            "cargo-deny {CARGO_DENY} (cargo install), for {:?}: licences, sources, advisories",
+            Purpose::Check
+        ));
+    }
+    Ok(lines)
+}
+
+fn absent(purposes: &[Purpose]) -> impl Iterator<Item = &'static Need> {
+    NEEDS.iter().filter(|need| purposes.contains(&need.purpose) && !need.sign.is_there())
+}
+
+impl Sign {
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Program(name) => process::find(name).is_some(),
+            Self::Python(modules) => {
+                process::output(Command::new("python3").args(["-c", &format!("import {modules}")])).is_ok()
+            }
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Program(name) => (*name).to_owned(),
+            Self::Python(modules) => format!("python3 with {modules}"),
+        }
+    }
+}
+
+/// A machine without a network, or with a broken apt, goes on with what it has: what is missing is listed in the end.
+fn install(packages: &BTreeSet<&str>) -> Result<()> {
+    let packages_text = packages.iter().copied().collect::<Vec<_>>().join(" ");
+    if !Path::new("/etc/debian_version").exists() {
+        println!("this is not Debian or Ubuntu: please install what these packages of theirs hold: {packages_text}");
+    } else if !rustix::process::geteuid().is_root() {
+        println!("not root, so please run: sudo apt-get install --no-install-recommends {packages_text}");
+    } else {
+        println!("installing {packages_text}");
+        let mut command = Command::new("sh");
+        command.args(["-c", include_str!("install.sh"), "install.sh"]).args(packages);
+        if !process::status(&mut command)?.success() {
+            println!("apt-get could not install {packages_text}");
+        }
+    }
+    Ok(())
+}
+
+/// Where cargo installs tools for us.
+fn tools() -> Result<PathBuf> {
+    Ok(workspace::target()?.join("tools"))
+}
