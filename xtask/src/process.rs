@@ -139,3 +139,26 @@ impl Drop for Server {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_gone_with_its_handle() {
+        let core = rustix::thread::sched_getcpu();
+        let server = Server::start("sleep", attached("sleep", Some(core)).arg("1000")).unwrap();
+        let folder = PathBuf::from(format!("/proc/{}", server.pid()));
+        assert!(folder.exists());
+        drop(server);
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_server_that_ends_before_it_listens_says_how() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut server = Server::start("false", &mut attached("false", None)).unwrap();
+        let error = server.wait_for(nobody, Duration::from_secs(60)).unwrap_err().to_string();
+        assert!(error.contains("exit status: 1"), "{error}");
+    }
+}
