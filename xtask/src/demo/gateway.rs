@@ -44,7 +44,7 @@ impl Gateway {
             let address = || event["address"].as_str().and_then(|address| address.parse().ok());
             match (event["message"].as_str(), event["listener"].as_str()) {
                 (Some("listening"), Some("public")) => public = address(),
-                (Some("listening"), Some("admin")) => admin = address(),
+                (Some("admin listening"), _) => admin = address(),
                 (Some("ready"), _) => break,
                 _ => {}
             }
