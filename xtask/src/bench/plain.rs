@@ -266,18 +266,18 @@ fn show(windows: &[Window], row: Row, peers: &[Peer]) -> Vec<Bar> {
     }
     print!("{}", table(&lines));
     for &peer in peers.iter().filter(|peer| **peer != Peer::Gateway) {
-        if let Some(ratio) = ratio(windows, &[peer]) {
-            println!("  {} / {}: {ratio}", Peer::Gateway.name(), peer.name());
+        let found = [Window::cost as fn(&Window) -> f64, Window::process_cost].map(|of| ratio(windows, &[peer], of));
+        if let [Some(cost), Some(process)] = found {
+            println!("  {} / {}: {cost}, by the processes' own accounts {process}", Peer::Gateway.name(), peer.name());
         }
     }
     bars(windows, row)
 }
 
 /// The gateway's cost over that of the best of `others`, in each round where all of them ran.
-fn ratio(windows: &[Window], others: &[Peer]) -> Option<Spread> {
-    let cost = |round: usize, peer: Peer| {
-        windows.iter().find(|window| window.round == round && window.peer == peer).map(Window::cost)
-    };
+fn ratio(windows: &[Window], others: &[Peer], of: fn(&Window) -> f64) -> Option<Spread> {
+    let cost =
+        |round: usize, peer: Peer| windows.iter().find(|window| window.round == round && window.peer == peer).map(of);
     let rounds = windows.iter().map(|window| window.round).max()? + 1;
     Spread::of((0..rounds).filter_map(|round| {
         let best = others
@@ -300,7 +300,7 @@ fn bars(windows: &[Window], row: Row) -> Vec<Bar> {
     let bar = |(others, at_most): &(&[Peer], f64)| {
         let names: Vec<&str> = others.iter().map(|peer| peer.name()).collect();
         let claim = format!("{}: CPU per request over {}", row.name(), names.join(" or "));
-        Some(Bar { claim, at_most: *at_most, found: ratio(windows, others)? })
+        Some(Bar { claim, at_most: *at_most, found: ratio(windows, others, Window::cost)? })
     };
     wanted.iter().filter_map(bar).collect()
 }
@@ -353,9 +353,9 @@ mod tests {
             window(1, Peer::Haproxy, 150, 0),
             window(2, Peer::Gateway, 90, 0),
         ];
-        let found = ratio(&windows, &[Peer::Nginx, Peer::Haproxy]).unwrap();
+        let found = ratio(&windows, &[Peer::Nginx, Peer::Haproxy], Window::cost).unwrap();
         // The third round has no peer to compare with and is left out.
         assert_eq!((found.min, found.max), (0.9, 1.2));
-        assert_eq!(ratio(&windows, &[Peer::Envoy]), None);
+        assert_eq!(ratio(&windows, &[Peer::Envoy], Window::cost), None);
     }
 }
