@@ -93,7 +93,7 @@ fn a_closed_listener_takes_no_connections() {
     gateway.signal(Signal::TERM).unwrap();
     gateway.event("draining").unwrap();
     // The exchange above keeps the process up; its listeners close meanwhile.
-    let deadline = Instant::now() + e2e::PATIENCE;
+    let deadline = Instant::now() + e2e::patience();
     while TcpStream::connect(address).is_ok() {
         assert!(Instant::now() < deadline, "connections are still taken");
         std::thread::yield_now();

@@ -7,6 +7,7 @@ mod balance;
 mod bodies;
 mod caps;
 mod cli;
+mod crowd;
 mod drain;
 mod logs;
 mod paths;

@@ -78,7 +78,7 @@ http {{
         .stdin(Stdio::null())
         .spawn()?;
     let mut server = Server { child, address: format!("unix:{}", socket.display()), _dir: dir };
-    let deadline = std::time::Instant::now() + e2e::PATIENCE;
+    let deadline = std::time::Instant::now() + e2e::patience();
     while Peer::connect_unix(&socket).is_err() {
         anyhow::ensure!(server.child.try_wait()?.is_none(), "nginx ended");
         anyhow::ensure!(std::time::Instant::now() < deadline, "nginx does not listen");

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use e2e::message::{Head, Message};
 use e2e::origin::{ok, readable};
-use e2e::{Gateway, Origin, PATIENCE, Peer};
+use e2e::{Gateway, Origin, Peer, patience};
 
 /// Sends `bytes` one by one, `pause` apart, until something comes back or all are sent.
 fn trickle(client: &mut Peer, bytes: &[u8], pause: Duration) -> anyhow::Result<()> {
@@ -26,7 +26,7 @@ fn a_head_that_trickles_in_is_refused_at_the_deadline_not_at_the_last_byte() {
     let answer = Message::answer(&mut client, "GET").unwrap();
     assert_eq!(answer.refusal().unwrap(), (408, "head_timeout".to_owned()));
     assert!(begun.elapsed() >= Duration::from_millis(900), "refused after {:?}", begun.elapsed());
-    assert!(begun.elapsed() < PATIENCE, "refused after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < patience(), "refused after {:?}", begun.elapsed());
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn a_reader_below_the_minimum_rate_is_let_go() {
     });
     let begun = Instant::now();
     // Reads 4 KiB now and then: never idle, far below the minimum.
-    while begun.elapsed() < PATIENCE && client.take(4096).is_ok() {
+    while begun.elapsed() < patience() && client.take(4096).is_ok() {
         readable(&[upstream.socket()], Duration::from_millis(50)).unwrap();
     }
-    assert!(begun.elapsed() < PATIENCE, "it was never let go");
+    assert!(begun.elapsed() < patience(), "it was never let go");
     sending.join().unwrap();
     gateway.metrics_when("a slow client", |metrics| metrics.sum("bawab_slow_clients_total", &[]) == 1.0).unwrap();
 }
@@ -134,7 +134,7 @@ fn a_reader_that_stops_is_let_go_and_so_is_its_upstream() {
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
     let begun = Instant::now();
     while upstream.send([b'd'; 65536]).is_ok() {
-        assert!(begun.elapsed() < PATIENCE, "the upstream is still read from");
+        assert!(begun.elapsed() < patience(), "the upstream is still read from");
     }
     let (rest, _) = client.rest().unwrap();
     assert!(rest.len() < 100_000_000);

@@ -49,9 +49,12 @@ fn every_wire_script_comes_out_as_written_however_it_is_fed() {
     });
 
     let outcomes: Vec<Outcome> = outcomes.into_inner().unwrap();
-    let mut failed: Vec<_> =
-        outcomes.iter().filter(|outcome| outcome.result.is_err()).map(Outcome::to_string).collect();
-    failed.sort();
-    println!("{} scripts, {} plays, {} failed", scripts.len(), outcomes.len(), failed.len());
-    assert!(failed.is_empty(), "{} of {} plays failed\n\n{}", failed.len(), outcomes.len(), failed.join("\n\n"));
+    // A case that fails as written is told once: its other feeds fail for the same reason.
+    let mut failed: Vec<_> = outcomes.iter().filter(|outcome| outcome.result.is_err()).collect();
+    failed.sort_by_key(|outcome| (&outcome.script, &outcome.case, outcome.feed));
+    let plays = failed.len();
+    failed.dedup_by_key(|outcome| (&outcome.script, &outcome.case));
+    println!("{} scripts, {} plays, {plays} failed", scripts.len(), outcomes.len());
+    let told = failed.iter().map(|outcome| outcome.to_string()).collect::<Vec<_>>().join("\n\n");
+    assert!(failed.is_empty(), "{} cases failed, in {plays} of {} plays\n\n{told}", failed.len(), outcomes.len());
 }

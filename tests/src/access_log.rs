@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use serde_json::Value;
 
-use crate::PATIENCE;
+use crate::patience;
 
 pub struct AccessLog {
     path: PathBuf,
@@ -39,7 +39,7 @@ impl AccessLog {
 
     /// The first line not yet taken that `wanted` says yes to; the others stay for later calls.
     pub fn find(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             self.read_on()?;
             if let Some(at) = self.lines.iter().position(&wanted) {
@@ -47,7 +47,7 @@ impl AccessLog {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("no such line in {} within {PATIENCE:?}; others: {:#?}", self.path.display(), self.lines);
+                bail!("no such line came to {}; others: {:#?}", self.path.display(), self.lines);
             }
             let mut polled = [PollFd::new(&self.watch, PollFlags::IN)];
             match poll(&mut polled, Some(&Timespec::try_from(left)?)) {

@@ -14,12 +14,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::PATIENCE;
 use crate::access_log::AccessLog;
 use crate::binary;
 use crate::config;
 use crate::message::Message;
 use crate::metrics::Metrics;
+use crate::patience;
 use crate::peer::Peer;
 
 pub struct Gateway {
@@ -130,14 +130,14 @@ impl Gateway {
     /// Waits until `holds` says yes to a reading of the metrics. Counters are a core's own and summed on reading, so
     /// one that follows a close may come a moment after the client saw it.
     pub fn metrics_when(&self, what: &str, holds: impl Fn(&Metrics) -> bool) -> Result<Metrics> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             let metrics = self.metrics()?;
             if holds(&metrics) {
                 return Ok(metrics);
             }
             if Instant::now() > deadline {
-                bail!("within {PATIENCE:?} the metrics never showed {what}:\n{}", metrics.text());
+                bail!("the metrics never showed {what}:\n{}", metrics.text());
             }
             std::thread::yield_now();
         }
@@ -153,7 +153,7 @@ impl Gateway {
     }
 
     fn find_event(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         let mut said = self.events.lock();
         loop {
             let events = said.lines.iter().filter_map(|line| serde_json::from_str(line).ok());
@@ -214,7 +214,7 @@ impl Gateway {
         }
         let pidfd = pidfd_open(self.pid()?, PidfdFlags::empty())?;
         let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        let wait = rustix::event::Timespec::try_from(PATIENCE * 2)?;
+        let wait = rustix::event::Timespec::try_from(patience() * 2)?;
         if rustix::event::poll(&mut polled, Some(&wait))? == 0 {
             bail!("the gateway did not end");
         }

@@ -7,10 +7,11 @@
 //!   mistake would agree.
 //! - [`wire`] runs the scripts in `tests/wire/*.txt`; `tests/wire/README.md` explains their format.
 //!
-//! Cases live in `tests/e2e/`. Nothing sleeps to be right: a case waits for an event, and [`PATIENCE`] only bounds how
+//! Cases live in `tests/e2e/`. Nothing sleeps to be right: a case waits for an event, and [`patience`] only bounds how
 //! long a broken gateway is waited for.
 #![forbid(unsafe_code)]
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 pub mod access_log;
@@ -29,5 +30,11 @@ pub use origin::Origin;
 pub use peer::{End, Peer};
 
 /// How long any one thing is waited for before the case fails. Far above what a loaded two-core machine needs, so that
-/// a slow machine is never mistaken for a broken gateway.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// a slow machine is never mistaken for a broken gateway. `BAWAB_PATIENCE_S` sets another, to see failures sooner.
+pub fn patience() -> Duration {
+    static PATIENCE: LazyLock<Duration> = LazyLock::new(|| {
+        let seconds = std::env::var("BAWAB_PATIENCE_S").ok().and_then(|seconds| seconds.parse().ok());
+        Duration::from_secs(seconds.unwrap_or(20))
+    });
+    *PATIENCE
+}

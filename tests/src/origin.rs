@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::PATIENCE;
 use crate::message::{Head, Message};
+use crate::patience;
 use crate::peer::Peer;
 
 pub struct Origin {
@@ -59,7 +59,7 @@ impl Origin {
 
     /// The next connection of the gateway.
     pub fn accept(&self) -> Result<Peer> {
-        self.accept_within(PATIENCE)?.context("the gateway opened no connection to the upstream")
+        self.accept_within(patience())?.context("the gateway opened no connection to the upstream")
     }
 
     /// A connection that is there already.

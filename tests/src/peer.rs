@@ -1,6 +1,6 @@
 //! One end of a connection to the gateway: a client's, or an upstream's after accept. Bytes as they are; no codec.
 //!
-//! Every read and write has a deadline, [`PATIENCE`](crate::PATIENCE) unless a case sets another, and every failure
+//! Every read and write has a deadline, [`patience`](crate::patience) unless a case sets another, and every failure
 //! says what had come by then.
 
 use std::io::{ErrorKind, Read, Write};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::PATIENCE;
+use crate::patience;
 use crate::taken;
 
 /// How the other side ended the connection.
@@ -35,7 +35,7 @@ pub struct Peer {
 impl Peer {
     pub fn connect(to: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), None)?;
-        socket.connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to}"))?;
+        socket.connect_timeout(&to.into(), patience()).with_context(|| format!("connect to {to}"))?;
         Ok(Self::new(socket))
     }
 
@@ -43,7 +43,7 @@ impl Peer {
     pub fn connect_from(from: IpAddr, to: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), None)?;
         socket.bind(&SocketAddr::new(from, 0).into())?;
-        socket.connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to} from {from}"))?;
+        socket.connect_timeout(&to.into(), patience()).with_context(|| format!("connect to {to} from {from}"))?;
         Ok(Self::new(socket))
     }
 
@@ -51,7 +51,7 @@ impl Peer {
     pub fn connect_with_receive_buffer(bytes: usize, to: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), None)?;
         socket.set_recv_buffer_size(bytes)?;
-        socket.connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to}"))?;
+        socket.connect_timeout(&to.into(), patience()).with_context(|| format!("connect to {to}"))?;
         Ok(Self::new(socket))
     }
 
@@ -64,7 +64,7 @@ impl Peer {
     pub(crate) fn new(socket: Socket) -> Self {
         // What a case writes in two pieces should leave in two packets. A unix socket has no such option.
         let _ = socket.set_tcp_nodelay(true);
-        Self { socket, buffer: Vec::new(), end: None, patience: PATIENCE, received: 0 }
+        Self { socket, buffer: Vec::new(), end: None, patience: patience(), received: 0 }
     }
 
     pub fn set_patience(&mut self, patience: Duration) {

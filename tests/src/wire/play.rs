@@ -12,15 +12,15 @@ use tempfile::TempDir;
 use super::expect::meet;
 use super::script::{Actor, Block, Case, Expected, Script, Sending, Step};
 use super::text::Pattern;
-use crate::PATIENCE;
 use crate::access_log::AccessLog;
 use crate::config;
 use crate::gateway::Gateway;
 use crate::origin::{Origin, Refusing, Silent, readable};
+use crate::patience;
 use crate::peer::{Peer, shown};
 
 /// How bytes are written, the client's and the upstream's alike. The outcome must not depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Feed {
     /// As the script has it.
     Whole,
@@ -290,7 +290,7 @@ impl Upstream {
 
     /// The connection that has something to read, the current one first; waits for one.
     fn with_bytes(&mut self) -> Result<usize> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             self.accept_now()?;
             for at in (0..self.fresh.len()).rev() {
@@ -306,7 +306,7 @@ impl Upstream {
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            ensure!(!left.is_zero(), "no request came to the upstream within {PATIENCE:?}");
+            ensure!(!left.is_zero(), "no request came to the upstream");
             let open = self.connections.iter().chain(&self.fresh).filter(|peer| peer.ended().is_none());
             let sockets: Vec<_> = open.map(Peer::socket).chain([self.origin.socket()]).collect();
             readable(&sockets, left.min(Duration::from_secs(1)))?;
