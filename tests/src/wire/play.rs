@@ -107,13 +107,12 @@ const UNIX: u8 = 9;
 
 struct Upstream {
     origin: Origin,
-    /// In the order of their use; they outlive a case, as the gateway keeps them for reuse.
-    connections: Vec<Peer>,
-    /// Accepted, and no request came yet.
-    fresh: Vec<Peer>,
+    /// By the order they were accepted in; they outlive a case, as the gateway keeps them for reuse.
+    connections: BTreeMap<usize, Peer>,
+    accepted: usize,
     current: Option<usize>,
-    /// Connections used before this case.
-    before: usize,
+    /// Those this case used, in the order of first use.
+    used: Vec<usize>,
 }
 
 impl Stage {
@@ -194,12 +193,11 @@ impl Stage {
                 let upstream = self.upstreams.get_mut(&number).context("no such upstream")?;
                 match step {
                     Step::Send(sendings) => {
-                        let at = upstream.current.context("nothing came to this upstream yet")?;
-                        let mut slot = Some(upstream.connections.remove(at));
+                        let current = upstream.current.context("nothing came to this upstream yet")?;
+                        let mut slot = upstream.connections.remove(&current);
                         let sent = sendings.iter().try_for_each(|sending| send(&mut slot, sending, feed, writers));
-                        match slot {
-                            Some(peer) => upstream.connections.insert(at, peer),
-                            None => upstream.current = None,
+                        if let Some(peer) = slot {
+                            upstream.connections.insert(current, peer);
                         }
                         sent
                     }
@@ -221,7 +219,7 @@ impl Stage {
         }
         for (number, upstream) in &mut self.upstreams {
             upstream.accept_now()?;
-            for peer in upstream.connections.iter_mut().chain(&mut upstream.fresh) {
+            for peer in upstream.connections.values_mut() {
                 let left = peer.pending()?;
                 ensure!(left.is_empty(), "upstream {number} got more than the case says\n  + {}", shown(left));
             }
@@ -232,24 +230,24 @@ impl Stage {
 
 impl Upstream {
     fn new(origin: Origin) -> Self {
-        Self { origin, connections: Vec::new(), fresh: Vec::new(), current: None, before: 0 }
+        Self { origin, connections: BTreeMap::new(), accepted: 0, current: None, used: Vec::new() }
     }
 
-    /// Forgets connections that the gateway ended, and which was used last.
+    /// Forgets connections that the gateway ended, and which were used.
     fn begin(&mut self) -> Result<()> {
-        for peer in self.connections.iter_mut().chain(&mut self.fresh) {
+        for peer in self.connections.values_mut() {
             peer.pending()?;
         }
-        self.connections.retain(|peer| peer.ended().is_none());
-        self.fresh.retain(|peer| peer.ended().is_none());
-        self.before = self.connections.len();
+        self.connections.retain(|_, peer| peer.ended().is_none());
+        self.used.clear();
         self.current = None;
         Ok(())
     }
 
     fn accept_now(&mut self) -> Result<()> {
         while let Some(peer) = self.origin.accept_now()? {
-            self.fresh.push(peer);
+            self.accepted += 1;
+            self.connections.insert(self.accepted, peer);
         }
         Ok(())
     }
@@ -257,35 +255,30 @@ impl Upstream {
     fn expect(&mut self, items: &[Expected]) -> Result<()> {
         if let [everywhere @ (Expected::Nothing | Expected::Incomplete)] = items {
             self.accept_now()?;
-            let mut peers = self.connections.iter_mut().chain(&mut self.fresh);
-            return peers.try_for_each(|peer| meet(everywhere, true, peer));
+            return self.connections.values_mut().try_for_each(|peer| meet(everywhere, true, peer));
         }
         let last = self.current;
-        if items.iter().any(|item| matches!(item, Expected::Head(_))) {
-            let at = self.with_bytes()?;
-            self.current = Some(at);
+        if let Some(Expected::Connection(number)) = items.first() {
+            let used = self.used.get(number - 1);
+            self.current = Some(*used.with_context(|| format!("only {} connections were used", self.used.len()))?);
+        } else if last.is_none() || items.iter().any(|item| matches!(item, Expected::Head(_))) {
+            let current = self.with_bytes()?;
+            if !self.used.contains(&current) {
+                self.used.push(current);
+            }
+            self.current = Some(current);
             match items.first() {
                 Some(Expected::SameConnection) => {
-                    ensure!(last == Some(at), "the request came on another connection")
+                    ensure!(last == self.current, "the request came on another connection")
                 }
                 Some(Expected::NewConnection) => {
-                    ensure!(last != Some(at), "the request came on the same connection")
+                    ensure!(last != self.current, "the request came on the same connection")
                 }
                 _ => {}
             }
         }
-        if let Some(Expected::Connection(number)) = items.first() {
-            let at = self.before + number - 1;
-            ensure!(at < self.connections.len(), "only {} connections were used", self.connections.len() - self.before);
-            self.current = Some(at);
-        }
-        let at = match self.current {
-            Some(at) => at,
-            // A case may speak of a connection before any request came over it.
-            None => self.with_bytes()?,
-        };
-        self.current = Some(at);
-        meet_all(items, &mut self.connections[at])
+        let peer = self.current.and_then(|current| self.connections.get_mut(&current));
+        meet_all(items, peer.context("the script closed this connection")?)
     }
 
     /// The connection that has something to read, the current one first; waits for one.
@@ -293,21 +286,17 @@ impl Upstream {
         let deadline = Instant::now() + patience();
         loop {
             self.accept_now()?;
-            for at in (0..self.fresh.len()).rev() {
-                if !self.fresh[at].pending()?.is_empty() {
-                    let peer = self.fresh.remove(at);
-                    self.connections.push(peer);
-                }
-            }
-            let order = self.current.into_iter().chain(0..self.connections.len());
-            for at in order.collect::<Vec<_>>() {
-                if !self.connections[at].pending()?.is_empty() {
-                    return Ok(at);
+            let order = self.current.into_iter().chain(self.connections.keys().copied()).collect::<Vec<_>>();
+            for number in order {
+                if let Some(peer) = self.connections.get_mut(&number)
+                    && !peer.pending()?.is_empty()
+                {
+                    return Ok(number);
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), "no request came to the upstream");
-            let open = self.connections.iter().chain(&self.fresh).filter(|peer| peer.ended().is_none());
+            let open = self.connections.values().filter(|peer| peer.ended().is_none());
             let sockets: Vec<_> = open.map(Peer::socket).chain([self.origin.socket()]).collect();
             readable(&sockets, left.min(Duration::from_secs(1)))?;
         }

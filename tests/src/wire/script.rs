@@ -104,7 +104,7 @@ pub struct FieldPatterns {
 #[derive(Debug)]
 pub struct RefusalPattern {
     pub status: u16,
-    pub code: String,
+    pub code: Pattern,
     pub ended_by: String,
     /// An answer to HEAD: no body.
     pub head_only: bool,
@@ -326,7 +326,7 @@ fn expected_ok(text: &str) -> Result<Vec<Expected>> {
 fn refusal<'a>(rest: &str, lines: &mut impl Iterator<Item = &'a &'a str>) -> Result<RefusalPattern> {
     let mut words = rest.split(' ');
     let status: u16 = words.next().and_then(|status| status.parse().ok()).context("`<refusal status code>`")?;
-    let code = words.next().context("`<refusal status code>`")?.to_owned();
+    let code = Pattern::new(&tokens(words.next().context("`<refusal status code>`")?)?)?;
     let (mut ended_by, mut head_only, mut with) = ("client".to_owned(), false, false);
     let mut named = false;
     while let Some(word) = words.next() {
