@@ -93,7 +93,7 @@ fn upload(stage: &mut Stage, gateway: &mut Gateway, services: &Services) -> Resu
     stage.send(&mut client, head)?;
     for piece in ["the first piece", "the second"] {
         stage.send(&mut client, &format!("{:x}\r\n{piece}\r\n", piece.len()))?;
-        let size = services.arrived.recv_timeout(e2e::PATIENCE).context("the service has not got it")?;
+        let size = services.arrived.recv_timeout(e2e::patience()).context("the service has not got it")?;
         stage.check(&format!("the service has these {size} bytes before more is sent"), size == piece.len());
     }
     stage.send(&mut client, "0\r\nX-Checksum: 1dea\r\n\r\n")?;
