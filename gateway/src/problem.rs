@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Element, Level, Origin, Renderer, Snippet};
 
 /// Problems shown; of more only the number is told. A thousand lines on a terminal help nobody.
 const PROBLEMS_SHOWN_MAX: usize = 100;
@@ -23,6 +23,17 @@ pub struct Place {
     pub file: usize,
     pub start: usize,
     pub end: usize,
+}
+
+impl Place {
+    /// The file as a whole, for what should be in it and is not.
+    pub fn whole(file: usize) -> Place {
+        Place { file, start: 0, end: 0 }
+    }
+
+    fn is_whole(self) -> bool {
+        (self.start, self.end) == (0, 0)
+    }
 }
 
 /// One thing that is wrong, and what to do.
@@ -89,7 +100,10 @@ struct Source {
 impl Sources {
     /// Takes a file in; its index is what [`Place::file`] says.
     pub fn add(&mut self, path: &Path, text: &str) -> usize {
-        self.files.push(Source { path: path.to_owned(), text: text.to_owned() });
+        // The renderer replaces other control characters, but not those of C1, which some terminals act on. `·` has the same
+        // two bytes, so places stay true.
+        let text = text.replace(|c| matches!(c, '\u{80}'..='\u{9f}'), "·");
+        self.files.push(Source { path: path.to_owned(), text });
         self.files.len() - 1
     }
 
@@ -200,18 +214,20 @@ impl Problems {
         let title = problem.title();
         let first = problem.place.map(|place| (place, problem.hint.as_deref().unwrap_or_default()));
         let places = first.into_iter().chain(problem.also.iter().map(|(place, word)| (*place, word.as_str())));
-        let snippets: Vec<_> = places
-            .enumerate()
-            .filter_map(|(index, (place, word))| {
-                let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
-                let line = self.sources.line(place)?;
-                let annotation = kind.span(line.mark.0..line.mark.1).label((!word.is_empty()).then_some(word));
-                let path = shown_path(self.sources.path(place.file)?);
-                Some(Snippet::source(line.text).line_start(line.number).path(path).annotation(annotation))
-            })
-            .collect();
-        let group = Level::ERROR.no_name().primary_title(&title).elements(snippets);
-        let hint = problem.hint.as_deref().filter(|_| problem.place.is_none());
+        let elements = places.enumerate().filter_map(|(index, (place, word))| {
+            let path = shown_path(self.sources.path(place.file)?);
+            if place.is_whole() {
+                return Some(Element::from(Origin::path(path)));
+            }
+            let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+            let line = self.sources.line(place)?;
+            let annotation = kind.span(line.mark.0..line.mark.1).label((!word.is_empty()).then_some(word));
+            Some(Snippet::source(line.text).line_start(line.number).path(path).annotation(annotation).into())
+        });
+        let group = Level::ERROR.no_name().primary_title(&title).elements(elements);
+        // Without a line there is no mark to show it at.
+        let nowhere = problem.place.is_none_or(Place::is_whole);
+        let hint = problem.hint.as_deref().filter(|_| nowhere);
         let group = group.elements(hint.map(|hint| Level::HELP.message(hint)));
         out.push_str(renderer.render(&[group]).trim_end());
     }
@@ -354,10 +370,10 @@ mod tests {
 
     #[test]
     fn what_a_terminal_would_act_on_is_not_printed() {
-        let text = "a = \"\u{1b}[31m\u{202e}\"";
+        let text = "a = \"\u{1b}[31m\u{202e}\u{9b}31m\"";
         let problem = Problem::new("a", format!("not {}", quoted("\u{1b}[31m"))).at(place(4, 12));
         let problems = Problems::new(vec![problem], Arc::new(sources(text)));
-        assert!(!problems.to_string().contains(['\u{1b}', '\u{202e}']), "{problems}");
+        assert!(!problems.to_string().contains(['\u{1b}', '\u{202e}', '\u{9b}']), "{problems}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Works on the tree and not on the model, so that it finds what it can while other keys are still wrong; what is missing
 //! or malformed was reported before and is passed over here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use http1::{PathPolicy, Rule};
@@ -12,10 +12,17 @@ use super::tree::Node;
 use super::units::Time;
 use super::walk::join;
 use super::words::split_pattern;
-use crate::problem::{Place, Problem, closest};
+use crate::problem::{Place, Problem, closest, quoted};
 
-/// Everything that is wrong between the keys of `tree`.
+/// Adds what is wrong between the keys of `tree`. A key with a problem of its own gets no second one.
 pub(super) fn all(tree: &Node, problems: &mut Vec<Problem>) {
+    let malformed: HashSet<String> = problems.iter().map(|problem| problem.key.clone()).collect();
+    let mut found = Vec::new();
+    between(tree, &mut found);
+    problems.extend(found.into_iter().filter(|problem| !malformed.contains(&problem.key)));
+}
+
+fn between(tree: &Node, problems: &mut Vec<Problem>) {
     at_least_one(tree, problems);
     listeners(tree, problems);
     admin(tree, problems);
@@ -212,11 +219,12 @@ fn known_upstream(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Prob
     if known().any(|known| known == name) {
         return;
     }
-    let problem = Problem::new(format!("{path}.upstream"), format!("no upstream is named {}", upstream.shown()));
-    let problem = problem.at(upstream.place);
+    let problem = |what: String| Problem::new(format!("{path}.upstream"), what).at(upstream.place);
     problems.push(match closest(name, known()) {
-        Some(meant) => problem.meant(Some(meant)),
-        None => problem.hint(format!("there must be a `[{}]`", join("upstream", name))),
+        _ if upstream.is_hidden() => problem("no upstream has the name that its variables give".to_owned()),
+        Some(meant) => problem(format!("no upstream is named {}", quoted(name))).meant(Some(meant)),
+        None => problem(format!("no upstream is named {}", quoted(name)))
+            .hint(format!("there must be a `[{}]`", join("upstream", name))),
     });
 }
 
@@ -268,7 +276,10 @@ impl Once {
     fn see(&mut self, key: String, node: &Node, value: Option<String>, problems: &mut Vec<Problem>) {
         let Some(value) = value else { return };
         if let Some((other, place)) = self.seen.get(&value) {
-            let what = format!("`{other}` says {} too", node.shown());
+            let what = match node.is_hidden() {
+                true => format!("`{other}` says the same"),
+                false => format!("`{other}` says {} too", quoted(node.text().unwrap_or_default())),
+            };
             problems.push(Problem::new(key, what).at(node.place).also(*place, "the other one"));
             return;
         }

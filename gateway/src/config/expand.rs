@@ -57,7 +57,8 @@ pub(super) fn expand(text: &str, template: bool, environment: Environment<'_>) -
         }
     }
     out.push_str(rest);
-    Ok(Some(out))
+    // A header value may hold request variables only.
+    Ok((out != text).then_some(out))
 }
 
 fn wrong(why: impl Into<String>) -> Wrong {
@@ -123,7 +124,8 @@ mod tests {
     fn lower_case_stays_in_header_values_and_is_refused_elsewhere() {
         check("${client_ip}", false, Err("header values only"));
         check("${client_ip} ${HOME}", true, Ok(Some("${client_ip} /home/x")));
-        check("$${HOME}", true, Ok(Some("$${HOME}")));
+        check("$${HOME}", true, Ok(None));
+        check("${client_ip}", true, Ok(None));
     }
 
     #[test]

@@ -57,6 +57,9 @@ impl Loaded {
     }
 }
 
+/// How a problem begins that only serde found.
+const MISSED: &str = "the configuration does not fit together";
+
 /// Reads the file at `path` and everything it includes, with this process's environment.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
     load_with(path, &|name| std::env::var(name).ok())
@@ -81,6 +84,13 @@ pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
     let files = sources.paths().map(Path::to_owned).collect();
     match Config::deserialize(tree.into_toml()) {
         Ok(config) => Ok(Loaded { config, files, places, sources }),
-        Err(error) => Err(Problems::new(vec![Problem::new("", error.message())], sources)),
+        Err(error) => {
+            // The walk knows less than serde, which is a mistake of ours; the operator still needs to know.
+            let what = format!("{MISSED}: {}", error.message());
+            Err(Problems::new(vec![Problem::new("", what).at(Place::whole(0))], sources))
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -503,7 +503,7 @@ pub struct PathPolicy {
     pub backslash: PathRule,
     /// `;` and `%3B`, which some services cut segments at. `refuse` (default, 400), `keep` as it stands, or `decode` `%3B` to `;`. `..;` and `.;` are always refused.
     pub semicolon: PathRule,
-    /// `//`. `merge` into one `/` (default), or `refuse` (400).
+    /// `//`. `merge` (default) into one `/`, or `refuse` (400).
     pub double_slash: SlashRule,
 }
 

@@ -15,6 +15,7 @@ use super::shape::Shape;
 use super::tree::{Entry, Node, Table, Value};
 use super::veil::Veil;
 use super::walk::{folder, join};
+use super::words;
 use crate::problem::{Place, Problem, Problems, Sources};
 
 /// Bytes of one file. 20,000 routes fit.
@@ -44,7 +45,7 @@ pub(super) fn read(path: &Path, shape: &Shape, environment: Environment<'_>) -> 
         veil: Veil::new(shape),
         seen: HashSet::new(),
         found: Read {
-            tree: Node { place: Place { file: 0, start: 0, end: 0 }, value: Value::Table(Table::default()) },
+            tree: Node { place: Place::whole(0), value: Value::Table(Table::default()) },
             sources: Sources::default(),
             problems: Vec::new(),
             complete: true,
@@ -53,6 +54,8 @@ pub(super) fn read(path: &Path, shape: &Shape, environment: Environment<'_>) -> 
     reader
         .file(path, 0)
         .map_err(|why| Problems::unreadable(Problem::new("", format!("cannot read `{}`: {why}", path.display()))))?;
+    let Read { tree, problems, .. } = &mut reader.found;
+    number_includes(tree, problems);
     Ok(reader.found)
 }
 
@@ -138,13 +141,14 @@ impl Reader<'_> {
     }
 
     fn include(&mut self, place: Place, pattern: &str, depth: usize) {
-        // Malformed patterns and missing variables are reported when all strings are checked.
+        // Missing variables and malformed patterns are reported when all strings are checked.
         let Ok(expanded) = expand(pattern, false, self.environment) else {
             self.found.complete = false;
             return;
         };
         let pattern = expanded.as_deref().unwrap_or(pattern);
-        if pattern.is_empty() || pattern.contains('\0') {
+        if words::file_pattern(pattern).is_err() {
+            self.found.complete = false;
             return;
         }
         let problem = |what: String| Problem::new("gateway.include", what).at(place);
@@ -164,6 +168,16 @@ impl Reader<'_> {
                 let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
                 self.problem(problem(format!("cannot read `{}`: {why}", name.escape_debug())));
             }
+        }
+    }
+}
+
+/// Tells which `include` a problem is about: its number is known once all lists are joined.
+fn number_includes(tree: &Node, problems: &mut [Problem]) {
+    let includes = tree.get("gateway").and_then(|gateway| gateway.get("include")).map(Node::items).unwrap_or_default();
+    for (index, include) in includes.iter().enumerate() {
+        for problem in problems.iter_mut().filter(|problem| problem.place == Some(include.place)) {
+            problem.key = format!("gateway.include[{index}]");
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn read(path: &str, table: &mut Table, shape: &TableShape, sources: &
                 name_place: entry.name_place,
                 node: Node { place, value: Value::Text(Text { text: secret, hidden: true }) },
             }),
-            Err(why) => problems.push(Problem::new(path_of_key, format!("{}: {why}", entry.node.shown())).at(place)),
+            Err(why) => problems.push(Problem::new(path_of_key, why).at(place)),
         }
     }
     table.entries.extend(found);
@@ -48,9 +48,9 @@ fn has_format(shape: &Shape, format: &str) -> bool {
 /// The trimmed content of a file, or why it is none.
 fn secret(path: &Path) -> Result<String, String> {
     let bytes = read_bounded(path, SECRET_FILE_BYTES_MAX).map_err(|error| reason(&error))?;
-    let text = String::from_utf8(bytes).map_err(|_| "what is in the file is not UTF-8".to_owned())?;
+    let text = String::from_utf8(bytes).map_err(|_| "what the file holds is not UTF-8".to_owned())?;
     let text = text.trim().to_owned();
-    words::secret(&text).map_err(|wrong| format!("what is in the file will not do: {}", wrong.why))?;
+    words::secret(&text).map_err(|wrong| format!("what the file holds will not do: {}", wrong.why))?;
     Ok(text)
 }
 

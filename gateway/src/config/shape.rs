@@ -70,8 +70,10 @@ pub(super) struct Field {
     pub required: bool,
     /// What to do when it is missing.
     pub missing: Option<String>,
-    /// First sentence of its meaning.
+    /// First sentence of its meaning, as a hint beside a mark.
     pub meaning: String,
+    #[cfg(test)]
+    pub schema: Json,
 }
 
 /// The JSON Schema of a configuration.
@@ -88,7 +90,7 @@ pub(super) fn config() -> &'static Shape {
 impl Shape {
     /// `root` with its `$defs`.
     pub(super) fn of(root: &Json) -> Shape {
-        Reader { definitions: root.get("$defs"), depth: 0 }.shape(root)
+        Reader { root, depth: 0 }.shape(root)
     }
 
     /// What is expected, with its article.
@@ -134,12 +136,12 @@ impl TableShape {
     }
 }
 
-/// A schema may refer to itself; below this depth it is left to serde. No key of the model is half as deep.
+/// A schema may refer to itself; below this depth it is left to serde. No key of the model is that deep.
 const DEPTH_MAX: usize = 24;
 
 #[derive(Clone, Copy)]
 struct Reader<'a> {
-    definitions: Option<&'a Json>,
+    root: &'a Json,
     depth: usize,
 }
 
@@ -150,7 +152,7 @@ impl<'a> Reader<'a> {
         }
         let reader = Reader { depth: self.depth + 1, ..self };
         if let Some(name) = json.get("$ref").and_then(Json::as_str) {
-            let target = name.rsplit('/').next().and_then(|name| self.definitions?.get(name));
+            let target = name.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
             return target.map_or(Shape::Any, |target| reader.shape(target));
         }
         if let Some(alternatives) = json.get("anyOf").or_else(|| json.get("oneOf")).and_then(Json::as_array) {
@@ -189,7 +191,9 @@ impl<'a> Reader<'a> {
                 shape: self.bounded(self.shape(json), json),
                 required: required.contains(&name.as_str()),
                 missing: string("x-missing").map(str::to_owned),
-                meaning: first_sentence(string("description").unwrap_or_default()).to_owned(),
+                meaning: first_sentence(string("description").unwrap_or_default()),
+                #[cfg(test)]
+                schema: json.clone(),
             };
             (name.clone(), field)
         });
@@ -297,6 +301,14 @@ fn integer(json: &Json) -> Shape {
     Shape::Integer { min: bound("minimum").unwrap_or(min), max: bound("maximum").unwrap_or(max) }
 }
 
-fn first_sentence(text: &str) -> &str {
-    text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.')
+fn first_sentence(text: &str) -> String {
+    let sentence = text.split_once(". ").map_or(text, |(first, _)| first).trim_end_matches('.');
+    let mut chars = sentence.chars();
+    match chars.next() {
+        // Not `URI` or `X-Forwarded-For`.
+        Some(first) if chars.clone().next().is_some_and(char::is_lowercase) => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => sentence.to_owned(),
+    }
 }

@@ -2,7 +2,7 @@
 
 use toml::de::{DeArray, DeTable, DeValue};
 
-use crate::problem::{Place, quoted};
+use crate::problem::Place;
 
 /// A value and where it is.
 #[derive(Debug, Clone)]
@@ -113,13 +113,9 @@ impl Node {
         }
     }
 
-    /// The string as a message may show it: what came from elsewhere is not.
-    pub(super) fn shown(&self) -> String {
-        match &self.value {
-            Value::Text(text) if text.hidden => "its value".to_owned(),
-            Value::Text(text) => quoted(&text.text),
-            _ => self.kind().to_owned(),
-        }
+    /// Whether a string holds what no message may quote.
+    pub(super) fn is_hidden(&self) -> bool {
+        matches!(&self.value, Value::Text(text) if text.hidden)
     }
 
     /// The items of a list; none if it is not one.

@@ -33,7 +33,7 @@ impl Veil {
         match &node.value {
             Value::Table(table) => {
                 for entry in &table.entries {
-                    if self.hides(&entry.name) {
+                    if self.hides(&entry.name) && !is_variable(&entry.node) {
                         sources.mask(entry.node.place);
                         self.hide_all(sources, &entry.node);
                     } else {
@@ -71,13 +71,13 @@ impl Veil {
             if name.is_empty() || !self.hides(name) {
                 continue;
             }
+            at += text[at..].len() - text[at..].trim_start_matches([' ', '\t']).len();
             let value = &text[at..];
-            let trimmed = value.trim_start_matches([' ', '\t']);
-            let opening = ["\"\"\"", "'''"].into_iter().find(|quotes| trimmed.starts_with(quotes));
+            let opening = ["\"\"\"", "'''"].into_iter().find(|quotes| value.starts_with(quotes));
             let end = match opening {
                 Some(quotes) => {
-                    let inside = value.len() - trimmed.len() + quotes.len();
-                    value[inside..].find(quotes).map_or(text.len(), |found| at + inside + found + quotes.len())
+                    let inside = quotes.len();
+                    value[inside..].find(quotes).map_or(text.len(), |found| at + found + 2 * inside)
                 }
                 None => value.find('\n').map_or(text.len(), |found| at + found),
             };
@@ -85,6 +85,12 @@ impl Veil {
             at = end;
         }
     }
+}
+
+/// `"${NAME}"` says where the secret is, not what it is.
+fn is_variable(node: &Node) -> bool {
+    let name = node.text().and_then(|text| text.strip_prefix("${")?.strip_suffix('}'));
+    name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
 }
 
 #[cfg(test)]

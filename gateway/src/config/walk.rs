@@ -27,9 +27,8 @@ impl Walk<'_> {
             (Shape::Any, _) | (Shape::Boolean, Value::Boolean(_)) => {}
             (Shape::Float, Value::Float(_) | Value::Integer(Some(_))) => {}
             (Shape::Text(shape), Value::Text(text)) => {
-                if let Some(what) = wrong_text(path, text, shape, self.environment) {
-                    self.problems.push(what.at(node.place));
-                }
+                let problem = wrong_text(path, text, shape, &[], self.environment);
+                self.problems.extend(problem.map(|problem| problem.at(node.place)));
             }
             (Shape::Integer { min, max }, Value::Integer(number)) => {
                 if !number.is_some_and(|number| (*min..=*max).contains(&number)) {
@@ -52,6 +51,10 @@ impl Walk<'_> {
                     Some(shape) => self.check_table(path, table, node.place, shape, Some(tag)),
                     None => self.problems.push(no_variant(path, table, node.place, tag, variants.keys())),
                 }
+            }
+            (Shape::Either(shapes), Value::Text(text)) if let Some(shape) = shapes.iter().find_map(as_text) => {
+                let problem = wrong_text(path, text, shape, shapes, self.environment);
+                self.problems.extend(problem.map(|problem| problem.at(node.place)));
             }
             (Shape::Either(shapes), _) => match shapes.iter().find(|shape| takes(shape, node)) {
                 Some(shape) => self.check(path, node, shape),
@@ -113,7 +116,14 @@ impl Walk<'_> {
 }
 
 /// Replaces the variables of a string; what is wrong with it then, if anything.
-fn wrong_text(path: &str, text: &mut Text, shape: &TextShape, environment: Environment<'_>) -> Option<Problem> {
+/// `others` are the alternatives of another kind.
+fn wrong_text(
+    path: &str,
+    text: &mut Text,
+    shape: &TextShape,
+    others: &[Shape],
+    environment: Environment<'_>,
+) -> Option<Problem> {
     let problem = |wrong: Wrong, hidden: bool| {
         let problem = Problem::new(path, wrong.why);
         // What would be right instead may quote what the environment said.
@@ -134,8 +144,12 @@ fn wrong_text(path: &str, text: &mut Text, shape: &TextShape, environment: Envir
     match shape.check {
         None if shape.choices.is_empty() => return None,
         None => {
-            let why = format!("expected {}", alternatives(choices()));
-            let instead = closest(&text.text, choices()).map(str::to_owned);
+            let others = others.iter().filter(|other| !matches!(other, Shape::Text(_))).map(Shape::expected);
+            let expected: Vec<_> = std::iter::once(alternatives(choices())).chain(others).collect();
+            let why = format!("expected {}", expected.join(" or "));
+            // With one choice the message has said it.
+            let instead = closest(&text.text, choices()).filter(|_| expected.len() + shape.choices.len() > 2);
+            let instead = instead.map(str::to_owned);
             return problem(Wrong { why, instead }, text.hidden);
         }
         Some(check) => {
@@ -169,7 +183,7 @@ fn no_variant<'v>(
 fn missing(path: &str, field: &Field) -> Problem {
     match &field.missing {
         Some(remedy) => Problem::new(path, format!("missing: {remedy}")),
-        None => Problem::new(path, format!("missing: {}", field.meaning)),
+        None => Problem::new(path, "missing").hint(&field.meaning),
     }
 }
 
@@ -182,6 +196,9 @@ fn wrong_kind(path: &str, node: &Node, shape: &Shape) -> Problem {
     match (shape, &node.value) {
         (Shape::List { .. }, Value::Table(_)) => problem.hint(format!("each item is a `[[{path}]]`")),
         (Shape::List { .. }, _) => problem.hint("write it in `[` and `]`"),
+        (Shape::Table(_) | Shape::Map { .. }, Value::List(_)) if path.contains('[') => {
+            problem.hint("write it in `{` and `}`")
+        }
         (Shape::Table(_) | Shape::Map { .. }, Value::List(_)) => problem.hint(format!("write `[{path}]`, once")),
         (Shape::Text(_), Value::Integer(Some(number))) => match format(shape).as_str() {
             "interval" => problem.hint(format!("write it with its unit: \"{number}s\" or \"{number}ms\"")),
@@ -190,6 +207,13 @@ fn wrong_kind(path: &str, node: &Node, shape: &Shape) -> Problem {
         },
         (Shape::Integer { .. } | Shape::Boolean, Value::Text(_)) => problem.hint("write it without quotes"),
         _ => problem,
+    }
+}
+
+fn as_text(shape: &Shape) -> Option<&TextShape> {
+    match shape {
+        Shape::Text(text) => Some(text),
+        _ => None,
     }
 }
 
@@ -240,4 +264,84 @@ pub(super) fn join(path: &str, name: &str) -> String {
 /// Folder of the file `place` is in: what relative paths written there are relative to.
 pub(super) fn folder(sources: &Sources, place: Place) -> &Path {
     sources.path(place.file).and_then(Path::parent).unwrap_or(Path::new(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+    use toml::de::DeTable;
+
+    use super::*;
+
+    /// The kinds of schema the configuration has not yet, or has in one place only.
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it can be read matters")]
+    struct Model {
+        #[serde(default)]
+        provider: BTreeMap<String, Provider>,
+        #[serde(default)]
+        share: Option<f64>,
+        #[serde(default)]
+        free: Option<serde_json::Value>,
+        #[serde(default)]
+        tree: Option<Box<Model>>,
+        #[serde(default)]
+        flag: bool,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it can be read matters")]
+    enum Provider {
+        Jwt { issuer: String },
+        ApiKey { header: String, prefix: Option<String> },
+    }
+
+    fn check(text: &str, expected: &[&str]) {
+        let shape = Shape::of(&schemars::schema_for!(Model).to_value());
+        let mut tree = Node::read(0, &DeTable::parse(text).unwrap());
+        let sources = Sources::default();
+        let mut walk = Walk { environment: &|_| None, sources: &sources, root: &shape, problems: Vec::new() };
+        walk.check("", &mut tree, &shape);
+        let said: Vec<String> =
+            walk.problems.iter().map(|problem| format!("{}: {}", problem.key, problem.what)).collect();
+        assert_eq!(said, expected, "{text}");
+        // Serde agrees.
+        let read = tree.into_toml().try_into::<Model>();
+        assert_eq!(read.is_ok(), expected.is_empty(), "{text}: {read:?}");
+    }
+
+    #[test]
+    fn one_key_tells_tables_apart() {
+        check("[provider.a]\nkind = 'jwt'\nissuer = 'x'\n[provider.b]\nkind = 'api_key'\nheader = 'x'", &[]);
+        check("[provider.a]\nkind = 'jwt'", &["provider.a.issuer: missing"]);
+        check("[provider.a]\nkind = 'jwt'\nissuer = 'x'\nheader = 'y'", &["provider.a.header: unknown key \"header\""]);
+        check("[provider.a]\nissuer = 'x'", &["provider.a.kind: missing: \"api_key\" or \"jwt\""]);
+        check(
+            "[provider.a]\nkind = 'apikey'\nheader = 1",
+            &["provider.a.kind: expected \"api_key\" or \"jwt\" (did you mean \"api_key\"?)"],
+        );
+        check("[provider.a]\nkind = 7", &["provider.a.kind: expected \"api_key\" or \"jwt\""]);
+        check("provider.a = 7", &["provider.a: expected a table, found an integer"]);
+    }
+
+    #[test]
+    fn numbers_flags_and_free_values() {
+        check("share = 0.5\nflag = true\nfree = { any = [1, 'thing'] }", &[]);
+        check("share = 1", &[]);
+        check(
+            "share = 'half'\nflag = 'true'",
+            &["share: expected a number, found a string", "flag: expected true or false, found a string"],
+        );
+    }
+
+    #[test]
+    fn a_shape_may_hold_itself() {
+        check("tree.tree.tree.flag = true", &[]);
+        check("tree.tree.tree.flga = true", &["tree.tree.tree.flga: unknown key \"flga\" (did you mean \"flag\"?)"]);
+    }
 }

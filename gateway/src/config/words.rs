@@ -133,7 +133,7 @@ fn path_text(text: &str) -> Result<(), Wrong> {
     }
 }
 
-fn file_pattern(text: &str) -> Result<(), Wrong> {
+pub(super) fn file_pattern(text: &str) -> Result<(), Wrong> {
     path_text(text)?;
     let (folder, name) = text.rsplit_once('/').unwrap_or(("", text));
     if name.is_empty() {

@@ -1,0 +1,280 @@
+//! `conf/gateway.toml` is the reference: nothing is missing in it, and what it says about defaults and bounds is so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+use toml::de::DeTable;
+
+use crate::config::shape::{self, Field, Shape};
+use crate::config::tree::{Node, Value};
+use crate::config::units::{Size, Time};
+use crate::config::{load_with, walk};
+use crate::problem::Place;
+
+fn conf(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(name)
+}
+
+fn reference() -> String {
+    fs::read_to_string(conf("gateway.toml")).unwrap()
+}
+
+/// The key of a line such as `# token = "..."`: a key that is shown but not set.
+fn shown_key(line: &str) -> Option<&str> {
+    let (name, _) = line.strip_prefix("# ")?.split_once(" = ")?;
+    name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_').then_some(name)
+}
+
+/// The reference with the lines that `which` picks brought to life.
+fn uncommented(which: &dyn Fn(usize) -> bool) -> String {
+    let text = reference();
+    let lines = text.lines().enumerate().map(|(number, line)| match shown_key(line) {
+        Some(_) if which(number) => &line[2..],
+        _ => line,
+    });
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+#[test]
+fn every_file_in_conf_loads() {
+    let mut count = 0;
+    for entry in fs::read_dir(conf("")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            count += 1;
+            if let Err(problems) = load_with(&path, &|_| None) {
+                panic!("{problems}");
+            }
+        }
+    }
+    assert!(count >= 2, "{count}");
+}
+
+#[test]
+fn every_key_that_is_only_shown_loads_when_it_is_set() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("admin.token"), "geheim\n").unwrap();
+    let shown: Vec<usize> =
+        (0..).zip(reference().lines()).filter(|(_, line)| shown_key(line).is_some()).map(|(n, _)| n).collect();
+    assert!(shown.len() > 5, "{shown:?}");
+    for number in shown {
+        let path = folder.path().join("gateway.toml");
+        fs::write(&path, uncommented(&|other| other == number)).unwrap();
+        let environment = |name: &str| (name == "BAWAB_ADMIN_TOKEN").then(|| "geheim".to_owned());
+        let loaded = load_with(&path, &environment).unwrap_or_else(|problems| panic!("{problems}"));
+        let token = &loaded.config.admin.as_ref().unwrap().token;
+        let sets_token =
+            reference().lines().nth(number).and_then(shown_key).is_some_and(|key| key.starts_with("token"));
+        assert_eq!(token.as_ref().is_some_and(|token| token.matches(b"geheim")), sets_token);
+    }
+}
+
+/// A key of the reference and what is said about it.
+struct Said {
+    value: Node,
+    /// Behind the value, on its line.
+    trailing: String,
+    /// The comment above it.
+    above: String,
+    is_set: bool,
+}
+
+/// Every key of the reference by its path in the schema.
+fn said() -> BTreeMap<String, Said> {
+    let live = reference();
+    let text = uncommented(&|_| true);
+    let (document, errors) = DeTable::parse_recoverable(&text);
+    assert!(errors.is_empty(), "{errors:?}");
+    let mut said = BTreeMap::new();
+    gather(&Node::read(0, &document), shape::config(), "", &mut |path, name_place, value| {
+        let line_start = text[..name_place.start].rfind('\n').map_or(0, |at| at + 1);
+        let number = text[..line_start].lines().count();
+        let line = text[line_start..].lines().next().unwrap();
+        let above = text[..line_start].lines().rev().take_while(|line| line.starts_with('#'));
+        let above: Vec<&str> = above.collect();
+        let trailing = line.split_once(" # ").map_or("", |(_, comment)| comment);
+        said.insert(
+            path.to_owned(),
+            Said {
+                value: value.clone(),
+                trailing: trailing.to_owned(),
+                above: above.into_iter().rev().collect::<Vec<_>>().join(" "),
+                is_set: live.lines().nth(number) == Some(line),
+            },
+        );
+    });
+    said
+}
+
+fn gather(node: &Node, shape: &Shape, path: &str, found: &mut dyn FnMut(&str, Place, &Node)) {
+    match (shape, &node.value) {
+        (Shape::Table(shape), Value::Table(table)) => {
+            for entry in &table.entries {
+                let field = shape.fields.get(&entry.name).unwrap_or_else(|| panic!("{path} has no {}", entry.name));
+                let path = if path.is_empty() { entry.name.clone() } else { format!("{path}.{}", entry.name) };
+                found(&path, entry.name_place, &entry.node);
+                gather(&entry.node, &field.shape, &path, found);
+            }
+        }
+        (Shape::Map { item, .. }, Value::Table(table)) => {
+            table.entries.iter().for_each(|entry| gather(&entry.node, item, &format!("{path}.<name>"), found));
+        }
+        (Shape::List { item, .. }, Value::List(items)) => {
+            items.iter().for_each(|node| gather(node, item, &format!("{path}[]"), found));
+        }
+        (Shape::Either(shapes), _) => {
+            for shape in shapes.iter().filter(|shape| matches!(shape, Shape::Table(_))) {
+                gather(node, shape, path, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn fields() -> BTreeMap<String, Field> {
+    let mut fields = BTreeMap::new();
+    shape::config().visit("", &mut |path, field| {
+        fields.insert(path.to_owned(), field.clone());
+    });
+    fields
+}
+
+fn is_table(shape: &Shape) -> bool {
+    match shape {
+        Shape::Table(_) => true,
+        Shape::Map { item, .. } | Shape::List { item, .. } => matches!(**item, Shape::Table(_)),
+        _ => false,
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_is_in_the_reference() {
+    let said: BTreeSet<String> = said().into_keys().collect();
+    let known: BTreeSet<String> = fields().into_keys().collect();
+    assert_eq!(said.symmetric_difference(&known).collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
+#[test]
+fn nothing_of_the_schema_is_left_to_serde_alone() {
+    for (path, field) in fields() {
+        let mut shapes = vec![field.shape];
+        while let Some(shape) = shapes.pop() {
+            match shape {
+                Shape::Any => panic!("{path} has a schema the loader does not understand"),
+                Shape::List { item, .. } | Shape::Map { item, .. } => shapes.push(*item),
+                Shape::Either(inner) => shapes.extend(inner),
+                Shape::Text(text) => assert_eq!(text.check.is_some(), !text.format.is_empty(), "{path}: {text:?}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether `text`, as written in a file, is the value `json`.
+fn same(format: &str, value: &Node, json: &Json) -> bool {
+    match (&value.value, json) {
+        (Value::Text(text), Json::String(json)) => match format {
+            "interval" => text.text.parse::<Time>() == json.parse::<Time>(),
+            "size" => text.text.parse::<Size>() == json.parse::<Size>(),
+            _ => text.text == *json,
+        },
+        (Value::Integer(Some(number)), json) => json.as_i64() == Some(*number),
+        (Value::List(items), Json::Array(json)) => items.is_empty() && json.is_empty(),
+        (Value::Table(table), Json::Object(json)) => table.entries.is_empty() && json.is_empty(),
+        _ => false,
+    }
+}
+
+fn format(shape: &Shape) -> &str {
+    match shape {
+        Shape::Text(text) => &text.format,
+        _ => "",
+    }
+}
+
+#[test]
+fn the_reference_shows_every_default_as_it_is() {
+    let said = said();
+    for (path, field) in fields() {
+        let Said { value, trailing, above, is_set } = &said[&path];
+        if is_table(&field.shape) {
+            continue;
+        }
+        let default = field.schema.get("default").filter(|default| !default.is_null());
+        let says_default = trailing.split([';', ',']).any(|part| part.trim() == "default");
+        let says_required = trailing.starts_with("required");
+        match default {
+            Some(default) => {
+                assert!(says_default && *is_set, "{path} does not say that it is the default");
+                assert!(same(format(&field.shape), value, default), "{path}: {:?} is not {default}", value.value);
+            }
+            None if field.required => assert!(says_required && *is_set, "{path} does not say that it is required"),
+            // A list that may be left out, of things without a default of their own.
+            None if says_default => {
+                assert!(!field.required && value.items().is_empty(), "{path} says it is the default");
+            }
+            None => assert!(above.contains("Default: ") && !is_set, "{path} does not say what happens without it"),
+        }
+        assert!(above.len() > 10 || says_required, "{path} has no meaning");
+    }
+}
+
+#[test]
+fn the_reference_shows_every_bound_and_choice() {
+    let said = said();
+    for (path, field) in fields() {
+        let Said { trailing, above, .. } = &said[&path];
+        let text = format!("{above} {trailing}");
+        let mut shapes = vec![&field.shape];
+        while let Some(shape) = shapes.pop() {
+            match shape {
+                Shape::Integer { min, max } => {
+                    let bounds = walk::bounds(Some(&min.to_string()), Some(&max.to_string()));
+                    assert!(text.contains(&bounds), "{path} does not say {bounds}");
+                }
+                Shape::Text(shape) => {
+                    let bounds = walk::bounds(shape.min.as_deref(), shape.max.as_deref());
+                    assert!(text.to_lowercase().contains(&bounds.to_lowercase()), "{path} does not say {bounds}");
+                    for choice in &shape.choices {
+                        assert!(text.contains(&format!("\"{choice}\"")), "{path} does not say {choice}");
+                    }
+                }
+                Shape::Either(inner) => shapes.extend(inner),
+                Shape::List { item, .. } => shapes.push(item),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn the_schema_says_the_defaults_it_has() {
+    for (path, field) in fields() {
+        let Some(default) = field.schema.get("default") else { continue };
+        let text = field.schema["description"].as_str().unwrap_or_default();
+        let wanted = match default {
+            Json::String(text) => text.clone(),
+            Json::Number(number) => number.to_string(),
+            _ => continue,
+        };
+        let says = |word: &str| {
+            let word = word.trim_matches(['`', '"', '.', ',', ';', ':']);
+            word == wanted || matches!((word.parse::<Time>(), wanted.parse::<Time>()), (Ok(a), Ok(b)) if a == b)
+        };
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let found = words
+            .windows(2)
+            .any(|pair| (pair[0] == "Default" && says(pair[1])) || (says(pair[0]) && pair[1].starts_with("(default")));
+        assert!(found, "{path}: {text:?} does not say that the default is {wanted}");
+    }
+}
+
+#[test]
+fn bounds_of_the_schema_are_those_of_the_code() {
+    use crate::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
+    let fields = fields();
+    assert_eq!(fields["limits.head_bytes"].schema["x-max"], Size(HEAD_BYTES_MAX as u64).to_string());
+    assert_eq!(fields["limits.fields"].schema["maximum"], FIELDS_MAX);
+}
