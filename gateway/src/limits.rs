@@ -94,6 +94,10 @@ pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// Milliseconds between two resolutions of upstream names.
 pub const RESOLVE_INTERVAL_MS: u64 = 30_000;
 
+/// Endpoints an exchange tries to connect to before it gives up. Nothing was sent to one that refused, so trying another
+/// is safe for any request.
+pub const CONNECT_ATTEMPTS_MAX: u32 = 3;
+
 /// Bytes of a body kept to be sent again when a kept connection turns out to be closed.
 pub const BODY_HELD_FOR_RETRY_BYTES: usize = 16 * 1024;
 

@@ -157,6 +157,15 @@ impl Decoder {
         self.trailers.dropped_count
     }
 
+    /// Bytes of data that were announced and have not come yet: what exceeds a bound can be refused before it is sent.
+    pub fn announced(&self) -> u64 {
+        match self.state {
+            State::Data { left } => left,
+            State::Extension { size, .. } | State::LineFeed { size } => size,
+            _ => 0,
+        }
+    }
+
     /// True after [`Decoded::End`].
     pub fn is_ended(&self) -> bool {
         self.state == State::Ended

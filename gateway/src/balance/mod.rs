@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
+use crate::limits::CONNECT_ATTEMPTS_MAX;
 use crate::rt::Peer;
 
 /// Entries of the schedule: weights beyond this precision are rounded.
@@ -68,6 +69,11 @@ impl Endpoints {
 
     pub fn list(&self) -> &[Arc<Endpoint>] {
         &self.list
+    }
+
+    /// How many endpoints are worth a try before a request is given up.
+    pub fn tries(&self) -> u32 {
+        (self.list.len() as u32).min(CONNECT_ATTEMPTS_MAX)
     }
 
     /// The next endpoint of the worker whose turn `cursor` keeps. O(1). `None`: there is none with a weight.

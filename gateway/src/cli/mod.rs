@@ -23,7 +23,7 @@ pub const EXIT_USAGE: u8 = 2;
 
 /// An edge API gateway: an XDP door in the kernel, a thread-per-core io_uring proxy behind it.
 #[derive(Debug, clap::Parser)]
-#[command(name = "bawab", version = version::VERSION)]
+#[command(name = "bawab", version = version::VERSION, override_usage = "bawab run|check|schema|version [FILE]")]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,

@@ -151,11 +151,12 @@ impl Running {
     async fn drain(&mut self, config: &Config) -> Ended {
         let (delay, deadline) = (config.gateway.drain.delay.0, config.gateway.drain.deadline.0);
         self.ready.block("draining");
+        // From here on answers say that their connection closes, so that clients come back somewhere else.
+        self.shared.draining.store(true, Ordering::Relaxed);
         tracing::info!(delay = ?delay, deadline = ?deadline, "draining");
         if !delay.is_zero() && self.interrupted(tokio::time::sleep(delay)).await.is_none() {
             return Ended::Cut;
         }
-        self.shared.draining.store(true, Ordering::Relaxed);
         for worker in &self.workers {
             // A mailbox that is full is emptied before its worker sleeps; the workers look at the flag, too.
             let _ = worker.mailbox.send(Message::Drain);

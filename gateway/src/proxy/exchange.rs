@@ -104,6 +104,10 @@ pub async fn run<'a>(arrival: Arrival<'a>, head: RequestHead, body: Body<'a>, an
     };
     let hop = Hop { te_trailers: options.te_trailers, websocket: asks_for_websocket(&head, &options) };
     let expectation = expectation(&head);
+    let mut head = head;
+    if expectation == Expectation::Ignored {
+        head.fields.remove_known(Known::Expect);
+    }
     let mut exchange = Exchange {
         worker,
         snapshot,
@@ -139,6 +143,8 @@ impl<'a> Exchange<'a> {
     /// Find route → filters → upstream → filters → answer.
     async fn corridor(&mut self) -> Result<(), Refusal> {
         if self.head.method == Method::Connect {
+            // What follows may be meant for the tunnel that is not there.
+            self.answer.close_after();
             return Err(Refusal::ConnectUnsupported);
         }
         let route = self.find_route()?;
@@ -156,7 +162,7 @@ impl<'a> Exchange<'a> {
             scheme: self.scheme,
             request_id: &self.request_id,
             trace: &self.trace,
-            via: &self.snapshot.settings.via,
+            via: self.snapshot.settings.via(self.head.version),
             forwarded: self.snapshot.upstreams[route.upstream].forwarded,
         };
         forward::request(&mut self.head, &self.options, self.listener.underscores, &said);
@@ -217,7 +223,15 @@ impl<'a> Exchange<'a> {
             self.seen.attempts += 1;
             let connection = self.connect(upstream, &endpoint, fresh).await;
             self.seen.endpoint = Some(endpoint);
-            let connection = connection.map_err(|error| self.connect_refusal(error))?;
+            let connection = match connection {
+                Ok(connection) => connection,
+                // Nothing was sent: another endpoint may take it.
+                Err(ConnectError::Failed(_)) if self.seen.attempts < endpoints.tries() => {
+                    upstream.series.core(self.worker.id).retries.inc();
+                    continue;
+                }
+                Err(error) => return Err(self.connect_refusal(error)),
+            };
             let reused = connection.reused;
             let replay = if reused { self.hold_for_replay() } else { Replay::Not };
             match self.attempt(upstream, connection).await {
@@ -310,7 +324,10 @@ impl<'a> Exchange<'a> {
         };
         h1::encode_request(&mut scratch, &self.head, host, length, self.hop);
         let timeouts = upstream.timeouts;
-        let outgoing = super::h1::outgoing::Outgoing::new(scratch, length == Length::Unknown);
+        let mut outgoing = super::h1::outgoing::Outgoing::new(scratch, length == Length::Unknown);
+        if self.options.lists_fields {
+            outgoing.withhold_trailers(self.head.fields.listed().names());
+        }
         let mut sending = Sending { body: &mut self.body, outgoing, timeouts };
         let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
         let sent_us = now_us();
@@ -333,10 +350,10 @@ impl<'a> Exchange<'a> {
         };
         let (done, upload) = match sent {
             Sent::Part => {
-                relay::upload_and_receive(sending, &mut connection, &mut self.answer, async |headed, reader, answer| {
-                    finishing.answer(headed, reader, answer, false).await
-                })
-                .await?
+                let finish = async |headed, reader: &mut WireReader, answer: &mut Answer<'_>, uploaded| {
+                    finishing.answer(headed, reader, answer, uploaded).await
+                };
+                relay::upload_and_receive(sending, &mut connection, &mut self.answer, finish).await?
             }
             sent => {
                 self.worker.put_scratch(sending.outgoing.into_scratch());
@@ -601,7 +618,7 @@ impl Finishing<'_> {
         // The body ends as the received head says, whatever filters write into it: decided first, and once.
         let (mut body, mut length, reusable) = relay::framed(&received, method)?;
         let h1::Received { mut head, line, options } = received;
-        forward::response(&mut head, &options, &self.settings.via);
+        forward::response(&mut head, &options, self.settings.via(line.version));
         if let Some(route) = self.route {
             let Finishing { request, facts, kept, .. } = self;
             let mut context = Context { request, facts: *facts, kept };
@@ -614,6 +631,9 @@ impl Finishing<'_> {
             answer.close_after();
         }
         answer.head(&head, length);
+        if options.lists_fields {
+            answer.withhold_trailers(head.fields.listed().names());
+        }
         if let Some(rest) = h1::take_rest(&mut head, &line) {
             body.feed(rest);
         }
@@ -636,7 +656,7 @@ impl Finishing<'_> {
                 unanswered: false,
             });
         }
-        forward::response(&mut head, &options, &self.settings.via);
+        forward::response(&mut head, &options, self.settings.via(line.version));
         if let Some(route) = self.route {
             let Finishing { request, facts, kept, .. } = self;
             let mut context = Context { request, facts: *facts, kept };
@@ -652,6 +672,8 @@ impl Finishing<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expectation {
     Nothing,
+    /// Not to be passed on either.
+    Ignored,
     Continue,
     Unknown,
 }
@@ -659,7 +681,7 @@ enum Expectation {
 /// RFC 9110 §10.1.1: `100-continue` is the only expectation; HTTP/1.0 clients have none.
 fn expectation(head: &RequestHead) -> Expectation {
     match head.fields.first(Known::Expect) {
-        Some(_) if head.version == Version::Http10 => Expectation::Nothing,
+        Some(_) if head.version == Version::Http10 => Expectation::Ignored,
         Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Expectation::Continue,
         Some(_) => Expectation::Unknown,
         None => Expectation::Nothing,

@@ -49,6 +49,13 @@ impl Listed<'_> {
     pub fn lists(self, name: &[u8]) -> bool {
         http1::is_connection_listed(self.arena, self.fields, name)
     }
+
+    /// The names of the list, for who outlives the head.
+    pub fn names(self) -> Vec<Box<[u8]>> {
+        let fields = self.fields.iter().filter(|field| field.known == Known::Connection);
+        let elements = fields.flat_map(|field| field.value.of(self.arena).split(|&byte| byte == b','));
+        elements.map(|name| name.trim_ascii().into()).collect()
+    }
 }
 
 /// Fields as received, and as edited since.
@@ -175,12 +182,17 @@ impl Fields {
                 tables.received[at].name.len = 0;
             }
         }
-        // The list is struck last: the others were asked against it.
+        // The list is struck last: the others were asked against it. It stays known, for the trailers to be asked, too.
         for field in &mut tables.received {
             if field.known == Known::Connection {
                 field.name.len = 0;
             }
         }
+    }
+
+    /// What the received `Connection` fields list, also after they were struck.
+    pub fn listed(&self) -> Listed<'_> {
+        Listed { arena: self.arena(), fields: &self.tables.received }
     }
 
     /// Adds a field behind all others. The caller vouches for a valid name and value.

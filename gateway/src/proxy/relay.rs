@@ -155,13 +155,13 @@ async fn final_head(
     ))
 }
 
-/// Uploads the rest of the body while waiting for the final head. `finish` is called with the head once it is there, and
-/// decides what to do with the answer while the upload may still be running.
+/// Uploads the rest of the body while waiting for the final head. `finish` passes the answer on once its head is there; it
+/// is told whether the upload is complete, and runs beside it when it is not.
 pub async fn upload_and_receive<R>(
     mut sending: Sending<'_, '_>,
     connection: &mut Connection,
     answer: &mut Answer<'_>,
-    finish: impl AsyncFnOnce(Headed, &mut WireReader, &mut Answer<'_>) -> Result<R, Failure>,
+    finish: impl AsyncFnOnce(Headed, &mut WireReader, &mut Answer<'_>, bool) -> Result<R, Failure>,
 ) -> Result<(R, Upload), Failure> {
     let timeouts = sending.timeouts;
     let (reader, writer) = (&mut connection.wire.reader, &mut connection.wire.writer);
@@ -185,7 +185,7 @@ pub async fn upload_and_receive<R>(
         }
     };
     let stop_at_once = headed.received.head.status >= 400;
-    let finishing = finish(headed, reader, answer);
+    let finishing = finish(headed, reader, answer, uploaded == Some(true));
     let done = match uploaded {
         Some(complete) => return Ok((finishing.await?, if complete { Upload::Complete } else { Upload::Stopped })),
         None if stop_at_once => finishing.await?,

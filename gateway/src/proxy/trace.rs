@@ -90,6 +90,8 @@ impl Trace {
             (Some(parent), None) if is_traceparent(parent) => {
                 let mut bytes = [0; TRACEPARENT_BYTES];
                 bytes.copy_from_slice(&parent[..TRACEPARENT_BYTES]);
+                // What a later version holds beyond ours is not passed on, so neither is its number.
+                bytes[..2].copy_from_slice(b"00");
                 Trace { parent: bytes, state: state(fields) }
             }
             // A state belongs to its parent: without a valid one it is dropped (W3C Trace Context §3.3).
@@ -135,7 +137,12 @@ fn state(fields: &Fields) -> Option<Vec<u8>> {
 fn is_traceparent(text: &[u8]) -> bool {
     let is_hex = |part: &[u8]| part.iter().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte));
     let is_zero = |part: &[u8]| part.iter().all(|&byte| byte == b'0');
-    text.len() == TRACEPARENT_BYTES
+    let len_is_right = match text.get(..2) {
+        Some(b"00") => text.len() == TRACEPARENT_BYTES,
+        _ => text.len() == TRACEPARENT_BYTES || text.get(TRACEPARENT_BYTES) == Some(&b'-'),
+    };
+    text.len() >= TRACEPARENT_BYTES
+        && len_is_right
         && [2, 35, 52].iter().all(|&at| text[at] == b'-')
         && is_hex(&text[..2])
         && &text[..2] != b"ff"
@@ -167,6 +174,8 @@ mod tests {
         check("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false);
         check("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false);
         check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01x", false);
+        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more", true);
+        check("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01more", false);
         check("", false);
     }
 

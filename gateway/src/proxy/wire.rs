@@ -113,10 +113,10 @@ impl WireReader {
         }
     }
 
-    /// Makes the close that follows a reset, so that nobody takes a broken message for a whole one.
-    pub fn reset_on_close(&self) {
+    /// Ends the connection by a reset, so that nobody takes a broken message for a whole one.
+    pub fn reset(&self) {
         let WireReader::Plain(reader) = self;
-        reader.reset_on_close();
+        reader.reset();
     }
 
     /// Sets the deadline of the reads that follow, all of them together.

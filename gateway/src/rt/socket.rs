@@ -112,12 +112,12 @@ impl Reader {
         &self.watch
     }
 
-    /// Makes the close that follows a reset (RST) instead of an end in order (FIN).
-    pub fn reset_on_close(&self) {
+    /// Ends the connection by a reset (RST) now, where a close would be an end in order (FIN).
+    pub fn reset(&self) {
         // SAFETY: the descriptor is open while `self` lives.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.fd) };
-        // A Unix socket knows no reset, and a closed one needs none.
-        let _ = rustix::net::sockopt::set_socket_linger(fd, Some(std::time::Duration::ZERO));
+        // Linux resets a TCP connection that is connected to nowhere. A Unix socket knows no reset.
+        let _ = rustix::net::connect_unspec(fd);
     }
 
     /// The socket's descriptor. Valid while the half lives.

@@ -75,7 +75,7 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
         tunnel_idle_ms: ms(timeouts.tunnel_idle.into()),
         tunnel_age_ms: ms(timeouts.tunnel_age.into()),
         trusted_hops: config.gateway.trusted_hops.clone(),
-        via: format!("1.1 {}", config.gateway.via.as_deref().unwrap_or("bawab")),
+        via: ["1.0", "1.1"].map(|version| format!("{version} {}", config.gateway.via.as_deref().unwrap_or("bawab"))),
     };
     let listeners = config
         .listener

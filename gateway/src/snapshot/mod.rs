@@ -40,8 +40,15 @@ pub struct Settings {
     pub tunnel_idle_ms: u64,
     pub tunnel_age_ms: u64,
     pub trusted_hops: Vec<IpNet>,
-    /// `1.1 bawab`
-    pub via: String,
+    /// `1.0 name` and `1.1 name`: `Via` says which version was received.
+    pub via: [String; 2],
+}
+
+impl Settings {
+    /// What `Via` says of a message received as `version`.
+    pub fn via(&self, version: http1::Version) -> &str {
+        &self.via[usize::from(version == http1::Version::Http11)]
+    }
 }
 
 /// A listener's rules. Its socket is not part of the snapshot.

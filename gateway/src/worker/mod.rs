@@ -72,6 +72,7 @@ pub struct Worker {
     scratch: RefCell<Vec<Vec<u8>>>,
     tickets: desk::Tickets,
     mailbox: Sender<Message>,
+    /// Nothing is accepted any more.
     draining: Cell<bool>,
     stopping: Cell<bool>,
     open: Cell<u32>,
@@ -233,8 +234,9 @@ impl Worker {
         pinned.clone()
     }
 
+    /// The gateway stops: every answer is its connection's last.
     pub fn draining(&self) -> bool {
-        self.draining.get()
+        self.shared.draining.load(Ordering::Relaxed)
     }
 
     /// A connection was accepted.
@@ -338,11 +340,5 @@ impl Worker {
             upstream_us: 0,
             user_agent: b"",
         });
-    }
-}
-
-impl Shared {
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
     }
 }

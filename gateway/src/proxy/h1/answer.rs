@@ -137,6 +137,11 @@ impl<'a> Answer<'a> {
         self.outgoing = Outgoing::new(out, chunked);
     }
 
+    /// Names trailer fields that go no further.
+    pub fn withhold_trailers(&mut self, names: Vec<Box<[u8]>>) {
+        self.outgoing.withhold_trailers(names);
+    }
+
     /// Encodes a 101 head: `Upgrade` and `Connection` as the protocol switch needs them.
     pub fn switch(&mut self, head: &ResponseHead, protocol: &[u8]) {
         self.state = State::Started;

@@ -167,6 +167,8 @@ impl H1Body {
                         unreachable!("matched above")
                     };
                     self.left = Left::Trailers(decoder);
+                } else if decoder.announced() > self.room {
+                    return Err(BodyError::TooLarge);
                 }
                 buf.truncate(range.end);
                 buf.advance(range.start);
@@ -254,6 +256,7 @@ mod tests {
         };
         assert!(matches!(check(Framing::Chunked, b"5\r\nabcde\r\n0\r\n\r\n"), Ok(Some(5))));
         assert!(matches!(check(Framing::Chunked, b"6\r\nabcdef\r\n0\r\n\r\n"), Err(BodyError::TooLarge)));
+        assert!(matches!(check(Framing::Chunked, b"6\r\n"), Err(BodyError::TooLarge)));
         assert!(matches!(check(Framing::UntilClose, b"abcde"), Ok(Some(5))));
         assert!(matches!(check(Framing::UntilClose, b"abcdef"), Err(BodyError::TooLarge)));
     }

@@ -85,7 +85,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, peer: SocketAddr, listene
                 break;
             }
             After::Reset => {
-                connection.wire.reader.reset_on_close();
+                connection.wire.reader.reset();
                 break;
             }
         }
@@ -135,7 +135,10 @@ impl Connection {
         let (mut fields, line) = match self.read_head(settings).await {
             Ok(Some(read)) => read,
             Ok(None) => return After::Close,
-            Err(refusal) => return self.refuse_head(settings, refusal).await,
+            Err(refusal) => {
+                worker.core().requests.inc();
+                return self.refuse_head(settings, refusal).await;
+            }
         };
         self.served = self.served.saturating_add(1);
         worker.core().requests.inc();
@@ -242,7 +245,10 @@ impl Connection {
                     self.count_halt(&halt);
                     return match halt {
                         Halt::Expired(Cause::Head) if !buf.is_empty() => Err(Refusal::HeadTimeout),
-                        Halt::Closed if !buf.is_empty() => Err(Refusal::Malformed(Fault::HeadIncomplete)),
+                        // An empty line before a request is nothing yet (RFC 9112 §2.2).
+                        Halt::Closed if !matches!(buf.bytes(), b"" | b"\r" | b"\r\n") => {
+                            Err(Refusal::Malformed(Fault::HeadIncomplete))
+                        }
                         _ => Ok(None),
                     };
                 }

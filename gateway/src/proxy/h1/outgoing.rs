@@ -17,12 +17,19 @@ pub struct Outgoing {
     chunked: bool,
     /// Bytes of body handed to the connection.
     sent: u64,
+    /// Trailer fields that were for the hop before this one.
+    hop_trailers: Vec<Box<[u8]>>,
 }
 
 impl Outgoing {
     /// A message whose encoded head is `head`.
     pub fn new(head: Vec<u8>, chunked: bool) -> Outgoing {
-        Outgoing { pending: head, chunked, sent: 0 }
+        Outgoing { pending: head, chunked, sent: 0, hop_trailers: Vec::new() }
+    }
+
+    /// Names trailer fields that go no further.
+    pub fn withhold_trailers(&mut self, names: Vec<Box<[u8]>>) {
+        self.hop_trailers = names;
     }
 
     /// Bytes of body sent so far.
@@ -71,7 +78,9 @@ impl Outgoing {
         if self.chunked {
             let (bytes, fields) = trailers.unwrap_or_default();
             http1::chunked::encode_trailers(&mut self.pending, bytes, fields, |field| {
-                forward::is_trailer_allowed(field.name.of(bytes), field)
+                let name = field.name.of(bytes);
+                forward::is_trailer_allowed(name, field)
+                    && !self.hop_trailers.iter().any(|hop| hop.eq_ignore_ascii_case(name))
             });
         }
         self.flush(writer, wait).await
