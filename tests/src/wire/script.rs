@@ -285,6 +285,16 @@ fn expected(texts: &[&str]) -> Result<Vec<Expected>> {
             }
         }
     }
+    let first_only = |item: &Expected| {
+        matches!(
+            item,
+            Expected::SameConnection | Expected::NewConnection | Expected::Connection(_) | Expected::Incomplete
+        )
+    };
+    ensure!(
+        !expected.iter().skip(1).any(first_only),
+        "what tells the connection begins a block; an empty line ends one"
+    );
     Ok(expected)
 }
 
