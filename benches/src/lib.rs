@@ -1,1 +1,3 @@
-//! Benchmarks.
+//! Benchmarks of the data path. `cargo bench` runs the criterion ones; `cargo xtask bench` runs the gateway beside others.
+
+pub mod exchange;

@@ -1,5 +1,6 @@
 //! One worker on a thread of its own, without a control side: for tests and benches of the data path.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -34,46 +35,9 @@ impl Solo {
         config: &Config,
         edit: impl FnOnce(&mut Snapshot),
         on_worker: impl FnOnce() + Send + 'static,
-    ) -> std::io::Result<Solo> {
-        let metrics = Metrics::new(1, Refusal::codes());
-        let mut snapshot = snapshot::compile(config, &metrics);
-        for (endpoints, upstream) in snapshot.endpoints.iter_mut().zip(config.upstream.values()) {
-            let list = upstream.endpoints.iter().filter_map(|endpoint| {
-                let peer = Peer::Tcp(endpoint.address.parse().ok()?);
-                Some(Arc::new(Endpoint {
-                    identity: Identity::new(peer),
-                    label: endpoint.address.clone(),
-                    written: endpoint.address.clone(),
-                    weight: endpoint.weight,
-                }))
-            });
-            *endpoints = Arc::new(Endpoints::new(list.collect()));
-        }
-        edit(&mut snapshot);
-        let mut addresses = Vec::new();
-        let mut listeners = Vec::new();
-        for (index, listener) in config.listener.iter().enumerate() {
-            let address = listener.address.parse().map_err(|_| std::io::ErrorKind::InvalidInput)?;
-            let (address, sockets) = bind(index, address, 1)?;
-            addresses.push(address);
-            listeners.extend(sockets);
-        }
-        let (retired, _) = sync_channel(1);
-        let shared = Arc::new(Shared {
-            metrics,
-            snapshot: ArcSwap::from_pointee(snapshot),
-            connections: Arc::new(Connections::default()),
-            connections_max: config.limits.connections.unwrap_or(10_000),
-            connections_per_address_max: config.limits.connections_per_address,
-            pool: OffloadPool::start(1)?,
-            retired,
-            draining: AtomicBool::new(false),
-        });
-        let ring = RingFlags::probe().map_err(std::io::Error::other)?;
-        let (mailbox, unopened) = wake::mailbox(16)?;
-        let lines = AccessLog::start(&Target::Off)?.lines();
-        let start =
-            Start { id: 0, shared: shared.clone(), ring, lines, mailbox: (mailbox.clone(), unopened), listeners };
+    ) -> io::Result<Solo> {
+        let Prepared { addresses, start, mailbox } = prepare(config, edit)?;
+        let shared = start.shared.clone();
         let (up, ups) = channel();
         let thread = std::thread::Builder::new().name("worker-solo".to_owned()).spawn(move || {
             on_worker();
@@ -81,9 +45,65 @@ impl Solo {
                 tracing::error!(%error, "the worker could not start");
             }
         })?;
-        ups.recv().map_err(std::io::Error::other)?;
+        ups.recv().map_err(io::Error::other)?;
         Ok(Solo { addresses, shared, mailbox, thread: Some(thread) })
     }
+}
+
+/// Runs a worker on this very thread until it is sent [`Message::Stop`]. `beside` may spawn tasks on its ring once it
+/// accepts: clients and services that need no thread of their own, so that all of it can be counted.
+pub fn run_here(config: &Config, beside: impl FnOnce(SocketAddr, wake::Sender<Message>) + 'static) -> io::Result<()> {
+    let Prepared { addresses, start, mailbox } = prepare(config, |_| {})?;
+    run(start, move || beside(addresses[0], mailbox)).map_err(io::Error::other)
+}
+
+/// A worker that can be started.
+struct Prepared {
+    addresses: Vec<SocketAddr>,
+    start: Start,
+    mailbox: wake::Sender<Message>,
+}
+
+fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prepared> {
+    let metrics = Metrics::new(1, Refusal::codes());
+    let mut snapshot = snapshot::compile(config, &metrics);
+    for (endpoints, upstream) in snapshot.endpoints.iter_mut().zip(config.upstream.values()) {
+        let list = upstream.endpoints.iter().filter_map(|endpoint| {
+            let peer = Peer::Tcp(endpoint.address.parse().ok()?);
+            Some(Arc::new(Endpoint {
+                identity: Identity::new(peer),
+                label: endpoint.address.clone(),
+                written: endpoint.address.clone(),
+                weight: endpoint.weight,
+            }))
+        });
+        *endpoints = Arc::new(Endpoints::new(list.collect()));
+    }
+    edit(&mut snapshot);
+    let mut addresses = Vec::new();
+    let mut listeners = Vec::new();
+    for (index, listener) in config.listener.iter().enumerate() {
+        let address = listener.address.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (address, sockets) = bind(index, address, 1)?;
+        addresses.push(address);
+        listeners.extend(sockets);
+    }
+    let (retired, _) = sync_channel(1);
+    let shared = Arc::new(Shared {
+        metrics,
+        snapshot: ArcSwap::from_pointee(snapshot),
+        connections: Arc::new(Connections::default()),
+        connections_max: config.limits.connections.unwrap_or(10_000),
+        connections_per_address_max: config.limits.connections_per_address,
+        pool: OffloadPool::start(1)?,
+        retired,
+        draining: AtomicBool::new(false),
+    });
+    let ring = RingFlags::probe().map_err(io::Error::other)?;
+    let (mailbox, unopened) = wake::mailbox(16)?;
+    let lines = AccessLog::start(&Target::Off)?.lines();
+    let start = Start { id: 0, shared, ring, lines, mailbox: (mailbox.clone(), unopened), listeners };
+    Ok(Prepared { addresses, start, mailbox })
 }
 
 impl Drop for Solo {

@@ -1,0 +1,15 @@
+//! A whole exchange: accept to answer, client and service included, all on one core and through the kernel's loopback.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+
+fn exchange(c: &mut Criterion) {
+    let mut group = c.benchmark_group("exchange");
+    group.sample_size(10);
+    group.bench_function("small_get", |b| {
+        b.iter_custom(|count| benches::exchange::run(count).expect("it runs"));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, exchange);
+criterion_main!(benches);
