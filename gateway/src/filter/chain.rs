@@ -51,7 +51,8 @@ impl Chain {
                     Effect::Next => break,
                     Effect::Answer(answer) => return end(answer),
                     _ if effects == EFFECTS_PER_FILTER_MAX => return end(Answer::Refuse(Refusal::Internal)),
-                    other => match wait_for(exchange, *phase, other).await {
+                    // On the heap: most exchanges wait for nothing, and should not carry the room for it.
+                    other => match Box::pin(wait_for(exchange, *phase, other)).await {
                         Ok(step) => step,
                         Err(refusal) => return end(Answer::Refuse(refusal)),
                     },

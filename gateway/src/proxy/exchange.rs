@@ -52,8 +52,7 @@ pub struct Exchange<'a> {
     kept: Kept,
     guard: Guard,
     hop: Hop,
-    /// The client waits for a 100 before it sends its body.
-    expects_continue: bool,
+    expectation: Expectation,
     seen: Seen,
 }
 
@@ -95,53 +94,56 @@ pub struct Departure {
     pub scratch: Vec<u8>,
 }
 
-/// Runs one exchange to its end.
-pub async fn run<'a>(arrival: Arrival<'a>, head: RequestHead, body: Body<'a>, answer: Answer<'a>) -> Departure {
-    let Arrival { worker, snapshot, options, client, .. } = arrival;
-    let (request_id, trace) = {
-        let mut ids = worker.ids.borrow_mut();
-        (RequestId::new(&head.fields, client.trusted, &mut ids), Trace::new(&head.fields, &mut ids))
-    };
-    let hop = Hop { te_trailers: options.te_trailers, websocket: asks_for_websocket(&head, &options) };
-    let expectation = expectation(&head);
-    let mut head = head;
-    if expectation == Expectation::Ignored {
-        head.fields.remove_known(Known::Expect);
-    }
-    let mut exchange = Exchange {
-        worker,
-        snapshot,
-        cursors: arrival.cursors,
-        listener: arrival.listener,
-        options,
-        peer_text: arrival.peer_text,
-        head,
-        body,
-        answer,
-        client,
-        scheme: arrival.scheme,
-        request_id,
-        trace,
-        route: None,
-        kept: Kept::default(),
-        guard: Guard::new(Some(arrival.client_fd)),
-        hop,
-        expects_continue: expectation == Expectation::Continue,
-        seen: Seen { started_us: arrival.started_us, ..Seen::default() },
-    };
-    let result = match expectation {
-        Expectation::Unknown => Err(Refusal::ExpectationFailed),
-        _ => exchange.corridor().await,
-    };
-    if let Err(refusal) = result {
-        exchange.refuse(refusal).await;
-    }
-    exchange.finish()
-}
-
 impl<'a> Exchange<'a> {
+    /// An exchange that has not begun. Built before it runs and not inside: a future that took its parts would keep room
+    /// for them beside the whole.
+    pub fn new(arrival: Arrival<'a>, mut head: RequestHead, body: Body<'a>, answer: Answer<'a>) -> Exchange<'a> {
+        let Arrival { worker, options, client, .. } = arrival;
+        let (request_id, trace) = {
+            let mut ids = worker.ids.borrow_mut();
+            (RequestId::new(&head.fields, client.trusted, &mut ids), Trace::new(&head.fields, &mut ids))
+        };
+        let hop = Hop { te_trailers: options.te_trailers, websocket: asks_for_websocket(&head, &options) };
+        let expectation = expectation(&head);
+        if expectation == Expectation::Ignored {
+            head.fields.remove_known(Known::Expect);
+        }
+        Exchange {
+            worker,
+            snapshot: arrival.snapshot,
+            cursors: arrival.cursors,
+            listener: arrival.listener,
+            options,
+            peer_text: arrival.peer_text,
+            head,
+            body,
+            answer,
+            client,
+            scheme: arrival.scheme,
+            request_id,
+            trace,
+            route: None,
+            kept: Kept::default(),
+            guard: Guard::new(Some(arrival.client_fd)),
+            hop,
+            expectation,
+            seen: Seen { started_us: arrival.started_us, ..Seen::default() },
+        }
+    }
+
+    /// Runs it to its end.
+    pub async fn run(&mut self) {
+        if let Err(refusal) = self.corridor().await {
+            // On the heap, like everything a small exchange does not need: what is not there need not be moved and cleared.
+            Box::pin(self.refuse(refusal)).await;
+        }
+    }
+
     /// Find route → filters → upstream → filters → answer.
     async fn corridor(&mut self) -> Result<(), Refusal> {
+        if self.expectation == Expectation::Unknown {
+            return Err(Refusal::ExpectationFailed);
+        }
         if self.head.method == Method::Connect {
             // What follows may be meant for the tunnel that is not there.
             self.answer.close_after();
@@ -171,7 +173,7 @@ impl<'a> Exchange<'a> {
                 filter::Answer::Refuse(refusal) => Err(refusal),
                 filter::Answer::Send { mut head, body } => {
                     route.chain.response(&mut self.context(), &mut head, ended.passed);
-                    self.send_own(head, body).await;
+                    Box::pin(self.send_own(head, body)).await;
                     Ok(())
                 }
             };
@@ -275,7 +277,7 @@ impl<'a> Exchange<'a> {
             return Ok(kept);
         }
         self.seen.reused = false;
-        let opened = Connection::open(&endpoint.identity, &self.guard, upstream.timeouts.connect).await;
+        let opened = Box::pin(Connection::open(&endpoint.identity, &self.guard, upstream.timeouts.connect)).await;
         match &opened {
             Ok(_) => series.connects.inc(),
             Err(_) => series.connect_failures.inc(),
@@ -353,7 +355,7 @@ impl<'a> Exchange<'a> {
                 let finish = async |headed, reader: &mut WireReader, answer: &mut Answer<'_>, uploaded| {
                     finishing.answer(headed, reader, answer, uploaded).await
                 };
-                relay::upload_and_receive(sending, &mut connection, &mut self.answer, finish).await?
+                Box::pin(relay::upload_and_receive(sending, &mut connection, &mut self.answer, finish)).await?
             }
             sent => {
                 self.worker.put_scratch(sending.outgoing.into_scratch());
@@ -368,7 +370,7 @@ impl<'a> Exchange<'a> {
         series.first_byte.observe_us(self.seen.upstream_us);
         match done {
             Done::Switched { carry } => {
-                self.seen.tunnelled = self.tunnel(connection, carry).await;
+                self.seen.tunnelled = Box::pin(self.tunnel(connection, carry)).await;
                 self.guard.attach(None);
             }
             Done::Answered { reusable } => {
@@ -410,10 +412,10 @@ impl<'a> Exchange<'a> {
 
     /// Holds the whole request body for a filter.
     pub async fn hold_body(&mut self, bytes_max: usize) -> Result<Bytes, Refusal> {
-        if self.expects_continue && !self.body.ended() {
+        if self.expectation == Expectation::Continue && !self.body.ended() {
             // A filter wants the body, so it is us who say go on; the upstream is not asked any more.
             self.answer.interim(&ResponseHead::new(100)).await.map_err(|_| Refusal::ClientGone)?;
-            self.expects_continue = false;
+            self.expectation = Expectation::Nothing;
         }
         self.head.fields.remove_known(Known::Expect);
         self.body.collect(bytes_max).await.map_err(|error| {
@@ -493,7 +495,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Counts, logs, and says what becomes of the connection.
-    fn finish(self) -> Departure {
+    pub fn finish(self) -> Departure {
         let (worker, seen) = (self.worker, &self.seen);
         let core = worker.core();
         let duration_us = now_us().saturating_sub(seen.started_us);

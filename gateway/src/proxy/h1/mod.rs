@@ -15,7 +15,7 @@ use http1::{Canonical, Fault, HeadLimits, Known, PathPolicy, Scanner};
 use self::answer::{Answer, length_of};
 use self::body::H1Body;
 use super::body::Body;
-use super::exchange::{self, Arrival};
+use super::exchange::{Arrival, Departure, Exchange};
 use super::fields::Fields;
 use super::head::{Client, RequestHead};
 use super::reply;
@@ -137,7 +137,7 @@ impl Connection {
             Ok(None) => return After::Close,
             Err(refusal) => {
                 worker.core().requests.inc();
-                return self.refuse_head(settings, refusal).await;
+                return Box::pin(self.refuse_head(settings, refusal)).await;
             }
         };
         self.served = self.served.saturating_add(1);
@@ -148,7 +148,7 @@ impl Connection {
             Ok(prepared) => prepared,
             Err(refusal) => {
                 worker.core().requests_in_flight.dec();
-                return self.refuse_head(settings, refusal).await;
+                return Box::pin(self.refuse_head(settings, refusal)).await;
             }
         };
         let rest = fields.arena().get(line.head_bytes..).filter(|rest| !rest.is_empty());
@@ -191,12 +191,14 @@ impl Connection {
             client_fd,
             started_us,
         };
-        let departure = exchange::run(arrival, head, body, answer).await;
+        let mut exchange = Exchange::new(arrival, head, body, answer);
+        exchange.run().await;
+        let departure = exchange.finish();
         worker.put_scratch(departure.scratch);
         self.carry = wire_body.take_carry();
         match departure {
-            exchange::Departure { reset: true, .. } => After::Reset,
-            exchange::Departure { keep: true, .. } if wire_body.ended() => After::Keep,
+            Departure { reset: true, .. } => After::Reset,
+            Departure { keep: true, .. } if wire_body.ended() => After::Keep,
             // The client is told, but may be in the middle of its body, or have pipelined more.
             _ if !wire_body.ended() || self.carry.is_some() => After::Linger,
             _ => After::Close,

@@ -4,9 +4,10 @@ pub mod h1;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 
 use super::wire::Wire;
-use crate::balance::Identity;
+use crate::balance::{Identity, Prehashed};
 use crate::limits::TICK_MS;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, Guard, now_ms};
@@ -62,7 +63,7 @@ impl ConnectError {
 /// Idle connections of one worker, newest last, by what must be equal for one to be used again.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<Identity, Vec<Idle>>>,
+    idle: RefCell<HashMap<Identity, Vec<Idle>, BuildHasherDefault<Prehashed>>>,
     count: Cell<usize>,
 }
 
