@@ -40,7 +40,6 @@ pub struct Exchange<'a> {
     cursors: &'a [Cell<u32>],
     listener: &'a Listener,
     options: ConnectionOptions,
-    peer_text: &'a str,
     head: RequestHead,
     body: Body<'a>,
     answer: Answer<'a>,
@@ -78,7 +77,6 @@ pub struct Arrival<'a> {
     pub listener: &'a Listener,
     pub options: ConnectionOptions,
     pub client: Client,
-    pub peer_text: &'a str,
     pub scheme: &'static str,
     pub client_fd: std::os::fd::RawFd,
     /// When the first byte of the request was there, microseconds of the process.
@@ -114,7 +112,6 @@ impl<'a> Exchange<'a> {
             cursors: arrival.cursors,
             listener: arrival.listener,
             options,
-            peer_text: arrival.peer_text,
             head,
             body,
             answer,
@@ -160,7 +157,6 @@ impl<'a> Exchange<'a> {
         self.hop.websocket &= route.websocket;
         let said = forward::Said {
             client: &self.client,
-            peer_text: self.peer_text,
             scheme: self.scheme,
             request_id: &self.request_id,
             trace: &self.trace,

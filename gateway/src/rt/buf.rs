@@ -4,13 +4,17 @@
 //! dropped on. Free buffers are reused newest first, so the touched pages stay few and warm.
 
 use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 
 use crate::limits::{BUFFER_BYTES, BUFFER_HEADROOM, BUFFER_TAILROOM, BUFFERS_FREE_MAX};
 
 const TOTAL: usize = BUFFER_HEADROOM + BUFFER_BYTES + BUFFER_TAILROOM;
 
+/// Not cleared: a fresh buffer costs the pages that are touched and nothing else.
+type Memory = Box<[MaybeUninit<u8>]>;
+
 thread_local! {
-    static FREE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
     static LIVE: Cell<u64> = const { Cell::new(0) };
     static MISSED: Cell<u64> = const { Cell::new(0) };
 }
@@ -30,8 +34,8 @@ pub fn buffers_missed() -> u64 {
 /// `BUFFER_HEADROOM` bytes lie free before a fresh window and `BUFFER_TAILROOM` behind a full one, so a head can be put
 /// in front of body bytes, and a chunk's end behind them, without moving them.
 pub struct Buf {
-    bytes: Box<[u8]>,
-    /// `start <= end <= bytes.len()`
+    memory: Memory,
+    /// `start <= end <= memory.len()`, and `memory[start..end]` is initialised.
     start: u32,
     end: u32,
 }
@@ -39,12 +43,12 @@ pub struct Buf {
 impl Buf {
     /// An empty buffer: room for `BUFFER_BYTES`, headroom in front. No allocation while the pool has one.
     pub fn take() -> Buf {
-        let bytes = FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
+        let memory = FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
             MISSED.set(MISSED.get() + 1);
-            vec![0; TOTAL].into_boxed_slice()
+            Box::new_uninit_slice(TOTAL)
         });
         LIVE.set(LIVE.get() + 1);
-        Buf { bytes, start: BUFFER_HEADROOM as u32, end: BUFFER_HEADROOM as u32 }
+        Buf { memory, start: BUFFER_HEADROOM as u32, end: BUFFER_HEADROOM as u32 }
     }
 
     /// A buffer holding `text`. `None`: it does not fit, headroom and all.
@@ -61,11 +65,15 @@ impl Buf {
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes[self.start as usize..self.end as usize]
+        let window = &self.memory[self.start as usize..self.end as usize];
+        // SAFETY: the window is initialised: every method that widens it has written what it adds.
+        unsafe { window.assume_init_ref() }
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start as usize..self.end as usize]
+        let window = &mut self.memory[self.start as usize..self.end as usize];
+        // SAFETY: as for `bytes`.
+        unsafe { window.assume_init_mut() }
     }
 
     pub fn len(&self) -> usize {
@@ -90,8 +98,8 @@ impl Buf {
     #[must_use]
     pub fn append(&mut self, text: &[u8]) -> bool {
         let end = self.end as usize;
-        let Some(space) = self.bytes.get_mut(end..end + text.len()) else { return false };
-        space.copy_from_slice(text);
+        let Some(space) = self.memory.get_mut(end..end + text.len()) else { return false };
+        space.write_copy_of_slice(text);
         self.end += text.len() as u32;
         true
     }
@@ -100,7 +108,7 @@ impl Buf {
     #[must_use]
     pub fn prepend(&mut self, text: &[u8]) -> bool {
         let Some(start) = (self.start as usize).checked_sub(text.len()) else { return false };
-        self.bytes[start..start + text.len()].copy_from_slice(text);
+        self.memory[start..start + text.len()].write_copy_of_slice(text);
         self.start = start as u32;
         true
     }
@@ -117,28 +125,27 @@ impl Buf {
 
     /// Moves the bytes `from..from + len` of the window to `to`, which lies before them.
     pub fn shift(&mut self, from: usize, len: usize, to: usize) {
-        let base = self.start as usize;
-        self.bytes[base..self.end as usize].copy_within(from..from + len, to);
+        self.bytes_mut().copy_within(from..from + len, to);
     }
 }
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+        let memory = std::mem::take(&mut self.memory);
         LIVE.set(LIVE.get().saturating_sub(1));
         // A buffer may outlive its thread's pool at exit; it is freed then.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < BUFFERS_FREE_MAX {
-                free.push(bytes);
+                free.push(memory);
             }
         });
     }
 }
 
 /// The kernel reads the window.
-// SAFETY: the heap allocation does not move when the `Buf` does, and `read_ptr` and `bytes_init` describe
-// `bytes[start..end]`, which is initialised from the first day (`vec![0; _]`) and lives as long as `self`.
+// SAFETY: the heap allocation does not move when the `Buf` does, and `read_ptr` and `bytes_init` describe the window,
+// which is initialised and lives as long as `self`.
 unsafe impl monoio::buf::IoBuf for Buf {
     fn read_ptr(&self) -> *const u8 {
         self.bytes().as_ptr()
@@ -150,12 +157,12 @@ unsafe impl monoio::buf::IoBuf for Buf {
 }
 
 /// The kernel writes behind the window; what it wrote joins the window.
-// SAFETY: `write_ptr` and `bytes_total` describe the initialised rest of the allocation behind the window, tail room
-// left out, and `set_init` is told how much of exactly that was filled.
+// SAFETY: `write_ptr` and `bytes_total` describe the rest of the allocation behind the window, tail room left out, and
+// `set_init` is told how much of exactly that was filled, so the window stays initialised.
 unsafe impl monoio::buf::IoBufMut for Buf {
     fn write_ptr(&mut self) -> *mut u8 {
         let end = self.end as usize;
-        self.bytes[end..].as_mut_ptr()
+        self.memory[end..].as_mut_ptr().cast()
     }
 
     fn bytes_total(&mut self) -> usize {
@@ -209,11 +216,11 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_used_again() {
         let first = Buf::take();
-        let at = first.bytes.as_ptr();
+        let at = first.memory.as_ptr();
         drop(first);
         let missed = buffers_missed();
         let again = Buf::take();
-        assert_eq!(again.bytes.as_ptr(), at);
+        assert_eq!(again.memory.as_ptr(), at);
         assert_eq!(buffers_missed(), missed);
         assert!(again.is_empty());
     }

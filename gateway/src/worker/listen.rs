@@ -95,18 +95,25 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Listener, index: usize)
                 continue;
             }
         };
-        worker.opened();
-        let open = Open { worker: worker.clone() };
-        rt::spawn(async move {
-            let open = open;
-            h1::serve(open.worker.clone(), socket, peer, index, place).await;
-        });
+        // Built here and not in the task: a task that took the parts would keep room for them beside the whole.
+        rt::spawn(h1::serve(h1::Connection::new(Open::new(&worker), socket, peer.ip(), index, place)));
     }
 }
 
-/// A connection that is counted as open until its task ends, by a panic too.
-struct Open {
+/// A worker as one of its connections holds it: counted as open until it is dropped, by a panic too.
+pub struct Open {
     worker: Rc<Worker>,
+}
+
+impl Open {
+    fn new(worker: &Rc<Worker>) -> Open {
+        worker.opened();
+        Open { worker: worker.clone() }
+    }
+
+    pub fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
 }
 
 impl Drop for Open {

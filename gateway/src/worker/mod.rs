@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 pub use self::desk::{OffloadPool, Ticket};
-pub use self::listen::{BoundListener, bind};
+pub use self::listen::{BoundListener, Open, bind};
 use crate::filter::{Job, Output};
 use crate::limits::{RING_ENTRIES, TICK_MS};
 use crate::observe::access_log::{Lines, Record};
@@ -240,13 +240,13 @@ impl Worker {
     }
 
     /// A connection was accepted.
-    pub fn opened(&self) {
+    fn opened(&self) {
         self.open.set(self.open.get() + 1);
         self.core().connections_open.inc();
     }
 
     /// A connection's task has ended.
-    pub fn closed(&self) {
+    fn closed(&self) {
         self.open.set(self.open.get() - 1);
         self.core().connections_open.dec();
         self.end_if_done();

@@ -8,7 +8,6 @@ pub mod body;
 pub mod outgoing;
 
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 
 use http1::{Canonical, Fault, HeadLimits, Known, PathPolicy, Scanner};
 
@@ -28,16 +27,15 @@ use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::rt::{Buf, Socket};
 use crate::snapshot::Settings;
 use crate::tables::connections::Place;
-use crate::worker::Worker;
+use crate::worker::Open;
 
 /// A client's connection.
-struct Connection {
-    worker: Rc<Worker>,
+pub struct Connection {
+    open: Open,
     wire: Wire,
     /// index into `Snapshot::listeners`
-    listener: usize,
+    listener: u32,
     peer: IpAddr,
-    peer_text: Box<str>,
     /// Received behind the last request.
     carry: Option<Buf>,
     served: u32,
@@ -59,19 +57,7 @@ enum After {
 }
 
 /// Serves one client connection to its end.
-pub async fn serve(worker: Rc<Worker>, socket: Socket, peer: SocketAddr, listener: usize, place: Place) {
-    let peer = peer.ip().to_canonical();
-    let mut connection = Connection {
-        wire: Wire::plain(socket),
-        listener,
-        peer,
-        peer_text: peer.to_string().into(),
-        carry: None,
-        served: 0,
-        born_ms: now_ms(),
-        _place: place,
-        worker,
-    };
+pub async fn serve(mut connection: Connection) {
     loop {
         if connection.carry.is_none() && !connection.wait_for_request().await {
             break;
@@ -81,7 +67,7 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, peer: SocketAddr, listene
             After::Keep => {}
             After::Close => break,
             After::Linger => {
-                connection.linger().await;
+                Box::pin(connection.linger()).await;
                 break;
             }
             After::Reset => {
@@ -93,9 +79,23 @@ pub async fn serve(worker: Rc<Worker>, socket: Socket, peer: SocketAddr, listene
 }
 
 impl Connection {
+    /// A connection that was just accepted.
+    pub fn new(open: Open, socket: Socket, peer: IpAddr, listener: usize, place: Place) -> Connection {
+        Connection {
+            open,
+            wire: Wire::plain(socket),
+            listener: listener as u32,
+            peer: peer.to_canonical(),
+            carry: None,
+            served: 0,
+            born_ms: now_ms(),
+            _place: place,
+        }
+    }
+
     /// Waits for the first byte of a request without holding a buffer. `false`: the connection is over.
     async fn wait_for_request(&mut self) -> bool {
-        let pinned = self.worker.pinned();
+        let pinned = self.open.worker().pinned();
         let settings = &pinned.snapshot.settings;
         let wait = match self.served {
             // One deadline covers everything from accept to a complete head: it is set here and not again.
@@ -116,7 +116,7 @@ impl Connection {
     }
 
     fn count_halt(&self, halt: &Halt) {
-        let core = self.worker.core();
+        let core = self.open.worker().core();
         match halt {
             Halt::Expired(Cause::Head) => core.timeouts_head.inc(),
             Halt::Expired(Cause::KeepAlive) => core.timeouts_keep_alive.inc(),
@@ -126,11 +126,11 @@ impl Connection {
 
     /// Reads one request and answers it.
     async fn exchange(&mut self) -> After {
-        let worker = self.worker.clone();
+        let worker = self.open.worker().clone();
         let pinned = worker.pinned();
         let snapshot = &*pinned.snapshot;
         let settings = &*snapshot.settings;
-        let listener = &snapshot.listeners[self.listener];
+        let listener = &snapshot.listeners[self.listener as usize];
         let started_us = now_us();
         let (mut fields, line) = match self.read_head(settings).await {
             Ok(Some(read)) => read,
@@ -186,7 +186,6 @@ impl Connection {
             listener,
             options,
             client,
-            peer_text: &self.peer_text,
             scheme: "http",
             client_fd,
             started_us,
@@ -260,11 +259,11 @@ impl Connection {
 
     /// Answers what never became an exchange. The connection ends: nobody knows where its next request would begin.
     async fn refuse_head(&mut self, settings: &Settings, refusal: Refusal) -> After {
-        let worker = &self.worker;
+        let worker = self.open.worker().clone();
         self.wire.reader.disarm();
         worker.core().refusals[refusal.index()].inc();
         let request_id = RequestId::made(&mut worker.ids.borrow_mut());
-        worker.log_refused_head(self.listener, self.peer, &request_id, refusal);
+        worker.log_refused_head(self.listener as usize, self.peer, &request_id, refusal);
         let (head, body) = reply::problem(refusal, &request_id, None, &worker.date());
         let mut answer = Answer::new(
             &mut self.wire.writer,
@@ -287,7 +286,8 @@ impl Connection {
         let reader = &mut self.wire.reader;
         reader.arm(Wait { ms: LINGER_MS, cause: Cause::Head });
         let mut dropped = 0;
-        while dropped < LINGER_BYTES_MAX {
+        // Most have nothing more to say: the wait holds no buffer.
+        while dropped < LINGER_BYTES_MAX && reader.readable_armed().await.is_ok() {
             match reader.read_armed(Buf::take(), usize::MAX).await {
                 (Ok(n), _) => dropped += n,
                 (Err(_), _) => return,
