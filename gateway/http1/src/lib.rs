@@ -22,6 +22,26 @@
 //! Nothing here panics on any input and no work is done twice: feeding a head byte by byte costs as much scanning as
 //! feeding it whole, and ends in the same verdict.
 //!
+//! ```
+//! use http1::{Canonical, Framing, HeadLimits, PathPolicy, Scanner};
+//!
+//! let limits = HeadLimits { head_bytes: 64 * 1024, fields: 100, target_bytes: 8 * 1024 };
+//! let mut fields = Vec::new();
+//! let mut scanner = Scanner::default();
+//! let received = b"GET /a/./%62?c HTTP/1.1\r\nHost: example.com\r\n\r\n";
+//!
+//! assert_eq!(http1::read_request(&mut scanner, &received[..20], &limits, &mut fields)?, None);
+//! let line = http1::read_request(&mut scanner, received, &limits, &mut fields)?.expect("the head is whole");
+//! let target = http1::parse_target(received, &line, line.host)?;
+//! assert_eq!(http1::request_framing(received, line.version, &fields)?, Framing::None);
+//!
+//! let mut path = Vec::new();
+//! let canonical = http1::canonical_path(target.path.of(received), &PathPolicy::KEEP, &mut path)?;
+//! assert!(matches!(canonical, Canonical::Rewritten(_)));
+//! assert_eq!(path, b"/a/b");
+//! # Ok::<(), http1::Fault>(())
+//! ```
+//!
 //! [RFC 9112]: https://www.rfc-editor.org/rfc/rfc9112
 #![forbid(unsafe_code)]
 
