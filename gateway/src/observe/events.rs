@@ -52,7 +52,8 @@ where
 {
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::from_level(level))
-        // It would report a failed write with `eprintln!`, which panics when stderr is closed.
+        // `Stderr` fails no write, but what could not be formatted would be reported with `eprintln!`, which panics when
+        // stderr is closed.
         .log_internal_errors(false)
         .event_format(Flat(format))
         .with_writer(writer)

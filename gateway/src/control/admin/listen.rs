@@ -25,7 +25,7 @@ const CONNECTIONS_MAX: usize = 32;
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes a connection may send: a head and no body to speak of.
-const REQUEST_BYTES_MAX: usize = 32 * 1024;
+pub(super) const REQUEST_BYTES_MAX: usize = 32 * 1024;
 
 /// The owner and the group: whoever may read the metrics is put into the gateway's group.
 const SOCKET_MODE: u32 = 0o660;
