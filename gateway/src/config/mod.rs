@@ -1,7 +1,7 @@
 //! From TOML text to a [`Config`] that holds together, or every problem it has.
 //!
-//! `bawab run` and `bawab check` call [`load`], and nothing else reads configuration. The way of a file: [`read`] parses
-//! it, follows `include` and merges the trees; [`walk`] checks the one tree against the [`shape`] of the model; [`checks`]
+//! `bawab run` and `bawab check` call [`load`], and nothing else reads configuration. The way of a file: `read` parses
+//! it, follows `include` and merges the trees; `walk` checks the one tree against the `shape` of the model; `checks`
 //! looks at what belongs together; then serde makes a [`Config`]. Each step reports what it can, so that one run shows
 //! every problem. A file that loads has no problem: serde finds nothing that was not found before.
 

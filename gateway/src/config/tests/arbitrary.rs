@@ -16,7 +16,7 @@ fn check(bytes: &[u8]) -> Result<bool, TestCaseError> {
     let path = folder.path().join("gateway.toml");
     fs::write(&path, bytes).unwrap();
     // Some variables are there and some are not.
-    let environment = |name: &str| (name.len() % 2 == 0).then(|| format!("{name}\r\n${{client_ip}}\""));
+    let environment = |name: &str| (name.len().is_multiple_of(2)).then(|| format!("{name}\r\n${{client_ip}}\""));
     match load_with(&path, &environment) {
         Ok(loaded) => {
             let route = loaded.place("route[0].auth.there.is.no[9].such");

@@ -10,7 +10,7 @@ use toml::de::DeTable;
 use crate::config::shape::{self, Field, Shape};
 use crate::config::tree::{Node, Value};
 use crate::config::units::{Size, Time};
-use crate::config::{load_with, walk};
+use crate::config::{load_with, read, walk};
 use crate::problem::Place;
 
 fn conf(name: &str) -> PathBuf {
@@ -280,4 +280,33 @@ fn bounds_of_the_schema_are_those_of_the_code() {
     let fields = fields();
     assert_eq!(fields["limits.head_bytes"].schema["x-max"], Size(HEAD_BYTES_MAX as u64).to_string());
     assert_eq!(fields["limits.fields"].schema["maximum"], FIELDS_MAX);
+}
+
+/// The text of each block of that language in the page.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let parts = page.split("```").skip(1).step_by(2);
+    parts.filter_map(|part| part.strip_prefix(&format!("{language}\n")).map(str::to_owned)).collect()
+}
+
+#[test]
+fn the_page_shows_what_is_so() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+    let page = fs::read_to_string(page).unwrap();
+    let minimal = fs::read_to_string(conf("minimal.toml")).unwrap();
+    assert_eq!(blocks(&page, "toml")[0], minimal);
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    let wrong = minimal.replace("upstream = \"orders\"", "upstream = \"ordesr\"").replace("auth = \"none\"\n", "");
+    fs::write(&path, wrong).unwrap();
+    let problems = load_with(&path, &|_| None).err().expect("two slips").to_string();
+    assert_eq!(blocks(&page, "text")[0], problems.replace(&format!("{}/", folder.path().display()), ""));
+
+    for (bound, what) in [
+        (read::FILES_MAX as u64, format!("{} files", read::FILES_MAX)),
+        (read::INCLUDE_DEPTH_MAX as u64, format!("{} deep", read::INCLUDE_DEPTH_MAX)),
+        (read::FILE_BYTES_MAX, format!("{} MiB each", read::FILE_BYTES_MAX / 1024 / 1024)),
+    ] {
+        assert!(page.contains(&what), "the page does not say {bound}");
+    }
 }
