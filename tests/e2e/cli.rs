@@ -97,7 +97,7 @@ fn a_port_that_is_taken_is_named() {
     let output = bawab(&["run", &file(&dir, &SMALLEST.replace("127.0.0.1:0", &address)).display().to_string()]);
     let said = text(&output.stderr);
     assert!(!output.status.success(), "{said}");
-    assert!(said.contains(&address) && said.contains("in use"), "{said}");
+    assert!(said.contains(&address) && said.contains("taken"), "{said}");
 }
 
 /// Two gateways would share a port by SO_REUSEPORT, each getting half of the connections: nobody wants that by accident.

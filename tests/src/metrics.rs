@@ -31,6 +31,15 @@ impl Metrics {
         names
     }
 
+    /// The samples that are not zero, and no buckets: for a person to read.
+    pub fn counted(&self) -> String {
+        let lines = self
+            .text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.ends_with(" 0") && !line.contains("_bucket{"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -40,13 +40,13 @@ impl Chain {
     }
 
     /// Walks the request through all filters.
-    pub async fn request(&self, exchange: &mut Exchange<'_>) -> Result<(), Ended> {
+    pub async fn request(&self, exchange: &mut Exchange<'_>) -> Result<(), Box<Ended>> {
         for (passed, (phase, filter)) in self.filters.iter().enumerate() {
             let mut step = Step::Start;
             let mut effects = 0;
             loop {
                 let effect = filter.request(&mut exchange.context(), step);
-                let end = |answer| Err(Ended { answer, passed });
+                let end = |answer| Err(Box::new(Ended { answer, passed }));
                 step = match effect {
                     Effect::Next => break,
                     Effect::Answer(answer) => return end(answer),

@@ -340,7 +340,7 @@ impl<'a> Exchange<'a> {
             kept: &mut self.kept,
             route: self.route,
             settings: &self.snapshot.settings,
-            draining: self.worker.draining(),
+            worker: self.worker,
             websocket: self.hop.websocket,
             timeouts,
             sent_us,
@@ -591,7 +591,7 @@ struct Finishing<'e> {
     kept: &'e mut Kept,
     route: Option<&'e Route>,
     settings: &'e Settings,
-    draining: bool,
+    worker: &'e Worker,
     websocket: bool,
     timeouts: crate::snapshot::UpstreamTimeouts,
     sent_us: u64,
@@ -625,7 +625,7 @@ impl Finishing<'_> {
         if !self.kept.transforms.is_empty() && length != Length::Absent {
             length = Length::Unknown;
         }
-        if !uploaded || self.draining {
+        if !uploaded || self.worker.draining() {
             answer.close_after();
         }
         answer.head(&head, length);

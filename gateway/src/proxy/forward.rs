@@ -211,9 +211,10 @@ pub fn response(head: &mut ResponseHead, options: &ConnectionOptions, via: &str)
 /// Which trailer fields may be passed on: never one that the gateway itself speaks, in any spelling, nor one that frames,
 /// routes or authorizes (RFC 9110 §6.5.1).
 pub fn is_trailer_allowed(name: &[u8], field: &http1::Field) -> bool {
-    !is_gateway_owned(field.known)
-        && !field.known.is_forbidden_in_trailers()
-        && !(field.underscore && is_alias_of_owned(name))
+    let withheld = is_gateway_owned(field.known)
+        || field.known.is_forbidden_in_trailers()
+        || (field.underscore && is_alias_of_owned(name));
+    !withheld
 }
 
 #[cfg(test)]
