@@ -4,6 +4,7 @@
 mod cost;
 mod crowd;
 mod idle;
+mod instructions;
 mod peers;
 mod plain;
 mod report;
@@ -27,6 +28,8 @@ usage: cargo xtask bench WHAT [options]
   idle    memory per silent keep-alive connection
             --rounds N     (1)
             --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
+  instructions
+          user-space instructions of one exchange (callgrind), against a recorded bound
   stuck   1,000 clients that stop inside a head, beside others that do not
             --peers A,B    (bawab, nginx, haproxy)";
 
@@ -35,6 +38,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
         Some((what, rest)) if !rest.iter().any(|word| word == "--help") => match what.as_str() {
             "plain" => plain::run(rest),
             "idle" => idle::run(rest),
+            "instructions" => instructions::run(rest),
             "stuck" => stuck::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod body;
 pub mod outgoing;
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 
 use http1::{Canonical, Fault, HeadLimits, Known, PathPolicy, Scanner};
@@ -57,22 +58,27 @@ enum After {
 }
 
 /// Serves one client connection to its end.
-pub async fn serve(mut connection: Connection) {
-    loop {
-        if connection.carry.is_none() && !connection.wait_for_request().await {
-            break;
-        }
-        // On the heap, so that the waiting task above stays small.
-        match Box::pin(connection.exchange()).await {
-            After::Keep => {}
-            After::Close => break,
-            After::Linger => {
-                Box::pin(connection.linger()).await;
+///
+/// A block and not an `async fn`: that would hold the connection twice, as an argument and as a variable, and an idle
+/// connection is little more than this future.
+pub fn serve(mut connection: Connection) -> impl Future<Output = ()> {
+    async move {
+        loop {
+            if connection.carry.is_none() && !connection.wait_for_request().await {
                 break;
             }
-            After::Reset => {
-                connection.wire.reader.reset();
-                break;
+            // On the heap, so that the waiting task above stays small.
+            match Box::pin(connection.exchange()).await {
+                After::Keep => {}
+                After::Close => break,
+                After::Linger => {
+                    Box::pin(connection.linger()).await;
+                    break;
+                }
+                After::Reset => {
+                    connection.wire.reader.reset();
+                    break;
+                }
             }
         }
     }
@@ -95,22 +101,26 @@ impl Connection {
 
     /// Waits for the first byte of a request without holding a buffer. `false`: the connection is over.
     async fn wait_for_request(&mut self) -> bool {
-        let pinned = self.open.worker().pinned();
-        let settings = &pinned.snapshot.settings;
-        let wait = match self.served {
-            // One deadline covers everything from accept to a complete head: it is set here and not again.
-            0 => Wait { ms: settings.head_ms, cause: Cause::Head },
-            _ => {
-                let age_left = (self.born_ms + settings.connection_age_ms).saturating_sub(now_ms());
-                Wait { ms: settings.keep_alive_ms.min(age_left), cause: Cause::KeepAlive }
-            }
-        };
-        drop(pinned);
+        let wait = self.wait();
         match self.wire.reader.readable(wait).await {
             Ok(()) => true,
             Err(halt) => {
                 self.count_halt(&halt);
                 false
+            }
+        }
+    }
+
+    /// How long the client may be silent now.
+    fn wait(&self) -> Wait {
+        let pinned = self.open.worker().pinned();
+        let settings = &pinned.snapshot.settings;
+        match self.served {
+            // One deadline covers everything from accept to a complete head: it is set here and not again.
+            0 => Wait { ms: settings.head_ms, cause: Cause::Head },
+            _ => {
+                let age_left = (self.born_ms + settings.connection_age_ms).saturating_sub(now_ms());
+                Wait { ms: settings.keep_alive_ms.min(age_left), cause: Cause::KeepAlive }
             }
         }
     }
