@@ -1,6 +1,6 @@
 //! One end of a connection to the gateway: a client's, or an upstream's after accept. Bytes as they are; no codec.
 //!
-//! Every read and write has a deadline, [`patience`](crate::patience) unless a case sets another, and every failure
+//! Every read and write has a deadline, [`patience`] unless a case sets another, and every failure
 //! says what had come by then.
 
 use std::io::{ErrorKind, Read, Write};

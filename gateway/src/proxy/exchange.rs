@@ -12,16 +12,17 @@ use bytes::Bytes;
 use http1::{ConnectionOptions, Known, Method, Version};
 
 use super::body::{Body, Length};
+use super::finishing::{Done, Finishing};
 use super::forward;
 use super::h1::answer::Answer;
 use super::head::{Client, RequestHead, ResponseHead};
-use super::relay::{self, Failure, Headed, Sending, Sent, Upload};
+use super::relay::{self, Failure, Sending, Sent, Upload};
 use super::reply;
 use super::trace::{RequestId, Trace};
 use super::tunnel;
 use super::upstream::h1::{self, Hop};
 use super::upstream::{ConnectError, Connection};
-use super::wire::{Wait, WireReader};
+use super::wire::WireReader;
 use crate::balance::Endpoint;
 use crate::filter::{self, Context, Facts, Kept, Output};
 use crate::limits::{BODY_HELD_FOR_RETRY_BYTES, OFFLOAD_WAIT_MS};
@@ -30,7 +31,7 @@ use crate::refusal::{Party, Refusal};
 use crate::route::Found;
 use crate::rt::deadline::{Cause, Guard, now_us};
 use crate::rt::{Either, select};
-use crate::snapshot::{HostPolicy, Listener, Route, Settings, Snapshot, Upstream};
+use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream};
 use crate::worker::Worker;
 
 /// One request and its answer.
@@ -331,12 +332,7 @@ impl<'a> Exchange<'a> {
         let sent_us = now_us();
         let mut finishing = Finishing {
             request: &mut self.head,
-            facts: Facts {
-                client: &self.client,
-                request_id: self.request_id.as_bytes(),
-                route: self.route.map_or("", |route| &route.name),
-                scheme: self.scheme,
-            },
+            facts: facts(&self.client, &self.request_id, self.route, self.scheme),
             kept: &mut self.kept,
             route: self.route,
             settings: &self.snapshot.settings,
@@ -396,12 +392,7 @@ impl<'a> Exchange<'a> {
     pub fn context(&mut self) -> Context<'_> {
         Context {
             request: &mut self.head,
-            facts: Facts {
-                client: &self.client,
-                request_id: self.request_id.as_bytes(),
-                route: self.route.map_or("", |route| &route.name),
-                scheme: self.scheme,
-            },
+            facts: facts(&self.client, &self.request_id, self.route, self.scheme),
             kept: &mut self.kept,
         }
     }
@@ -573,98 +564,9 @@ impl Replay {
     }
 }
 
-/// What an attempt ended in.
-enum Done {
-    Answered {
-        reusable: bool,
-    },
-    /// The protocol was switched; what the upstream sent behind its head.
-    Switched {
-        carry: Option<crate::rt::Buf>,
-    },
-}
-
-/// What the answer's way back needs, apart from the body that may still be on its way up.
-struct Finishing<'e> {
-    request: &'e mut RequestHead,
-    facts: Facts<'e>,
-    kept: &'e mut Kept,
-    route: Option<&'e Route>,
-    settings: &'e Settings,
-    worker: &'e Worker,
-    websocket: bool,
-    timeouts: crate::snapshot::UpstreamTimeouts,
-    sent_us: u64,
-    first_byte_us: u64,
-}
-
-impl Finishing<'_> {
-    /// Passes the upstream's answer to the client. `uploaded`: nothing of the request is on its way any more.
-    async fn answer(
-        &mut self,
-        headed: Headed,
-        reader: &mut WireReader,
-        answer: &mut Answer<'_>,
-        uploaded: bool,
-    ) -> Result<Done, Failure> {
-        let Headed { received, first_byte_us } = headed;
-        self.first_byte_us = first_byte_us.max(self.sent_us);
-        if received.head.status == 101 {
-            return self.switch(received, answer).await;
-        }
-        let method = self.request.method;
-        // The body ends as the received head says, whatever filters write into it: decided first, and once.
-        let (mut body, mut length, reusable) = relay::framed(&received, method)?;
-        let h1::Received { mut head, line, options } = received;
-        forward::response(&mut head, &options, self.settings.via(line.version));
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
-        if !self.kept.transforms.is_empty() && length != Length::Absent {
-            length = Length::Unknown;
-        }
-        if !uploaded || self.worker.draining() {
-            answer.close_after();
-        }
-        answer.head(&head, length);
-        if options.lists_fields {
-            answer.withhold_trailers(head.fields.listed().names());
-        }
-        if let Some(rest) = h1::take_rest(&mut head, &line) {
-            body.feed(rest);
-        }
-        let idle = Wait { ms: self.timeouts.idle, cause: Cause::Idle };
-        relay::download(&mut body, reader, answer, &mut self.kept.transforms, idle).await?;
-        // Bytes behind the answer were not asked for: whatever they are, the next exchange must not see them.
-        Ok(Done::Answered { reusable: reusable && body.take_carry().is_none() })
-    }
-
-    async fn switch(&mut self, received: h1::Received, answer: &mut Answer<'_>) -> Result<Done, Failure> {
-        let h1::Received { mut head, line, options } = received;
-        let protocol = head.fields.first(Known::Upgrade);
-        let agreed = self.websocket
-            && options.upgrade
-            && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
-        if !agreed {
-            return Err(Failure {
-                refusal: Refusal::UpgradeMismatch,
-                detail: "a 101 that was not asked for".to_owned(),
-                unanswered: false,
-            });
-        }
-        forward::response(&mut head, &options, self.settings.via(line.version));
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
-        answer.switch(&head, b"websocket");
-        let carry = h1::take_rest(&mut head, &line);
-        answer.flush().await.map_err(relay::answer_failure)?;
-        Ok(Done::Switched { carry })
-    }
+/// Takes fields and not the exchange: its body may be borrowed by an upload that is still running.
+fn facts<'f>(client: &'f Client, id: &'f RequestId, route: Option<&'f Route>, scheme: &'static str) -> Facts<'f> {
+    Facts { client, request_id: id.as_bytes(), route: route.map_or("", |route| &route.name), scheme }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

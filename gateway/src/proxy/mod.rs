@@ -11,6 +11,7 @@ pub mod body;
 pub mod exchange;
 pub mod fetch;
 pub mod fields;
+pub mod finishing;
 pub mod forward;
 pub mod h1;
 pub mod head;

@@ -2,7 +2,7 @@
 //! The format is explained in `tests/wire/README.md`.
 //!
 //! [`text`] reads one line's text, [`script`] a whole file into blocks, [`expect`] compares what came with what a block
-//! says, [`play`] runs a file's cases against a gateway.
+//! says, [`play()`] runs a file's cases against a gateway.
 
 pub mod expect;
 pub mod play;

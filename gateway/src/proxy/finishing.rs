@@ -1,0 +1,113 @@
+//! The answer's way back: framing decided, fields struck, filters in reverse, then piece by piece to the client.
+//!
+//! Apart from the exchange because the request's body may still be on its way up meanwhile: this holds everything else.
+
+use http1::Known;
+
+use super::body::Length;
+use super::forward;
+use super::h1::answer::Answer;
+use super::head::RequestHead;
+use super::relay::{self, Failure, Headed};
+use super::upstream::h1;
+use super::wire::{Wait, WireReader};
+use crate::filter::{Context, Facts, Kept};
+use crate::refusal::Refusal;
+use crate::rt::Buf;
+use crate::rt::deadline::Cause;
+use crate::snapshot::{Route, Settings, UpstreamTimeouts};
+use crate::worker::Worker;
+
+/// What an attempt ended in.
+pub enum Done {
+    Answered {
+        reusable: bool,
+    },
+    /// The protocol was switched; what the upstream sent behind its head.
+    Switched {
+        carry: Option<Buf>,
+    },
+}
+
+/// What the answer's way back needs, apart from the body that may still be on its way up.
+pub struct Finishing<'e> {
+    pub request: &'e mut RequestHead,
+    pub facts: Facts<'e>,
+    pub kept: &'e mut Kept,
+    pub route: Option<&'e Route>,
+    pub settings: &'e Settings,
+    pub worker: &'e Worker,
+    pub websocket: bool,
+    pub timeouts: UpstreamTimeouts,
+    pub sent_us: u64,
+    pub first_byte_us: u64,
+}
+
+impl Finishing<'_> {
+    /// Passes the upstream's answer to the client. `uploaded`: nothing of the request is on its way any more.
+    pub async fn answer(
+        &mut self,
+        headed: Headed,
+        reader: &mut WireReader,
+        answer: &mut Answer<'_>,
+        uploaded: bool,
+    ) -> Result<Done, Failure> {
+        let Headed { received, first_byte_us } = headed;
+        self.first_byte_us = first_byte_us.max(self.sent_us);
+        if received.head.status == 101 {
+            return self.switch(received, answer).await;
+        }
+        let method = self.request.method;
+        // The body ends as the received head says, whatever filters write into it: decided first, and once.
+        let (mut body, mut length, reusable) = relay::framed(&received, method)?;
+        let h1::Received { mut head, line, options } = received;
+        forward::response(&mut head, &options, self.settings.via(line.version));
+        if let Some(route) = self.route {
+            let Finishing { request, facts, kept, .. } = self;
+            let mut context = Context { request, facts: *facts, kept };
+            route.chain.response(&mut context, &mut head, route.chain.len());
+        }
+        if !self.kept.transforms.is_empty() && length != Length::Absent {
+            length = Length::Unknown;
+        }
+        if !uploaded || self.worker.draining() {
+            answer.close_after();
+        }
+        answer.head(&head, length);
+        if options.lists_fields {
+            answer.withhold_trailers(head.fields.listed().names());
+        }
+        if let Some(rest) = h1::take_rest(&mut head, &line) {
+            body.feed(rest);
+        }
+        let idle = Wait { ms: self.timeouts.idle, cause: Cause::Idle };
+        relay::download(&mut body, reader, answer, &mut self.kept.transforms, idle).await?;
+        // Bytes behind the answer were not asked for: whatever they are, the next exchange must not see them.
+        Ok(Done::Answered { reusable: reusable && body.take_carry().is_none() })
+    }
+
+    async fn switch(&mut self, received: h1::Received, answer: &mut Answer<'_>) -> Result<Done, Failure> {
+        let h1::Received { mut head, line, options } = received;
+        let protocol = head.fields.first(Known::Upgrade);
+        let agreed = self.websocket
+            && options.upgrade
+            && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+        if !agreed {
+            return Err(Failure {
+                refusal: Refusal::UpgradeMismatch,
+                detail: "a 101 that was not asked for".to_owned(),
+                unanswered: false,
+            });
+        }
+        forward::response(&mut head, &options, self.settings.via(line.version));
+        if let Some(route) = self.route {
+            let Finishing { request, facts, kept, .. } = self;
+            let mut context = Context { request, facts: *facts, kept };
+            route.chain.response(&mut context, &mut head, route.chain.len());
+        }
+        answer.switch(&head, b"websocket");
+        let carry = h1::take_rest(&mut head, &line);
+        answer.flush().await.map_err(relay::answer_failure)?;
+        Ok(Done::Switched { carry })
+    }
+}
