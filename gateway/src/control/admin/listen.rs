@@ -45,17 +45,15 @@ enum Bound {
     Unix(UnixListener, SocketFile),
 }
 
-/// Binds `unix:/path` or `ip:port`. Errors name the address and say what is in the way. Must be called within the runtime
-/// that will serve it.
+/// Binds `unix:/path` or `ip:port`. The error says what is in the way; the caller, which knows the address, says at which.
+/// Must be called within the runtime that will serve it.
 pub async fn bind(address: &str) -> io::Result<Listener> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("admin.address: `{address}`: {error}"));
     let socket = match address.strip_prefix("unix:") {
-        Some(path) => bind_unix(Path::new(path)).map_err(named)?,
+        Some(path) => bind_unix(Path::new(path))?,
         None => {
-            let address: SocketAddr = address
-                .parse()
-                .map_err(|_| named(io::Error::new(ErrorKind::InvalidInput, "neither `unix:/path` nor `ip:port`")))?;
-            Bound::Tcp(TcpListener::bind(address).await.map_err(named)?)
+            let what = "neither `unix:/path` nor `ip:port`";
+            let address: SocketAddr = address.parse().map_err(|_| io::Error::new(ErrorKind::InvalidInput, what))?;
+            Bound::Tcp(TcpListener::bind(address).await?)
         }
     };
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));

@@ -207,20 +207,22 @@ async fn an_address_others_can_reach_is_served_with_a_token() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_named() {
-    for address in ["localhost:9180", "9180", "unix:", "unix:admin.sock", "", "127.0.0.1"] {
+async fn an_address_that_is_none_is_refused() {
+    for address in ["localhost:9180", "9180", "", "127.0.0.1"] {
         let error = bind(address).await.err().expect(address);
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{address}");
-        assert!(error.to_string().starts_with(&format!("admin.address: `{address}`: ")), "{error}");
+        assert_eq!(error.to_string(), "neither `unix:/path` nor `ip:port`", "{address}");
+    }
+    for address in ["unix:", "unix:admin.sock"] {
+        let error = bind(address).await.err().expect(address);
+        assert_eq!(error.to_string(), "the path must be absolute", "{address}");
     }
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn a_port_that_is_taken_is_refused() {
     let first = bind("127.0.0.1:0").await.unwrap();
     let error = bind(&first.address()).await.err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-    assert!(error.to_string().contains(&first.address()), "{error}");
 }
 
 #[tokio::test]
