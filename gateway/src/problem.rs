@@ -13,6 +13,12 @@ use annotate_snippets::{AnnotationKind, Element, Level, Origin, Renderer, Snippe
 /// Problems shown; of more only the number is told. A thousand lines on a terminal help nobody.
 const PROBLEMS_SHOWN_MAX: usize = 100;
 
+/// Problems looked for. A file with more is not the file that was meant.
+pub const PROBLEMS_MAX: usize = 1000;
+
+/// Bytes of a line that is shown with a mark. The renderer cuts lines to the width of a terminal, at a cost by the length.
+const LINE_BYTES_MAX: usize = 4096;
+
 /// Characters of a quoted value; longer ones are cut.
 const QUOTED_CHARS_MAX: usize = 100;
 
@@ -119,14 +125,11 @@ impl Sources {
     /// Overwrites what was written at `place` with `*`, so that it can never be shown. Line breaks stay.
     pub fn mask(&mut self, place: Place) {
         let Some(source) = self.files.get_mut(place.file) else { return };
-        let (Some(before), Some(hidden), Some(after)) =
-            (source.text.get(..place.start), source.text.get(place.start..place.end), source.text.get(place.end..))
-        else {
-            return;
-        };
+        let Some(hidden) = source.text.get(place.start..place.end) else { return };
         // Byte by byte, so that places behind it stay true.
-        let stars = hidden.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { char::from(byte) } else { '*' });
-        source.text = before.chars().chain(stars).chain(after.chars()).collect();
+        let stars: String =
+            hidden.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { char::from(byte) } else { '*' }).collect();
+        source.text.replace_range(place.start..place.end, &stars);
     }
 
     /// Line and column of a place, both from 1; columns count characters.
@@ -142,8 +145,10 @@ impl Sources {
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
         let line = &text[line_start..line_end];
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        let start = start.min(line_start + line.len());
         // A mark ends with its line, however far the value goes.
-        let end = floor(place.end).clamp(start, line_end);
+        let end = floor(place.end).clamp(start, line_start + line.len());
         let number = text[..line_start].bytes().filter(|byte| *byte == b'\n').count() + 1;
         Some(Line { number, text: line, mark: (start - line_start, end - line_start) })
     }
@@ -154,6 +159,15 @@ struct Line<'a> {
     number: usize,
     text: &'a str,
     mark: (usize, usize),
+}
+
+impl Line<'_> {
+    /// The beginning of what is marked and a little before and after it.
+    fn around_mark(&self) -> String {
+        let boundary = |at: usize| (0..=at).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0);
+        let shown = boundary(self.mark.0.saturating_sub(40))..boundary((self.mark.0 + 40).min(self.text.len()));
+        self.text[shown].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
 }
 
 /// Everything that is wrong, in the order of files and lines. Never empty.
@@ -206,7 +220,8 @@ impl Problems {
         if more > 0 {
             let _ = writeln!(out, "... and {more} more\n");
         }
-        let _ = writeln!(out, "{count} {}", if count == 1 { "problem" } else { "problems" });
+        let or_more = if count < PROBLEMS_MAX { "" } else { " or more" };
+        let _ = writeln!(out, "{count}{or_more} {}", if count == 1 { "problem" } else { "problems" });
         out
     }
 
@@ -214,16 +229,25 @@ impl Problems {
         let title = problem.title();
         let first = problem.place.map(|place| (place, problem.hint.as_deref().unwrap_or_default()));
         let places = first.into_iter().chain(problem.also.iter().map(|(place, word)| (*place, word.as_str())));
-        let elements = places.enumerate().filter_map(|(index, (place, word))| {
-            let path = shown_path(self.sources.path(place.file)?);
-            if place.is_whole() {
-                return Some(Element::from(Origin::path(path)));
+        let mut elements: Vec<Element<'_>> = Vec::new();
+        for (index, (place, word)) in places.enumerate() {
+            let Some(path) = self.sources.path(place.file).map(shown_path) else { continue };
+            let Some(line) = self.sources.line(place).filter(|_| !place.is_whole()) else {
+                elements.push(Origin::path(path).into());
+                continue;
+            };
+            if line.text.len() > LINE_BYTES_MAX {
+                // A mark under a part of the line would count columns from the cut.
+                let column = line.text[..line.mark.0].chars().count() + 1;
+                elements.push(Origin::path(path).line(line.number).char_column(column).into());
+                elements.push(Level::NOTE.no_name().message(format!("...{}...", line.around_mark())).into());
+                continue;
             }
             let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
-            let line = self.sources.line(place)?;
             let annotation = kind.span(line.mark.0..line.mark.1).label((!word.is_empty()).then_some(word));
-            Some(Snippet::source(line.text).line_start(line.number).path(path).annotation(annotation).into())
-        });
+            let snippet = Snippet::source(line.text).line_start(line.number).path(path);
+            elements.push(snippet.annotation(annotation).into());
+        }
         let group = Level::ERROR.no_name().primary_title(&title).elements(elements);
         // Without a line there is no mark to show it at.
         let nowhere = problem.place.is_none_or(Place::is_whole);

@@ -12,7 +12,7 @@ use super::tree::Node;
 use super::units::Time;
 use super::walk::join;
 use super::words::split_pattern;
-use crate::problem::{Place, Problem, closest, quoted};
+use crate::problem::{PROBLEMS_MAX, Place, Problem, closest, quoted};
 
 /// Adds what is wrong between the keys of `tree`. A key with a problem of its own gets no second one.
 pub(super) fn all(tree: &Node, problems: &mut Vec<Problem>) {
@@ -163,6 +163,9 @@ fn routes(tree: &Node, problems: &mut Vec<Problem>) {
     // By host and path.
     let mut taken: HashMap<(String, String), Vec<Taken>> = HashMap::new();
     for (path, route) in list(tree, "route") {
+        if problems.len() >= PROBLEMS_MAX {
+            return;
+        }
         if let Some(name) = route.get("name") {
             names.see(format!("{path}.name"), name, name.text().map(str::to_owned), problems);
         }

@@ -28,7 +28,7 @@ use serde::Deserialize as _;
 pub use model::Config;
 pub use shape::schema;
 
-use crate::problem::{Place, Problem, Problems, Sources};
+use crate::problem::{PROBLEMS_MAX, Place, Problem, Problems, Sources};
 use places::Places;
 
 /// A configuration without problems, and what is needed to point into its text.
@@ -73,7 +73,7 @@ pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
     walk.check("", &mut tree, shape);
     let mut problems = walk.problems;
     // What a file that could not be read defines would be missed everywhere.
-    if complete {
+    if complete && problems.len() < PROBLEMS_MAX {
         checks::all(&tree, &mut problems);
     }
     let sources = Arc::new(sources);

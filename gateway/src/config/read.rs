@@ -3,7 +3,7 @@
 //! Files are read in a fixed order: a file, then what it includes, pattern by pattern, names sorted. Each is read once,
 //! however many patterns it matches.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use super::tree::{Entry, Node, Table, Value};
 use super::veil::Veil;
 use super::walk::{folder, join};
 use super::words;
-use crate::problem::{Place, Problem, Problems, Sources};
+use crate::problem::{Place, Problem, Problems, Sources, quoted};
 
 /// Bytes of one file. 20,000 routes fit.
 pub(super) const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
@@ -26,6 +26,9 @@ pub(super) const FILES_MAX: usize = 1000;
 
 /// How deep files include each other. More is a loop that symbolic links hide.
 pub(super) const INCLUDE_DEPTH_MAX: usize = 8;
+
+/// Syntax errors looked at in one file.
+const SYNTAX_ERRORS_MAX: usize = 100;
 
 /// Everything that was read.
 pub(super) struct Read {
@@ -119,7 +122,7 @@ impl Reader<'_> {
         let mut lines = HashSet::new();
         let mut errors: Vec<_> = errors.iter().map(|error| (error.span().unwrap_or(0..0), error.message())).collect();
         errors.sort_by_key(|(span, _)| span.start);
-        for (span, message) in errors {
+        for (span, message) in errors.into_iter().take(SYNTAX_ERRORS_MAX) {
             let place = Place { file, start: span.start, end: span.end };
             if !lines.insert(self.found.sources.line_column(place).map(|(line, _)| line)) {
                 continue;
@@ -166,7 +169,10 @@ impl Reader<'_> {
             }
             if let Err(why) = self.file(&path, depth) {
                 let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                self.problem(problem(format!("cannot read `{}`: {why}", name.escape_debug())));
+                self.problem(problem(match expanded {
+                    Some(_) => format!("cannot read the file its variables name: {why}"),
+                    None => format!("cannot read {}: {why}", quoted(&name)),
+                }));
             }
         }
     }
@@ -254,13 +260,14 @@ fn only_before(tree: &Node, name: &str, place: Place) -> Option<Place> {
 /// Adds a later file's table to what is there: lists are joined, tables the gateway defines are merged key by key, and
 /// whatever else is written twice is a problem, as is a chosen name.
 fn merge(into: &mut Table, from: Table, shape: &Shape, path: &str, problems: &mut Vec<Problem>) {
+    let before = names(into);
     for entry in from.entries {
         let field = match shape {
             Shape::Table(table) => table.fields.get(&entry.name).map(|field| &field.shape),
             _ => None,
         };
         let path = join(path, &entry.name);
-        let Some(before) = into.entries.iter_mut().find(|before| before.name == entry.name) else {
+        let Some(before) = before.get(&entry.name).and_then(|at| into.entries.get_mut(*at)) else {
             into.entries.push(entry);
             continue;
         };
@@ -293,13 +300,19 @@ fn merge(into: &mut Table, from: Table, shape: &Shape, path: &str, problems: &mu
 
 /// Adds chosen names, each of which may be there once.
 fn union(into: &mut Table, from: Table, path: &str, problems: &mut Vec<Problem>) {
+    let before = names(into);
     for entry in from.entries {
-        if let Some(before) = into.get(&entry.name) {
+        if let Some(before) = before.get(&entry.name).and_then(|at| into.entries.get(*at)) {
             // Where the table was opened says more than the name inside the brackets.
             problems.push(twice(&join(path, &entry.name), entry.node.place, before.node.place));
         }
         into.entries.push(entry);
     }
+}
+
+/// Where each name is in `table`; of two, the first. One file has no name twice, so entries added later need no look.
+fn names(table: &Table) -> HashMap<String, usize> {
+    table.entries.iter().enumerate().rev().map(|(at, entry)| (entry.name.clone(), at)).collect()
 }
 
 fn twice(path: &str, second: Place, first: Place) -> Problem {

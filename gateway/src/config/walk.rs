@@ -9,7 +9,7 @@ use super::shape::{Check, Field, Shape, TableShape, TextShape};
 use super::tree::{Node, Table, Text, Value};
 use super::units::{Size, Time};
 use super::words::Wrong;
-use crate::problem::{Place, Problem, Sources, alternatives, closest, quoted};
+use crate::problem::{PROBLEMS_MAX, Place, Problem, Sources, alternatives, closest, quoted};
 
 /// What the walk needs to know and what it finds.
 pub(super) struct Walk<'a> {
@@ -23,6 +23,9 @@ impl Walk<'_> {
     /// Checks `node`, which is at `path`, and everything below it. After it every string is as its key wants it, or there
     /// is a problem about it.
     pub(super) fn check(&mut self, path: &str, node: &mut Node, shape: &Shape) {
+        if self.problems.len() >= PROBLEMS_MAX {
+            return;
+        }
         match (shape, &mut node.value) {
             (Shape::Any, _) | (Shape::Boolean, Value::Boolean(_)) => {}
             (Shape::Float, Value::Float(_) | Value::Integer(Some(_))) => {}
@@ -41,6 +44,9 @@ impl Walk<'_> {
                     self.problems.push(Problem::new(path, "at least one is needed").at(node.place));
                 }
                 for (index, node) in items.iter_mut().enumerate() {
+                    if self.problems.len() >= PROBLEMS_MAX {
+                        return;
+                    }
                     self.check(&format!("{path}[{index}]"), node, item);
                 }
             }
@@ -81,6 +87,7 @@ impl Walk<'_> {
             match shape.fields.get(&entry.name) {
                 _ if tag == Some(&entry.name) => {}
                 Some(field) => self.check(&path, &mut entry.node, &field.shape),
+                None if self.problems.len() >= PROBLEMS_MAX => return,
                 None => {
                     let problem = self.unknown_key(&path, &entry.name, shape);
                     self.problems.push(problem.at(entry.name_place));
