@@ -61,6 +61,7 @@ enum After {
 ///
 /// A block and not an `async fn`: that would hold the connection twice, as an argument and as a variable, and an idle
 /// connection is little more than this future.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold the connection twice")]
 pub fn serve(mut connection: Connection) -> impl Future<Output = ()> {
     async move {
         loop {
