@@ -48,7 +48,7 @@ impl fmt::Display for StartError {
                 write!(f, "listener `{listener}`: cannot listen on {address}: ")?;
                 match error.kind() {
                     io::ErrorKind::AddrInUse => f.write_str(
-                        "the port is taken: another process uses it (`ss -ltnp` shows which); stop that one or choose another port",
+                        "the port is in use by another process (`ss -ltnp` shows which); stop that one or choose another port",
                     ),
                     io::ErrorKind::AddrNotAvailable => {
                         f.write_str("this machine has no such address (`ip addr` shows those it has)")

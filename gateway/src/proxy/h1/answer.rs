@@ -7,6 +7,7 @@ use super::outgoing::Outgoing;
 use crate::proxy::body::Length;
 use crate::proxy::head::ResponseHead;
 use crate::proxy::wire::{Chunk, Halt, Pace, Wait, WireWriter};
+use crate::rt::deadline::now_ms;
 
 /// Pieces at least this long, and all after the first, are timed against the least rate: timing costs two clock reads.
 const TIMED_BYTES: usize = 32 * 1024;
@@ -19,6 +20,8 @@ pub struct Answer<'a> {
     version: Version,
     /// The connection may live on after this exchange. Decided when the head is encoded.
     keep: bool,
+    /// The age at which the connection ends, milliseconds of the process.
+    keep_until_ms: u64,
     state: State,
     status: u16,
     /// The body's end is the connection's end.
@@ -53,6 +56,7 @@ impl<'a> Answer<'a> {
             request_method,
             version,
             keep,
+            keep_until_ms: u64::MAX,
             state: State::Open,
             status: 0,
             until_close: false,
@@ -60,6 +64,11 @@ impl<'a> Answer<'a> {
             pace,
             pieces: 0,
         }
+    }
+
+    /// Past this time the answer is the connection's last, also when it began before.
+    pub fn keep_until(&mut self, ms: u64) {
+        self.keep_until_ms = ms;
     }
 
     /// The final head was encoded: no other answer can be sent any more.
@@ -117,7 +126,7 @@ impl<'a> Answer<'a> {
         let bodiless = self.request_method == Method::Head || matches!(head.status, 204 | 304);
         let chunked = !bodiless && length == Length::Unknown && self.version == Version::Http11;
         self.until_close = !bodiless && length == Length::Unknown && !chunked;
-        self.keep &= !self.until_close;
+        self.keep &= !self.until_close && now_ms() < self.keep_until_ms;
         let mut out = std::mem::replace(&mut self.outgoing, Outgoing::new(Vec::new(), false)).into_scratch();
         encode::status_line(&mut out, head.status);
         // What describes the body's length stays where there is no body to describe it (RFC 9110 §8.6).

@@ -172,11 +172,9 @@ impl Connection {
         if let Some(rest) = rest {
             wire_body.feed(rest);
         }
-        let keep = options.persists(line.version)
-            && self.served < settings.requests_per_connection
-            && self.born_ms + settings.connection_age_ms > now_ms();
+        let keep = options.persists(line.version) && self.served < settings.requests_per_connection;
         let client_fd = self.wire.fd();
-        let answer = Answer::new(
+        let mut answer = Answer::new(
             &mut self.wire.writer,
             worker.take_scratch(),
             (line.method, line.version),
@@ -184,6 +182,7 @@ impl Connection {
             Wait { ms: settings.body_idle_ms, cause: Cause::Write },
             Pace::new(settings.rate_min),
         );
+        answer.keep_until(self.born_ms + settings.connection_age_ms);
         let body = Body::Wire {
             body: &mut wire_body,
             reader: &mut self.wire.reader,
