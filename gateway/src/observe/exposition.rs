@@ -61,30 +61,29 @@ fn workers(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
         };
         let mut family = families.begin(family, help, kind)?;
         for row in rows {
-            let cores = metrics.cores().iter();
             match row.reading {
                 Reading::Counter(field) => {
-                    let total = cores.fold(0_u64, |total, core| total.wrapping_add(field(core).get()));
+                    let total = metrics.cores().fold(0_u64, |total, core| total.wrapping_add(field(core).get()));
                     match row.label {
                         Some(label) => family.counter(&[label], total)?,
                         None => family.total(total)?,
                     }
                 }
                 Reading::CounterByWorker(field) => {
-                    for (worker, core) in cores.enumerate() {
+                    for (worker, core) in metrics.running() {
                         family.counter(&[("worker", worker)], field(core).get())?;
                     }
                 }
                 Reading::Gauge(field) => {
-                    family.value(cores.map(|core| field(core).get()).sum::<i64>())?;
+                    family.value(metrics.cores().map(|core| field(core).get()).sum::<i64>())?;
                 }
                 Reading::GaugeByWorker(field) => {
-                    for (worker, core) in cores.enumerate() {
+                    for (worker, core) in metrics.running() {
                         family.gauge(&[("worker", worker)], field(core).get())?;
                     }
                 }
                 Reading::MicrosecondsByWorker(field) => {
-                    for (worker, core) in cores.enumerate() {
+                    for (worker, core) in metrics.running() {
                         family.gauge(&[("worker", worker)], field(core).get() as f64 / 1e6)?;
                     }
                 }
@@ -98,7 +97,7 @@ fn refusals(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let help = "Answers the gateway gave itself, by the code that is also in the answer and in the access log";
     let mut family = families.begin("bawab_refusals", help, MetricType::Counter)?;
     for (at, code) in metrics.refusal_codes().iter().enumerate() {
-        let total = metrics.cores().iter().filter_map(|core| core.refusals.get(at));
+        let total = metrics.cores().filter_map(|core| core.refusals.get(at));
         family.counter(&[("code", *code)], sum(total))?;
     }
     Ok(())
@@ -110,24 +109,24 @@ fn routes(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let mut family = families.begin("bawab_route_requests", help, MetricType::Counter)?;
     for (name, route) in &routes {
         for (at, class) in CLASSES.iter().enumerate() {
-            let total = sum(route.cores().iter().map(|core| &core.by_class[at]));
+            let total = sum(route.cores().map(|core| &core.by_class[at]));
             family.counter(&[("route", name.as_str()), ("class", class)], total)?;
         }
     }
     let help = "From the first byte of a request to the last byte of its answer";
     let mut family = families.begin("bawab_route_duration_seconds", help, MetricType::Histogram)?;
     for (name, route) in &routes {
-        family.histogram(&[("route", name)], route.cores().iter().map(|core| &core.duration))?;
+        family.histogram(&[("route", name)], route.cores().map(|core| &core.duration))?;
     }
     let help = "Body bytes clients sent, without framing";
     let mut family = families.begin("bawab_route_request_bytes", help, MetricType::Counter)?;
     for (name, route) in &routes {
-        family.counter(&[("route", name)], sum(route.cores().iter().map(|core| &core.request_bytes)))?;
+        family.counter(&[("route", name)], sum(route.cores().map(|core| &core.request_bytes)))?;
     }
     let help = "Body bytes clients were sent, without framing";
     let mut family = families.begin("bawab_route_response_bytes", help, MetricType::Counter)?;
     for (name, route) in &routes {
-        family.counter(&[("route", name)], sum(route.cores().iter().map(|core| &core.response_bytes)))?;
+        family.counter(&[("route", name)], sum(route.cores().map(|core| &core.response_bytes)))?;
     }
     Ok(())
 }
@@ -151,13 +150,13 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     for (family, help, field) in COUNTS {
         let mut family = families.begin(family, help, MetricType::Counter)?;
         for (name, upstream) in &upstreams {
-            family.counter(&[("upstream", name)], sum(upstream.cores().iter().map(field)))?;
+            family.counter(&[("upstream", name)], sum(upstream.cores().map(field)))?;
         }
     }
     let help = "From a request sent to the first byte of its answer";
     let mut family = families.begin("bawab_upstream_first_byte_seconds", help, MetricType::Histogram)?;
     for (name, upstream) in &upstreams {
-        family.histogram(&[("upstream", name)], upstream.cores().iter().map(|core| &core.first_byte))?;
+        family.histogram(&[("upstream", name)], upstream.cores().map(|core| &core.first_byte))?;
     }
     Ok(())
 }
@@ -191,7 +190,7 @@ fn whole_process(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result 
     family.gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1_u64)?;
     let help = "Worker threads";
     let mut family = families.begin("bawab_workers", help, MetricType::Gauge)?;
-    family.value(metrics.cores().len())?;
+    family.value(metrics.running().count())?;
 
     let help = "When the process started, since the Unix epoch";
     let started = metrics.started().duration_since(UNIX_EPOCH).unwrap_or_default();

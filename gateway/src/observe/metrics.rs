@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Index;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -123,6 +123,8 @@ macro_rules! core {
             )*
             /// Answers the gateway gave itself, by the position of their code in the list given to [`Metrics::new`].
             pub refusals: Counters,
+            /// Its worker has ended: what it counted stays, what it is no longer means anything.
+            ended: AtomicBool,
         }
 
         pub(super) const CORE_ROWS: &[Row] = &[$(Row {
@@ -249,39 +251,60 @@ pub struct UpstreamCore {
     pub first_byte: Histogram,
 }
 
+/// One part a worker, made when that worker first counts: workers come and go with reloads, and few series are used by
+/// all of them.
+#[derive(Debug)]
+struct Parts<T>(Box<[OnceLock<Box<T>>]>);
+
+impl<T> Parts<T> {
+    fn new(workers_max: usize) -> Parts<T> {
+        Parts((0..workers_max).map(|_| OnceLock::new()).collect())
+    }
+
+    #[inline]
+    fn of(&self, worker: usize, make: impl FnOnce() -> T) -> &T {
+        self.0[worker].get_or_init(|| Box::new(make()))
+    }
+
+    /// Those there are, each with its worker.
+    fn all(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.0.iter().enumerate().filter_map(|(worker, part)| Some((worker, &**part.get()?)))
+    }
+}
+
 /// What is counted for a route.
 #[derive(Debug)]
 pub struct RouteSeries {
-    cores: Box<[RouteCore]>,
+    parts: Parts<RouteCore>,
 }
 
 impl RouteSeries {
     /// The part that only `worker` writes.
     #[inline]
     pub fn core(&self, worker: usize) -> &RouteCore {
-        &self.cores[worker]
+        self.parts.of(worker, RouteCore::default)
     }
 
-    pub(super) fn cores(&self) -> &[RouteCore] {
-        &self.cores
+    pub(super) fn cores(&self) -> impl Iterator<Item = &RouteCore> {
+        self.parts.all().map(|(_, core)| core)
     }
 }
 
 /// What is counted for an upstream.
 #[derive(Debug)]
 pub struct UpstreamSeries {
-    cores: Box<[UpstreamCore]>,
+    parts: Parts<UpstreamCore>,
 }
 
 impl UpstreamSeries {
     /// The part that only `worker` writes.
     #[inline]
     pub fn core(&self, worker: usize) -> &UpstreamCore {
-        &self.cores[worker]
+        self.parts.of(worker, UpstreamCore::default)
     }
 
-    pub(super) fn cores(&self) -> &[UpstreamCore] {
-        &self.cores
+    pub(super) fn cores(&self) -> impl Iterator<Item = &UpstreamCore> {
+        self.parts.all().map(|(_, core)| core)
     }
 }
 
@@ -300,7 +323,7 @@ impl<T> Series<T> {
 
     /// Finds or makes the series of `name`. When there is no room, one that nobody holds any more (its route is gone from
     /// every snapshot) makes some; a scraper sees it end, as it does when a process ends.
-    fn find(&self, name: &str, workers: usize) -> Arc<T> {
+    fn find(&self, name: &str, workers_max: usize) -> Arc<T> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = by_name.get(name) {
             return Arc::clone(series);
@@ -318,7 +341,7 @@ impl<T> Series<T> {
                 }
             }
         }
-        let series = by_name.entry(name.to_owned()).or_insert_with(|| Arc::new((self.make)(workers)));
+        let series = by_name.entry(name.to_owned()).or_insert_with(|| Arc::new((self.make)(workers_max)));
         Arc::clone(series)
     }
 
@@ -331,7 +354,7 @@ impl<T> Series<T> {
 
 /// Everything that is counted, for as long as the process lives.
 pub struct Metrics {
-    cores: Box<[Core]>,
+    cores: Parts<Core>,
     refusal_codes: &'static [&'static str],
     routes: Series<RouteSeries>,
     upstreams: Series<UpstreamSeries>,
@@ -341,14 +364,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// `refusal_codes` names the counters of [`Core::refusals`], in their order.
-    pub fn new(workers: usize, refusal_codes: &'static [&'static str]) -> Arc<Metrics> {
-        let core = || Core { refusals: Counters::new(refusal_codes.len()), ..Core::default() };
+    /// For workers `0..workers_max`. `refusal_codes` names the counters of [`Core::refusals`], in their order.
+    pub fn new(workers_max: usize, refusal_codes: &'static [&'static str]) -> Arc<Metrics> {
         Arc::new_cyclic(|metrics| Metrics {
-            cores: (0..workers).map(|_| core()).collect(),
+            cores: Parts::new(workers_max),
             refusal_codes,
-            routes: Series::new(|workers| RouteSeries { cores: parts(workers) }),
-            upstreams: Series::new(|workers| UpstreamSeries { cores: parts(workers) }),
+            routes: Series::new(|workers_max| RouteSeries { parts: Parts::new(workers_max) }),
+            upstreams: Series::new(|workers_max| UpstreamSeries { parts: Parts::new(workers_max) }),
             access_log: OnceLock::new(),
             started: SystemTime::now(),
             registry: exposition::registry(metrics.clone()),
@@ -358,17 +380,32 @@ impl Metrics {
     /// The counters that only `worker` writes.
     #[inline]
     pub fn core(&self, worker: usize) -> &Core {
-        &self.cores[worker]
+        self.cores.of(worker, || Core { refusals: Counters::new(self.refusal_codes.len()), ..Core::default() })
+    }
+
+    /// `worker` runs: it is shown beside the others.
+    pub fn worker_runs(&self, worker: usize) {
+        self.core(worker).ended.store(false, Ordering::Relaxed);
+    }
+
+    /// `worker` has ended. What it counted stays in the sums.
+    pub fn worker_ended(&self, worker: usize) {
+        let core = self.core(worker);
+        core.ended.store(true, Ordering::Relaxed);
+        // Whatever it still held went with it.
+        for gauge in [&core.connections_open, &core.requests_in_flight, &core.upstream_pool_idle, &core.buffers_live] {
+            gauge.set(0);
+        }
     }
 
     /// The series of the route called `name`, made when there is none. At most [`SERIES_MAX`] have one of their own.
     pub fn route(&self, name: &str) -> Arc<RouteSeries> {
-        self.routes.find(name, self.cores.len())
+        self.routes.find(name, self.cores.0.len())
     }
 
     /// The series of the upstream called `name`, made when there is none. At most [`SERIES_MAX`] have one of their own.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamSeries> {
-        self.upstreams.find(name, self.cores.len())
+        self.upstreams.find(name, self.cores.0.len())
     }
 
     /// From now on reports what `log` wrote and dropped. Only the first call has an effect: there is one access log.
@@ -382,8 +419,13 @@ impl Metrics {
         exposition::render(&self.registry)
     }
 
-    pub(super) fn cores(&self) -> &[Core] {
-        &self.cores
+    pub(super) fn cores(&self) -> impl Iterator<Item = &Core> {
+        self.cores.all().map(|(_, core)| core)
+    }
+
+    /// The workers that run now.
+    pub(super) fn running(&self) -> impl Iterator<Item = (usize, &Core)> {
+        self.cores.all().filter(|(_, core)| !core.ended.load(Ordering::Relaxed))
     }
 
     pub(super) fn refusal_codes(&self) -> &'static [&'static str] {
@@ -411,10 +453,6 @@ impl Metrics {
     pub(super) fn started(&self) -> SystemTime {
         self.started
     }
-}
-
-fn parts<T: Default>(workers: usize) -> Box<[T]> {
-    (0..workers).map(|_| T::default()).collect()
 }
 
 #[cfg(test)]
