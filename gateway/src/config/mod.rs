@@ -11,6 +11,7 @@ pub mod units;
 pub mod words;
 
 mod checks;
+mod digest;
 mod expand;
 mod places;
 mod read;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use serde::Deserialize as _;
 
+pub use digest::Digest;
 pub use model::Config;
 pub use shape::schema;
 
@@ -36,6 +38,10 @@ pub struct Loaded {
     pub config: Config,
     /// The files that were read, the first one first.
     pub files: Vec<PathBuf>,
+    /// Files with secrets that were read, and folders in which files were looked for: with `files`, all that it depends on.
+    pub secret_files: Vec<PathBuf>,
+    pub folders: Vec<PathBuf>,
+    pub digest: Digest,
     places: Places,
     sources: Arc<Sources>,
 }
@@ -68,10 +74,10 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
 /// [`load`] with an environment of one's own.
 pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
     let shape = shape::config();
-    let read::Read { mut tree, sources, problems, complete } = read::read(path, shape, environment)?;
-    let mut walk = walk::Walk { environment, sources: &sources, root: shape, problems };
+    let read::Read { mut tree, sources, problems, complete, folders } = read::read(path, shape, environment)?;
+    let mut walk = walk::Walk { environment, sources: &sources, root: shape, problems, secret_files: Vec::new() };
     walk.check("", &mut tree, shape);
-    let mut problems = walk.problems;
+    let walk::Walk { mut problems, secret_files, .. } = walk;
     // What a file that could not be read defines would be missed everywhere.
     if complete && problems.len() < PROBLEMS_MAX {
         checks::all(&tree, &mut problems);
@@ -82,8 +88,9 @@ pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
     }
     let places = Places::of(&tree);
     let files = sources.paths().map(Path::to_owned).collect();
+    let digest = Digest::of(&tree, &veil::Veil::new(shape));
     match Config::deserialize(tree.into_toml()) {
-        Ok(config) => Ok(Loaded { config, files, places, sources }),
+        Ok(config) => Ok(Loaded { config, files, secret_files, folders, digest, places, sources }),
         Err(error) => {
             // The walk knows less than serde, which is a mistake of ours; the operator still needs to know.
             let what = format!("{MISSED}: {}", error.message());

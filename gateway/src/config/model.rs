@@ -39,7 +39,7 @@ pub struct Config {
 }
 
 /// The process.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
     /// Worker threads, each with its own ring and sockets: `"auto"` (default: one per core this process may run on) or 1 to 256.
@@ -55,8 +55,40 @@ pub struct Gateway {
     /// The name this gateway gives itself in `Via`. Default `bawab`. A token (RFC 9110 §7.6.3).
     #[schemars(with = "Option<words::Token>")]
     pub via: Option<String>,
+    /// Whether the configuration is loaded again when its files change. Default true; SIGHUP and the admin listener always do it.
+    pub watch: bool,
+    /// What happens when a worker ends by a mistake of ours: `exit` (default: the others finish what they run, then the process ends with 3, to be started anew) or `respawn` (another one takes its place; what the dead one held is lost until the process ends).
+    pub worker_failure: WorkerFailure,
+    /// How long a worker may stand still before the process ends with 3: what it has accepted gets no answer. Default 10s, at most 1h; `0s` turns it off.
+    #[schemars(extend("x-max" = "1h"))]
+    pub worker_stall: Time,
     /// How upstreams are told about the client: `x_forwarded` (default: `X-Forwarded-For`, `-Proto` and `-Host`) or `forwarded` (RFC 7239).
     pub forwarded: ForwardedField,
+}
+
+impl Default for Gateway {
+    fn default() -> Gateway {
+        Gateway {
+            workers: Workers::default(),
+            drain: Drain::default(),
+            include: Vec::new(),
+            trusted_hops: Vec::new(),
+            via: None,
+            watch: true,
+            worker_failure: WorkerFailure::default(),
+            worker_stall: Time::from_secs(10),
+            forwarded: ForwardedField::default(),
+        }
+    }
+}
+
+/// What happens when a worker ends by a mistake of ours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerFailure {
+    #[default]
+    Exit,
+    Respawn,
 }
 
 /// How upstreams are told about the client.

@@ -38,6 +38,8 @@ pub(super) struct Read {
     pub problems: Vec<Problem>,
     /// No file is missing from the tree, so that what is not there was not written.
     pub complete: bool,
+    /// Folders in which files were looked for.
+    pub folders: Vec<PathBuf>,
 }
 
 /// Reads `path` and what it includes. Fails only if `path` itself cannot be read.
@@ -52,6 +54,7 @@ pub(super) fn read(path: &Path, shape: &Shape, environment: Environment<'_>) -> 
             sources: Sources::default(),
             problems: Vec::new(),
             complete: true,
+            folders: Vec::new(),
         },
     };
     reader
@@ -159,7 +162,9 @@ impl Reader<'_> {
             let what = format!("files include each other more than {INCLUDE_DEPTH_MAX} deep");
             return self.problem(problem(what));
         }
-        let paths = match matches(&folder(&self.found.sources, place).join(pattern)) {
+        let pattern = folder(&self.found.sources, place).join(pattern);
+        self.found.folders.extend(pattern.parent().map(Path::to_owned));
+        let paths = match matches(&pattern) {
             Ok(paths) => paths,
             Err(why) => return self.problem(problem(format!("cannot list the folder: {why}"))),
         };

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::shape::{Shape, TableShape};
 use super::tree::{Entry, Node, Table, Text, Value};
@@ -15,9 +15,16 @@ const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 const SUFFIX: &str = "_file";
 
-/// For each key of `table` whose shape is a secret's file, reads the file into the key without `_file`.
-pub(super) fn read(path: &str, table: &mut Table, shape: &TableShape, sources: &Sources, problems: &mut Vec<Problem>) {
+/// For each key of `table` whose shape is a secret's file, reads the file into the key without `_file`. Returns the files.
+pub(super) fn read(
+    path: &str,
+    table: &mut Table,
+    shape: &TableShape,
+    sources: &Sources,
+    problems: &mut Vec<Problem>,
+) -> Vec<PathBuf> {
     let mut found = Vec::new();
+    let mut files = Vec::new();
     for entry in &table.entries {
         let is_file = shape.fields.get(&entry.name).is_some_and(|field| has_format(&field.shape, "secret-file"));
         let (true, Some(name)) = (is_file, entry.name.strip_suffix(SUFFIX)) else { continue };
@@ -29,7 +36,10 @@ pub(super) fn read(path: &str, table: &mut Table, shape: &TableShape, sources: &
             continue;
         }
         let Some(file) = entry.node.text().filter(|text| !text.is_empty()) else { continue };
-        match secret(&folder(sources, place).join(file)) {
+        let file = folder(sources, place).join(file);
+        let secret = secret(&file);
+        files.push(file);
+        match secret {
             Ok(secret) => found.push(Entry {
                 name: name.to_owned(),
                 name_place: entry.name_place,
@@ -39,6 +49,7 @@ pub(super) fn read(path: &str, table: &mut Table, shape: &TableShape, sources: &
         }
     }
     table.entries.extend(found);
+    files
 }
 
 fn has_format(shape: &Shape, format: &str) -> bool {

@@ -24,7 +24,7 @@ impl Veil {
         Veil { names }
     }
 
-    fn hides(&self, name: &str) -> bool {
+    pub(super) fn hides(&self, name: &str) -> bool {
         closest(name, self.names.iter().map(String::as_str)).is_some()
     }
 

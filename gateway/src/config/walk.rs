@@ -1,7 +1,7 @@
 //! Checks a tree against its [`Shape`]: unknown keys, missing ones, wrong kinds, grammar, bounds. Does not stop at the first
 //! problem; replaces `${VAR}` and fills in secrets from files on the way, because both need to know what a string is for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::expand::{Environment, expand};
 use super::secrets;
@@ -17,6 +17,8 @@ pub(super) struct Walk<'a> {
     pub sources: &'a Sources,
     pub root: &'a Shape,
     pub problems: Vec<Problem>,
+    /// Files that secrets were read from.
+    pub secret_files: Vec<PathBuf>,
 }
 
 impl Walk<'_> {
@@ -94,7 +96,7 @@ impl Walk<'_> {
                 }
             }
         }
-        secrets::read(path, table, shape, self.sources, &mut self.problems);
+        self.secret_files.extend(secrets::read(path, table, shape, self.sources, &mut self.problems));
         for (name, field) in &shape.fields {
             if field.required && table.get(name).is_none() && tag != Some(name) {
                 self.problems.push(missing(&join(path, name), field).at(place));
@@ -312,7 +314,13 @@ mod tests {
         let shape = Shape::of(&schemars::schema_for!(Model).to_value());
         let mut tree = Node::read(0, &DeTable::parse(text).unwrap());
         let sources = Sources::default();
-        let mut walk = Walk { environment: &|_| None, sources: &sources, root: &shape, problems: Vec::new() };
+        let mut walk = Walk {
+            environment: &|_| None,
+            sources: &sources,
+            root: &shape,
+            problems: Vec::new(),
+            secret_files: Vec::new(),
+        };
         walk.check("", &mut tree, &shape);
         let said: Vec<String> =
             walk.problems.iter().map(|problem| format!("{}: {}", problem.key, problem.what)).collect();

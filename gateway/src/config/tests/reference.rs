@@ -184,6 +184,7 @@ fn same(format: &str, value: &Node, json: &Json) -> bool {
             _ => text.text == *json,
         },
         (Value::Integer(Some(number)), json) => json.as_i64() == Some(*number),
+        (Value::Boolean(yes), json) => json.as_bool() == Some(*yes),
         (Value::List(items), Json::Array(json)) => items.is_empty() && json.is_empty(),
         (Value::Table(table), Json::Object(json)) => table.entries.is_empty() && json.is_empty(),
         _ => false,
