@@ -19,7 +19,8 @@ Content-Type: text/plain\r\nContent-Length: 6\r\nConnection: keep-alive\r\n\r\nh
 /// Runs `count` exchanges, one after the other, on one client connection. Returns how long they took, after some that are
 /// not counted.
 pub fn run(count: u64) -> Result<Duration> {
-    let (service, mut sockets) = bind(0, "127.0.0.1:0".parse()?, 1)?;
+    let mut sockets = bind("127.0.0.1:0".parse()?, 1, false)?;
+    let service = sockets[0].local_addr()?;
     let text = format!(
         "limits.requests_per_connection = 4294967295\n\
          listener = [{{ address = \"127.0.0.1:0\" }}]\n\
@@ -29,7 +30,7 @@ pub fn run(count: u64) -> Result<Duration> {
     let config = toml::from_str(&text)?;
     let (tell, told) = std::sync::mpsc::channel();
     solo::run_here(&config, move |gateway, mailbox| {
-        let (_, listener, stop) = sockets.remove(0).open().expect("the service listens");
+        let (listener, stop) = rt::Listener::new(sockets.remove(0)).expect("the service listens");
         // Dropping it would not stop the accept, and nobody does before the end.
         std::mem::forget(stop);
         rt::spawn(async move {

@@ -199,6 +199,20 @@ impl Problems {
         self.list.iter()
     }
 
+    /// Each problem on a line of its own, without the text it is about: `file:line:column: key: what`.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |problem: &Problem| {
+            let place = problem.place.and_then(|place| {
+                let (line, column) = self.sources.line_column(place)?;
+                Some(format!("{}:{line}:{column}: ", self.sources.path(place.file)?.display()))
+            });
+            let key = if problem.key.is_empty() { String::new() } else { format!("{}: ", problem.key) };
+            let hint = problem.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            format!("{}{key}{}{hint}", place.unwrap_or_default(), problem.what)
+        };
+        self.list.iter().map(line).collect()
+    }
+
     pub fn sources(&self) -> &Sources {
         &self.sources
     }

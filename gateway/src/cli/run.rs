@@ -1,10 +1,10 @@
 //! `bawab run FILE`: the gateway itself.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::{check, show_problems};
-use crate::config::model::{self, Config};
 use crate::control::{self, Ended};
 use crate::observe::events;
 
@@ -12,12 +12,21 @@ use crate::observe::events;
 const EXIT_CUT: u8 = 3;
 
 pub(super) fn main(path: &Path) -> ExitCode {
+    // First of all: it closes whatever descriptors came along.
+    let inheritance = match control::inherit() {
+        Ok(inheritance) => inheritance,
+        Err(error) => {
+            // Whoever closed stderr does not want to know.
+            let _ = writeln!(std::io::stderr(), "cannot take over from the process before this one: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let loaded = match check::check(path) {
         Ok(loaded) => loaded,
         Err(problems) => return show_problems(&problems),
     };
-    start_events(&loaded.config);
-    match control::run(loaded.config) {
+    events::start(loaded.config.log.level.into(), loaded.config.log.format.into());
+    match control::run(path, loaded, inheritance) {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::Cut | Ended::Failed) => ExitCode::from(EXIT_CUT),
         Err(error) => {
@@ -25,18 +34,4 @@ pub(super) fn main(path: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn start_events(config: &Config) {
-    let level = match config.log.level {
-        model::Level::Error => tracing::Level::ERROR,
-        model::Level::Warn => tracing::Level::WARN,
-        model::Level::Info => tracing::Level::INFO,
-    };
-    let format = match config.log.format {
-        model::Format::Text => events::Format::Text,
-        model::Format::Json => events::Format::Json,
-    };
-    // A second call in one process has no effect, and nothing to say.
-    events::start(level, format);
 }

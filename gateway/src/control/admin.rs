@@ -1,4 +1,5 @@
-//! The admin listener: `/metrics`, `/livez` and `/readyz`, for monitoring and orchestrators, on the control thread.
+//! The admin listener: `/metrics`, `/livez` and `/readyz` for monitoring and orchestrators, `/config` and `/reload` for
+//! operators, on the control thread.
 //!
 //! It listens on a unix socket or a loopback address, or asks every request for a token. Whoever connects can hold little of
 //! the control thread and not for long: few connections, one request each, a short head, ten seconds for all of it.
@@ -13,18 +14,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Request, State as Shared};
-use axum::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 use subtle::ConstantTimeEq;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-pub use self::listen::{Listener, bind};
+pub use self::listen::{Listener, adopt, bind};
 use crate::observe::metrics::Metrics;
+use crate::observe::reloads::Outcome;
+use crate::observe::rfc3339;
 
 /// After `shutdown`, how long answers in the making may take.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
@@ -36,6 +39,23 @@ pub struct State {
     pub ready: Arc<Ready>,
     /// What every request must carry as `Authorization: Bearer`; `None`: nothing.
     pub token: Option<Token>,
+    /// Where the control loop takes what is asked of it.
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// What the admin listener asks of the control loop.
+#[derive(Debug)]
+pub enum Command {
+    /// Load the configuration again and tell what became of it.
+    Reload(oneshot::Sender<Reloaded>),
+}
+
+/// What became of a reload.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    pub outcome: Outcome,
+    /// What is wrong, when it failed; a line each.
+    pub problems: Vec<String>,
 }
 
 /// Why the gateway should not be sent traffic. Ready is when there is no reason.
@@ -137,8 +157,12 @@ fn router(state: State) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readiness))
+        .route("/config", get(configuration))
+        .route("/reload", post(reload))
         .fallback(async || problem(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
-        .method_not_allowed_fallback(async || problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use GET"))
+        .method_not_allowed_fallback(async || {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use GET, and POST for /reload")
+        })
         .layer(from_fn_with_state(state.clone(), authorize))
         .layer(map_response(close))
         .with_state(state)
@@ -187,6 +211,47 @@ async fn readiness(Shared(state): Shared<State>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE,
         json!({ "title": title, "status": 503, "code": "not_ready", "reasons": reasons }),
     )
+}
+
+/// Which configuration runs, and what became of the last attempt to load another.
+async fn configuration(Shared(state): Shared<State>) -> Response {
+    let reloads = &state.metrics.reloads;
+    let Some(current) = reloads.current() else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "the gateway is starting");
+    };
+    let age = current.loaded.elapsed().unwrap_or_default().as_secs();
+    let last = reloads.last().map(|last| {
+        let problems: Vec<&str> = last.problems.lines().collect();
+        json!({ "time": rfc3339::text(last.at), "outcome": last.outcome.name(), "problems": problems })
+    });
+    Json(json!({
+        "hash": current.hash, "generation": current.generation, "loaded": rfc3339::text(current.loaded),
+        "age_seconds": age, "last_reload": last,
+    }))
+    .into_response()
+}
+
+async fn reload(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
+    if headers.contains_key(ORIGIN) {
+        // A page in some browser of this machine may send requests to loopback addresses; programs do not say an origin.
+        return problem(StatusCode::FORBIDDEN, "cross_origin", "this is not for web pages");
+    }
+    let (reply, replied) = oneshot::channel();
+    if state.commands.try_send(Command::Reload(reply)).is_err() {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "too much is asked at once; try again");
+    }
+    let Ok(Reloaded { outcome, problems }) = replied.await else {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the gateway stops");
+    };
+    if outcome == Outcome::Failed {
+        let title = "the configuration is not loaded; the one before goes on";
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        let body = json!({ "title": title, "status": 422, "code": "config_problems", "problems": problems });
+        return problem_json(status, body);
+    }
+    let current = state.metrics.reloads.current();
+    let (hash, generation) = current.map(|current| (current.hash, current.generation)).unwrap_or_default();
+    Json(json!({ "outcome": outcome.name(), "hash": hash, "generation": generation })).into_response()
 }
 
 /// RFC 9457.

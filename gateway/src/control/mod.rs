@@ -1,48 +1,77 @@
 //! The control side: what may wait, retry and fail, on one thread with a tokio runtime of its own.
 //!
 //! It starts the workers, publishes snapshots, resolves upstream names, serves the admin listener and takes signals, as one
-//! loop over a closed set of events. When it stalls, traffic goes on with the last snapshot.
+//! loop over a closed set of events. Nothing in the loop waits for long: what does (loading, look-ups, another process) is a
+//! task that comes back as an event. When the thread stalls, traffic goes on with the last snapshot.
 
 pub mod admin;
+mod reload;
 mod resolve;
+mod sockets;
 mod start;
+mod systemd;
+mod takeover;
+mod watch;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver as RetiredReceiver;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use self::admin::Ready;
+use self::admin::{Command, Ready, Reloaded};
+use self::reload::{Fresh, Refused};
+use self::resolve::Answers;
+use self::sockets::{Given, Sockets};
 pub use self::start::StartError;
-use crate::config::model::Config;
+use self::start::{Admin, log_failed, log_target, worker_count};
+use self::takeover::{Estate, Program, Successor};
+pub use self::takeover::{Inheritance, inherit};
+use self::watch::Watch;
+use self::workers::Workers;
+use crate::config::model::{Config, WorkerFailure};
+use crate::config::{Digest, Loaded};
 use crate::limits::RESOLVE_INTERVAL_MS;
 use crate::observe::access_log::AccessLog;
-use crate::rt::wake::Sender;
+use crate::observe::events;
+use crate::observe::reloads::Outcome;
 use crate::snapshot::Snapshot;
-use crate::worker::{Message, Shared};
+use crate::worker::{Message, Queued, Shared};
+
+/// How often the control side looks at its workers and at the configuration's files.
+const PULSE: Duration = Duration::from_millis(500);
 
 /// Everything that happens to the control side.
-#[derive(Debug)]
 enum Event {
     /// Stop in order: SIGTERM or SIGINT.
     Drain,
     /// Open the log files again: SIGUSR1.
     Reopen,
-    /// SIGHUP, which will mean a reload.
-    Hangup,
-    /// A worker's thread has ended; after a drain that is as it should be.
+    /// Load the configuration again: SIGHUP.
+    Reload,
+    /// Start the program anew and let it take over: SIGUSR2.
+    TakeOver,
+    /// Asked through the admin listener.
+    Command(Command),
+    /// The configuration was loaded, or not.
+    Loaded(Result<Box<Fresh>, Refused>),
+    /// Upstreams' names were looked up.
+    Resolved(Answers),
+    /// The new process serves, or does not.
+    Successor(Result<Successor, String>),
+    /// A worker's thread has ended.
     WorkerEnded { id: usize },
     /// Look up the upstreams' names again.
     Resolve,
-    /// Nothing happened for a second.
-    Tick,
+    /// Look at the workers and the files.
+    Pulse,
 }
 
 /// How a gateway that ran has ended.
@@ -52,40 +81,66 @@ pub enum Ended {
     Drained,
     /// The drain's deadline passed with exchanges running.
     Cut,
-    /// A worker died.
+    /// A worker died or stood still.
     Failed,
 }
 
-/// Runs the gateway until it is told to stop.
-pub fn run(config: Config) -> Result<Ended, StartError> {
+/// Runs the gateway with the configuration that was loaded from `path` until it is told to stop.
+pub fn run(path: &Path, loaded: Loaded, inheritance: Option<Inheritance>) -> Result<Ended, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| StartError::Other { what: "the control thread's runtime", error })?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
-        let mut running = start::start(&config).await?;
-        Ok(running.serve(&config).await)
-    })
+    let ended = local.block_on(&runtime, async {
+        let mut running = start::start(path, loaded, inheritance).await?;
+        Ok(running.serve().await)
+    });
+    // A look-up may hang in the system's resolver; the process need not wait for it.
+    runtime.shutdown_background();
+    ended
 }
 
 /// A gateway that runs.
 struct Running {
+    path: PathBuf,
+    program: Program,
+    config: Config,
+    digest: Digest,
     shared: Arc<Shared>,
-    workers: Vec<WorkerHandle>,
+    workers: Workers,
+    sockets: Sockets,
     log: AccessLog,
     ready: Arc<Ready>,
     resolver: resolve::Resolver,
+    watch: Watch,
+    admin: Option<Admin>,
+    commander: mpsc::Sender<Command>,
+    commands: mpsc::Receiver<Command>,
     ended: mpsc::UnboundedReceiver<usize>,
     retired: RetiredReceiver<Arc<Snapshot>>,
     signals: Signals,
-    /// Dropping it stops the admin listener; the receiver tells when it has.
-    admin: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<io::Result<()>>)>,
+    pulse: Interval,
+    watchdog: Option<Duration>,
+    reload: Reload,
+    tell_loaded: mpsc::UnboundedSender<Result<Box<Fresh>, Refused>>,
+    loaded: mpsc::UnboundedReceiver<Result<Box<Fresh>, Refused>>,
+    tell_resolved: mpsc::UnboundedSender<Answers>,
+    resolved: mpsc::UnboundedReceiver<Answers>,
+    tell_successor: mpsc::UnboundedSender<Result<Successor, String>>,
+    successor: mpsc::UnboundedReceiver<Result<Successor, String>>,
+    /// A new process was started and has not said that it serves.
+    taking_over: bool,
 }
 
-struct WorkerHandle {
-    mailbox: Sender<Message>,
-    thread: Option<JoinHandle<()>>,
+/// One reload runs at a time; whatever is asked meanwhile is one more after it.
+#[derive(Default)]
+struct Reload {
+    is_running: bool,
+    is_asked: bool,
+    /// Who waits for the one that runs, and for the one after it.
+    waiting: Vec<oneshot::Sender<Reloaded>>,
+    waiting_next: Vec<oneshot::Sender<Reloaded>>,
 }
 
 struct Signals {
@@ -93,6 +148,7 @@ struct Signals {
     interrupt: Signal,
     reopen: Signal,
     hangup: Signal,
+    take_over: Signal,
 }
 
 impl Signals {
@@ -102,33 +158,72 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             reopen: signal(SignalKind::user_defined1())?,
             hangup: signal(SignalKind::hangup())?,
+            take_over: signal(SignalKind::user_defined2())?,
         })
     }
 }
 
+fn pulse() -> Interval {
+    let mut pulse = tokio::time::interval(PULSE);
+    // After a pause (a debugger, a suspended machine) what was missed is not made up for: nobody stood still.
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pulse
+}
+
 impl Running {
-    async fn serve(&mut self, config: &Config) -> Ended {
-        let mut resolve_at = Instant::now() + Duration::from_millis(RESOLVE_INTERVAL_MS);
+    async fn serve(&mut self) -> Ended {
+        let interval = Duration::from_millis(RESOLVE_INTERVAL_MS);
+        let mut resolve_at = Instant::now() + interval;
         let ended = loop {
             match self.next_event(resolve_at).await {
-                Event::Drain => break self.drain(config).await,
+                Event::Drain => {
+                    systemd::stopping("draining");
+                    break self.drain(self.config.gateway.drain.delay.0, Queued::Take).await;
+                }
                 Event::Reopen => {
                     self.log.reopen();
                     tracing::info!("log files are opened again");
                 }
-                Event::Hangup => tracing::warn!("SIGHUP does nothing yet: restart to read the configuration again"),
+                Event::Reload => self.begin_reload(None),
+                Event::Command(Command::Reload(reply)) => self.begin_reload(Some(reply)),
+                Event::Loaded(loaded) => self.end_reload(loaded).await,
+                Event::TakeOver => self.begin_take_over(),
+                Event::Successor(Ok(successor)) => {
+                    self.pass_on(successor).await;
+                    break self.drain(Duration::ZERO, Queued::Leave).await;
+                }
+                Event::Successor(Err(why)) => {
+                    self.taking_over = false;
+                    tracing::error!(why, "the new process did not take over; this one goes on");
+                }
                 Event::WorkerEnded { id } => {
-                    tracing::error!(worker = id, "a worker died; the gateway stops");
-                    break Ended::Failed;
+                    if let Some(ended) = self.worker_ended(id).await {
+                        break ended;
+                    }
                 }
                 Event::Resolve => {
-                    self.resolver.resolve(&self.shared).await;
-                    resolve_at = Instant::now() + Duration::from_millis(RESOLVE_INTERVAL_MS);
+                    let (names, tell) = (self.resolver.names(false), self.tell_resolved.clone());
+                    tokio::task::spawn_local(async move {
+                        // Nobody listens any more when the process is ending.
+                        let _ = tell.send(resolve::look_up(names).await);
+                    });
+                    resolve_at = Instant::now() + interval;
                 }
-                Event::Tick => {}
+                Event::Resolved(answers) => {
+                    let changed = self.resolver.take(&answers);
+                    self.resolver.publish(&changed, &self.shared);
+                }
+                Event::Pulse => {
+                    if let Some(ended) = self.look_after() {
+                        break ended;
+                    }
+                    if self.config.gateway.watch && !self.reload.is_running && self.watch.changed() {
+                        tracing::info!("the configuration's files have changed");
+                        self.begin_reload(None);
+                    }
+                }
             }
-            // Dropped here, where it delays nobody.
-            while self.retired.try_recv().is_ok() {}
+            self.drop_retired();
         };
         self.stop().await;
         ended
@@ -140,72 +235,316 @@ impl Running {
             _ = signals.terminate.recv() => Event::Drain,
             _ = signals.interrupt.recv() => Event::Drain,
             _ = signals.reopen.recv() => Event::Reopen,
-            _ = signals.hangup.recv() => Event::Hangup,
+            _ = signals.hangup.recv() => Event::Reload,
+            _ = signals.take_over.recv() => Event::TakeOver,
             Some(id) = self.ended.recv() => Event::WorkerEnded { id },
+            Some(command) = self.commands.recv() => Event::Command(command),
+            Some(loaded) = self.loaded.recv() => Event::Loaded(loaded),
+            Some(answers) = self.resolved.recv() => Event::Resolved(answers),
+            Some(successor) = self.successor.recv() => Event::Successor(successor),
             () = tokio::time::sleep_until(resolve_at), if self.resolver.has_names() => Event::Resolve,
-            () = tokio::time::sleep(Duration::from_secs(1)) => Event::Tick,
+            _ = self.pulse.tick() => Event::Pulse,
+        }
+    }
+
+    /// Snapshots nobody uses any more are freed below the workers in priority: ten thousand routes take milliseconds.
+    fn drop_retired(&mut self) {
+        let retired: Vec<Arc<Snapshot>> = self.retired.try_iter().collect();
+        if !retired.is_empty() {
+            // A full pool: they are dropped here.
+            self.shared.pool.submit(Box::new(move || drop(retired)));
+        }
+    }
+
+    /// Looks whether the workers move; stops those whose time to leave is over.
+    fn look_after(&mut self) -> Option<Ended> {
+        self.workers.stop_overdue(Instant::now());
+        let stall = self.config.gateway.worker_stall.0;
+        let Some(still) = self.workers.look() else {
+            if self.watchdog.is_some() {
+                systemd::alive();
+            }
+            return None;
+        };
+        let stood = PULSE * still.looks;
+        if stall.is_zero() || stood < stall {
+            return None;
+        }
+        // Whoever the kernel sends to this worker waits in vain, and nothing can take its place: its ring still accepts.
+        tracing::error!(worker = still.worker, ?stood, "a worker stands still; the process ends");
+        Some(Ended::Failed)
+    }
+
+    /// Another worker, or none, takes the place of one whose thread has ended.
+    async fn worker_ended(&mut self, id: usize) -> Option<Ended> {
+        if self.workers.has_ended(id) {
+            return None;
+        }
+        // The kernel has cancelled what the dead thread waited for, so its sockets can be lent to others.
+        let policy = self.config.gateway.worker_failure;
+        tracing::error!(worker = id, ?policy, "a worker died");
+        let mut left = Ok(());
+        if policy == WorkerFailure::Respawn {
+            left = self.workers.start(1, &self.log).await;
+        }
+        self.lend().await;
+        if policy == WorkerFailure::Respawn && left.is_ok() {
+            return None;
+        }
+        if !self.workers.is_empty() {
+            systemd::stopping("a worker died");
+            self.drain(Duration::ZERO, Queued::Take).await;
+        }
+        Some(Ended::Failed)
+    }
+
+    /// Lends every listening socket to a worker, and something of every listener to each.
+    async fn lend(&mut self) {
+        match self.sockets.lend(&self.workers.ids()) {
+            Ok(loans) => {
+                for (worker, listener) in loans {
+                    self.workers.tell(worker, Message::Listen(listener)).await;
+                }
+            }
+            Err(error) => tracing::error!(%error, "a worker got no listening socket"),
+        }
+    }
+
+    /// Loads the configuration again, beside what runs. `reply` hears what became of it.
+    fn begin_reload(&mut self, reply: Option<oneshot::Sender<Reloaded>>) {
+        if self.reload.is_running {
+            self.reload.is_asked = true;
+            self.reload.waiting_next.extend(reply);
+            return;
+        }
+        self.reload.is_running = true;
+        self.reload.waiting.extend(reply);
+        self.watch.tried_now();
+        systemd::reloading();
+        let (path, metrics, pool) = (self.path.clone(), self.shared.metrics.clone(), self.shared.pool.clone());
+        let (known, tell) = (self.resolver.found(), self.tell_loaded.clone());
+        tokio::task::spawn_local(async move {
+            let loaded = Fresh::load(path, metrics, pool, known).await;
+            // Nobody listens any more when the process is ending.
+            let _ = tell.send(loaded.map(Box::new));
+        });
+    }
+
+    async fn end_reload(&mut self, loaded: Result<Box<Fresh>, Refused>) {
+        let now = SystemTime::now();
+        let reloads = &self.shared.metrics.clone().reloads;
+        let reloaded = match loaded {
+            Ok(fresh) if fresh.digest == self.digest => {
+                // What it was read from may be other files now that say the same.
+                self.watch = fresh.watch;
+                reloads.unchanged(now);
+                tracing::info!(config = self.digest.shown, "the configuration says what it said before");
+                Reloaded { outcome: Outcome::Unchanged, problems: Vec::new() }
+            }
+            Ok(fresh) => match self.apply(*fresh).await {
+                Ok(()) => {
+                    reloads.applied(&self.digest.shown, now);
+                    let workers = self.workers.ids().len();
+                    tracing::info!(config = self.digest.shown, workers, "configuration reloaded");
+                    Reloaded { outcome: Outcome::Applied, problems: Vec::new() }
+                }
+                Err(error) => self.not_reloaded(vec![error.to_string()], now),
+            },
+            Err(Refused { problems, files }) => {
+                self.watch.also(files.iter().map(PathBuf::as_path));
+                self.not_reloaded(problems, now)
+            }
+        };
+        systemd::ready(&start::status(&self.digest.shown));
+        for waiting in self.reload.waiting.drain(..) {
+            // Whoever asked may have gone.
+            let _ = waiting.send(reloaded.clone());
+        }
+        self.reload.is_running = false;
+        if std::mem::take(&mut self.reload.is_asked) {
+            self.reload.waiting = std::mem::take(&mut self.reload.waiting_next);
+            self.begin_reload(None);
+        }
+    }
+
+    fn not_reloaded(&self, problems: Vec<String>, now: SystemTime) -> Reloaded {
+        for problem in problems.iter().take(PROBLEMS_TOLD_MAX) {
+            tracing::error!(problem, "in the new configuration");
+        }
+        let (count, running) = (problems.len(), &self.digest.shown);
+        tracing::error!(problems = count, running, "configuration not reloaded; the one before goes on");
+        self.shared.metrics.reloads.failed(&problems.join("\n"), now);
+        Reloaded { outcome: Outcome::Failed, problems }
+    }
+
+    /// Puts a configuration into effect: first everything that can fail, then the change.
+    async fn apply(&mut self, fresh: Fresh) -> Result<(), StartError> {
+        let Fresh { config, digest, mut snapshot, resolver, watch } = fresh;
+        let count = worker_count(&config);
+        let plan = self.sockets.plan(&config, count, &mut Given::default())?;
+        let is_log_new = config.log.access != self.config.log.access;
+        let log = match is_log_new {
+            true => Some(self.log.instead(&log_target(&config)).map_err(log_failed(&config))?),
+            false => None,
+        };
+        let is_admin_same = match (&self.admin, &config.admin) {
+            (Some(admin), Some(written)) => {
+                let token = |admin: &crate::config::model::Admin| admin.token.as_ref().map(|t| t.expose().to_owned());
+                admin.written.address == written.address && token(&admin.written) == token(written)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        let admin = match is_admin_same {
+            true => None,
+            false => {
+                let given = self.admin.as_ref().and_then(Admin::given);
+                Some(Admin::start(&config, given, &self.shared.metrics, &self.ready, &self.commander).await?)
+            }
+        };
+        let before = self.workers.ids();
+        if count > before.len()
+            && let Err(error) = self.workers.start(count - before.len(), log.as_ref().unwrap_or(&self.log)).await
+        {
+            let started: Vec<usize> = self.workers.ids().into_iter().filter(|id| !before.contains(id)).collect();
+            self.workers.leave(&started, Duration::ZERO).await;
+            return Err(error);
+        }
+
+        // From here on nothing fails.
+        let closed = self.sockets.adopt(plan, &mut snapshot);
+        let old = self.shared.snapshot.swap(Arc::new(snapshot));
+        self.shared.pool.submit(Box::new(move || drop(old)));
+        let stay: Vec<usize> = self.workers.ids().into_iter().take(count).collect();
+        let go: Vec<usize> = self.workers.ids().into_iter().skip(count).collect();
+        if let Some(log) = log {
+            for id in self.workers.ids() {
+                self.workers.tell(id, Message::Log(log.lines())).await;
+            }
+            // The old one ends when the last worker has let go of it.
+            self.log = log;
+        }
+        for &listener in &closed {
+            for id in self.workers.ids() {
+                self.workers.tell(id, Message::Unlisten { listener, queued: Queued::Take }).await;
+            }
+        }
+        // Those that stay accept from everything before those that go stop.
+        match self.sockets.lend(&stay) {
+            Ok(loans) => {
+                for (worker, listener) in loans {
+                    self.workers.tell(worker, Message::Listen(listener)).await;
+                }
+            }
+            Err(error) => tracing::error!(%error, "a worker got no listening socket"),
+        }
+        self.workers.leave(&go, config.gateway.drain.deadline.0).await;
+        if let Some(admin) = admin {
+            let is_passed_on = matches!((&admin, &self.admin), (Some(new), Some(old))
+                if new.written.address == old.written.address);
+            if let Some(old) = std::mem::replace(&mut self.admin, admin) {
+                // A request may be waiting for this very reload: it is answered first.
+                tokio::task::spawn_local(old.stop(is_passed_on));
+            }
+        }
+        events::start(config.log.level.into(), config.log.format.into());
+        (self.config, self.digest, self.resolver, self.watch) = (config, digest, resolver, watch);
+        Ok(())
+    }
+
+    /// Starts the program anew; what becomes of it is an event.
+    fn begin_take_over(&mut self) {
+        if self.taking_over {
+            tracing::warn!("a new process is starting already");
+            return;
+        }
+        let listeners: io::Result<Vec<_>> =
+            self.sockets.all().map(|(key, socket)| Ok((key.clone(), socket.try_clone()?))).collect();
+        let listeners = match listeners {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                return tracing::error!(%error, "the listening sockets could not be copied; nobody takes over");
+            }
+        };
+        self.taking_over = true;
+        let estate = Estate { listeners, admin: self.admin.as_ref().and_then(Admin::given) };
+        let (program, tell) = (self.program.clone(), self.tell_successor.clone());
+        tracing::info!("a new process is started to take over");
+        tokio::task::spawn_blocking(move || {
+            // Nobody listens any more when this process is ending; the new one notices that, too.
+            let _ = tell.send(takeover::hand_over(&program, &estate));
+        });
+    }
+
+    /// The new process is the service from now on; only what it does not listen on is still ours to empty.
+    async fn pass_on(&mut self, successor: Successor) {
+        tracing::info!(pid = successor.pid, "the new process serves");
+        systemd::main_process(successor.pid);
+        if let Some(admin) = self.admin.take() {
+            admin.stop(true).await;
+        }
+        let ours: Vec<_> = self.sockets.all().map(|(key, _)| key.clone()).collect();
+        for key in ours.iter().filter(|key| !successor.listeners.contains(key)) {
+            if let Some(listener) = self.sockets.find(key) {
+                for id in self.workers.ids() {
+                    self.workers.tell(id, Message::Unlisten { listener, queued: Queued::Take }).await;
+                }
+            }
         }
     }
 
     /// Not ready, then no new connections, then what runs may finish. A second signal cuts it short.
-    async fn drain(&mut self, config: &Config) -> Ended {
-        let (delay, deadline) = (config.gateway.drain.delay.0, config.gateway.drain.deadline.0);
+    async fn drain(&mut self, delay: Duration, queued: Queued) -> Ended {
+        let deadline = self.config.gateway.drain.deadline.0;
         self.ready.block("draining");
         // From here on answers say that their connection closes, so that clients come back somewhere else.
         self.shared.draining.store(true, Ordering::Relaxed);
         tracing::info!(delay = ?delay, deadline = ?deadline, "draining");
-        if !delay.is_zero() && self.interrupted(tokio::time::sleep(delay)).await.is_none() {
+        if !delay.is_zero() && !self.wait(Instant::now() + delay, false).await {
             return Ended::Cut;
         }
-        for worker in &self.workers {
-            // A mailbox that is full is emptied before its worker sleeps; the workers look at the flag, too.
-            let _ = worker.mailbox.send(Message::Drain);
-        }
-        let mut left = self.workers.len();
-        let until = tokio::time::sleep(deadline);
-        tokio::pin!(until);
-        while left > 0 {
-            tokio::select! {
-                Some(_) = self.ended.recv() => left -= 1,
-                _ = self.signals.terminate.recv() => return Ended::Cut,
-                _ = self.signals.interrupt.recv() => return Ended::Cut,
-                () = &mut until => {
-                    tracing::warn!(connections = self.shared.connections.open(), "the drain's deadline has passed");
-                    return Ended::Cut;
-                }
-            }
+        self.workers.drain(queued).await;
+        // The workers' own handles keep a socket open until its queue is empty.
+        self.sockets.clear();
+        if !self.wait(Instant::now() + deadline, true).await {
+            tracing::warn!(connections = self.shared.connections.open(), "exchanges are cut");
+            return Ended::Cut;
         }
         tracing::info!("drained");
         Ended::Drained
     }
 
-    /// `None`: a second signal came first.
-    async fn interrupted<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            output = work => Some(output),
-            _ = self.signals.terminate.recv() => None,
-            _ = self.signals.interrupt.recv() => None,
+    /// Waits until `until`, or for the workers to end; `false`: it ended for another reason, the first of which is a second
+    /// signal.
+    async fn wait(&mut self, until: Instant, for_workers: bool) -> bool {
+        while !(for_workers && self.workers.is_empty()) {
+            tokio::select! {
+                Some(id) = self.ended.recv() => drop(self.workers.has_ended(id)),
+                _ = self.signals.terminate.recv() => return false,
+                _ = self.signals.interrupt.recv() => return false,
+                () = tokio::time::sleep_until(until) => return !for_workers,
+                _ = self.signals.reopen.recv() => self.log.reopen(),
+                _ = self.pulse.tick() => {
+                    if self.workers.look().is_none() && self.watchdog.is_some() {
+                        systemd::alive();
+                    }
+                }
+            }
         }
+        true
     }
 
     async fn stop(&mut self) {
-        for worker in &self.workers {
-            let _ = worker.mailbox.send(Message::Stop);
-        }
-        for worker in &mut self.workers {
-            // A worker that hangs must not keep the process: what it holds is lost either way.
-            if let Some(thread) = worker.thread.take() {
-                let joined = tokio::task::spawn_blocking(move || thread.join());
-                let _ = tokio::time::timeout(Duration::from_secs(2), joined).await;
-            }
-        }
+        self.workers.stop().await;
         self.log.clone().close();
-        if let Some((stop, serving)) = self.admin.take() {
-            drop(stop);
-            let _ = tokio::time::timeout(Duration::from_secs(3), serving).await;
+        if let Some(admin) = self.admin.take() {
+            admin.stop(false).await;
         }
     }
 }
+
+/// Problems of a configuration that are told as events; the admin listener has all.
+const PROBLEMS_TOLD_MAX: usize = 20;
 
 /// `ip:port`, as `config::load` has checked it.
 fn socket_address(text: &str) -> Option<SocketAddr> {

@@ -3,9 +3,13 @@
 //! A name that cannot be resolved keeps the addresses it had. A change replaces the endpoints of one upstream in the
 //! snapshot and nothing else.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::balance::{Endpoint, Endpoints, Identity};
 use crate::config::model::Config;
@@ -15,6 +19,15 @@ use crate::worker::Shared;
 
 /// How long one name may take. The system's resolver has waits of its own, which are longer.
 const LOOKUP_WAIT: Duration = Duration::from_secs(5);
+
+/// Names asked for at one time. Each takes a thread of the runtime while it waits.
+const LOOKUPS_MAX: usize = 16;
+
+/// Addresses by name.
+pub(super) type Found = HashMap<String, Vec<SocketAddr>>;
+
+/// What the system's resolver said to each name.
+pub(super) type Answers = HashMap<String, Result<Vec<SocketAddr>, String>>;
 
 /// Knows where each upstream was written to run and what was last found.
 pub(super) struct Resolver {
@@ -64,52 +77,105 @@ impl Resolver {
         written.any(|written| matches!(written.target, Target::Name { .. }))
     }
 
-    /// The endpoints of every upstream, looking up each name once. For the first snapshot.
-    pub(super) async fn first(&mut self, snapshot: &mut Snapshot) {
-        for (upstream, endpoints) in self.upstreams.iter_mut().zip(&mut snapshot.endpoints) {
-            upstream.look_up().await;
+    /// Takes over what `before` has found for names that are still there: a reload neither waits for them nor loses them.
+    pub(super) fn adopt(&mut self, before: &Found) {
+        for written in self.upstreams.iter_mut().flat_map(|upstream| &mut upstream.written) {
+            if let Target::Name { found } = &mut written.target
+                && let Some(known) = before.get(&written.text)
+            {
+                found.clone_from(known);
+            }
+        }
+    }
+
+    /// What is known of every name.
+    pub(super) fn found(&self) -> Found {
+        let written = self.upstreams.iter().flat_map(|upstream| &upstream.written);
+        let known = written.filter_map(|written| match &written.target {
+            Target::Name { found } if !found.is_empty() => Some((written.text.clone(), found.clone())),
+            _ => None,
+        });
+        known.collect()
+    }
+
+    /// Every name, or only those of which no address is known.
+    pub(super) fn names(&self, unknown_only: bool) -> BTreeSet<String> {
+        let written = self.upstreams.iter().flat_map(|upstream| &upstream.written);
+        let names = written.filter_map(|written| match &written.target {
+            Target::Name { found } if !unknown_only || found.is_empty() => Some(written.text.clone()),
+            _ => None,
+        });
+        names.collect()
+    }
+
+    /// Takes in what was found. Returns the upstreams, by index, that run somewhere else now.
+    pub(super) fn take(&mut self, answers: &Answers) -> Vec<usize> {
+        let changed = |(index, upstream): (usize, &mut Upstream)| upstream.take(answers).then_some(index);
+        self.upstreams.iter_mut().enumerate().filter_map(changed).collect()
+    }
+
+    /// Puts the endpoints of every upstream into a snapshot that is not in use yet.
+    pub(super) fn fill(&self, snapshot: &mut Snapshot) {
+        for (upstream, endpoints) in self.upstreams.iter().zip(&mut snapshot.endpoints) {
             *endpoints = Arc::new(upstream.endpoints());
         }
     }
 
-    /// Looks all names up again and publishes what has changed.
-    pub(super) async fn resolve(&mut self, shared: &Shared) {
-        for (index, upstream) in self.upstreams.iter_mut().enumerate() {
-            if upstream.look_up().await {
-                let endpoints = Arc::new(upstream.endpoints());
-                tracing::info!(upstream = upstream.name, endpoints = endpoints.list().len(), "endpoints changed");
-                let mut snapshot = Snapshot::clone(&shared.snapshot.load());
-                snapshot.endpoints[index] = endpoints;
-                shared.snapshot.store(Arc::new(snapshot));
-            }
+    /// Publishes where these upstreams run.
+    pub(super) fn publish(&self, changed: &[usize], shared: &Shared) {
+        for &index in changed {
+            let upstream = &self.upstreams[index];
+            let endpoints = Arc::new(upstream.endpoints());
+            tracing::info!(upstream = upstream.name, endpoints = endpoints.list().len(), "endpoints changed");
+            let mut snapshot = Snapshot::clone(&shared.snapshot.load());
+            snapshot.endpoints[index] = endpoints;
+            shared.snapshot.store(Arc::new(snapshot));
         }
     }
 }
 
-impl Upstream {
-    /// `true`: something is different now.
-    async fn look_up(&mut self) -> bool {
-        let mut changed = false;
-        for written in &mut self.written {
-            let Target::Name { found } = &mut written.target else { continue };
-            let looked_up = tokio::time::timeout(LOOKUP_WAIT, tokio::net::lookup_host(&written.text)).await;
+/// Asks the system's resolver for each of these, several at a time. Must be awaited within a `LocalSet`.
+pub(super) async fn look_up(names: BTreeSet<String>) -> Answers {
+    let seats = Arc::new(Semaphore::new(LOOKUPS_MAX));
+    let mut asked = JoinSet::new();
+    for name in names {
+        let seats = seats.clone();
+        asked.spawn_local(async move {
+            let _seat = seats.acquire_owned().await;
+            let looked_up = tokio::time::timeout(LOOKUP_WAIT, tokio::net::lookup_host(name.as_str())).await;
+            let looked_up = looked_up.map(|answer| answer.map(Iterator::collect::<Vec<_>>));
             let answer = match looked_up {
-                Ok(Ok(addresses)) => Ok(addresses.collect::<Vec<_>>()),
+                Ok(Ok(addresses)) => Ok(addresses),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err("the resolver took too long".to_owned()),
             };
-            match answer {
-                Ok(mut addresses) if !addresses.is_empty() => {
+            (name, answer)
+        });
+    }
+    asked.join_all().await.into_iter().collect()
+}
+
+impl Upstream {
+    /// `true`: something is different now.
+    fn take(&mut self, answers: &Answers) -> bool {
+        let mut changed = false;
+        for written in &mut self.written {
+            let Target::Name { found } = &mut written.target else { continue };
+            match answers.get(&written.text) {
+                // It was not asked for.
+                None => {}
+                Some(Ok(addresses)) if !addresses.is_empty() => {
                     // Resolvers turn the order round with every answer.
+                    let mut addresses = addresses.clone();
                     addresses.sort_unstable();
                     addresses.dedup();
                     changed |= *found != addresses;
                     *found = addresses;
                     written.failing = false;
                 }
-                answer => {
+                Some(answer) => {
                     if !written.failing {
-                        let error = answer.err().unwrap_or_else(|| "it has no address".to_owned());
+                        let error = answer.as_ref().err().map_or("it has no address", String::as_str);
                         let (upstream, name, kept) = (&self.name, &written.text, found.len());
                         tracing::warn!(upstream, name, error, kept, "a name cannot be resolved");
                     }

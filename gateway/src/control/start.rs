@@ -2,28 +2,35 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::sync::{mpsc, oneshot};
 
-use super::admin::{self, Ready, State, Token};
-use super::resolve::Resolver;
-use super::{Running, Signals, WorkerHandle, socket_address};
-use crate::config::model::{Config, Workers};
-use crate::limits::{MAILBOX_MAX, OFFLOAD_THREADS};
+use super::admin::{self, Command, Ready, State, Token};
+use super::reload::Fresh;
+use super::sockets::{self, Label, Sockets};
+use super::takeover::{Inheritance, Program};
+use super::workers::Workers;
+use super::{Running, Signals, pulse, systemd};
+use crate::config::Loaded;
+use crate::config::model::{self, Config, WORKERS_MAX};
+use crate::limits::OFFLOAD_THREADS;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::rt::{RingError, RingFlags, wake};
-use crate::snapshot;
+use crate::rt::{RingError, RingFlags};
 use crate::tables::connections::Connections;
-use crate::worker::{self, OffloadPool, Shared, Start};
+use crate::worker::{Message, OffloadPool, Shared};
+
+/// What the admin listener may ask before the control loop looks.
+const COMMANDS_MAX: usize = 16;
 
 /// Snapshots on their way to be dropped. More are dropped by the workers themselves.
 const RETIRED_MAX: usize = 64;
@@ -66,135 +73,195 @@ impl fmt::Display for StartError {
     }
 }
 
-pub(super) async fn start(config: &Config) -> Result<Running, StartError> {
+/// Brings the gateway up with the configuration read from `path`, on sockets of its own, of the service manager's, or of
+/// the process it takes over from.
+pub(super) async fn start(
+    path: &Path,
+    loaded: Loaded,
+    inheritance: Option<Inheritance>,
+) -> Result<Running, StartError> {
     let other = |what| move |error| StartError::Other { what, error };
     let ring = RingFlags::probe().map_err(StartError::Ring)?;
     if ring != RingFlags::DeferTaskrun {
         tracing::warn!(flags = ?ring, "this kernel lacks ring flags that save a sixth of the CPU; Linux 6.1 has them");
     }
+    let program = Program::of_this_process().map_err(other("the path of this program"))?;
     use_small_pages();
     let descriptors = raise_descriptor_limit();
-    let cores = cores();
-    let workers = match config.gateway.workers {
-        Workers::Auto => cores.len().max(1),
-        Workers::Count(count) => usize::from(count),
-    };
-    let connections_max = connections_max(config, descriptors);
-    let metrics = Metrics::new(workers, Refusal::codes());
-    let log = start_access_log(config)?;
+    let metrics = Metrics::new(usize::from(WORKERS_MAX), Refusal::codes());
+    let log = AccessLog::start(&log_target(&loaded.config)).map_err(log_failed(&loaded.config))?;
     metrics.watch_access_log(&log);
-    let mut resolver = Resolver::new(config);
-    let mut first = snapshot::compile(config, &metrics);
-    resolver.first(&mut first).await;
-    let mut listeners: Vec<Vec<worker::BoundListener>> = (0..workers).map(|_| Vec::new()).collect();
-    for (index, listener) in first.listeners.iter().enumerate() {
-        let text = &config.listener[index].address;
-        let failed = |error| StartError::Listen { listener: listener.name.clone(), address: text.clone(), error };
-        let address = socket_address(text).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-        let (bound, sockets) = worker::bind(index, address, workers).map_err(failed)?;
-        tracing::info!(listener = listener.name, address = %bound, "listening");
-        listeners.iter_mut().zip(sockets).for_each(|(worker, socket)| worker.push(socket));
+    let fresh = Fresh::first(path, loaded, &metrics).await;
+    let Fresh { config, digest, mut snapshot, resolver, watch } = fresh;
+    warn_of_descriptors(&config, descriptors);
+
+    let (mut given, admin_given, inheritance) = match inheritance {
+        Some(Inheritance { given, admin, confirm }) => (given, admin, Some(confirm)),
+        None => (systemd::given().map_err(other("the sockets of LISTEN_FDS"))?, None, None),
+    };
+    let mut sockets = Sockets::default();
+    let plan = sockets.plan(&config, worker_count(&config), &mut given)?;
+    sockets.adopt(plan, &mut snapshot);
+    for unmeant in given.sockets.iter().filter(|given| matches!(given.label, Label::Name(_))) {
+        let address = unmeant.socket.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        tracing::warn!(address, "the service manager passed a socket that no listener is written for; it is not used");
     }
+    drop(given);
+
     let signals = Signals::take().map_err(other("signal handlers"))?;
     let ready = Ready::because("starting");
-    let admin = start_admin(config, &metrics, &ready).await?;
+    let (commander, commands) = mpsc::channel(COMMANDS_MAX);
+    let admin = Admin::start(&config, admin_given, &metrics, &ready, &commander).await?;
     let (retire, retired) = sync_channel(RETIRED_MAX);
     let shared = Arc::new(Shared {
         metrics,
-        snapshot: ArcSwap::from_pointee(first),
+        snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
-        connections_max,
-        connections_per_address_max: config.limits.connections_per_address,
         pool: OffloadPool::start(OFFLOAD_THREADS).map_err(other("the offload pool"))?,
         retired: retire,
         draining: AtomicBool::new(false),
     });
-    let (end, ended) = mpsc::unbounded_channel();
-    let (up, mut ups) = mpsc::unbounded_channel();
-    let mut handles = Vec::new();
-    for (id, listeners) in listeners.into_iter().enumerate() {
-        let (sender, unopened) = wake::mailbox(MAILBOX_MAX).map_err(other("a worker's mailbox"))?;
-        let start = Start {
-            id,
-            shared: shared.clone(),
-            ring,
-            lines: log.lines(),
-            mailbox: (sender.clone(), unopened),
-            listeners,
-        };
-        let core = cores.get(id % cores.len().max(1)).copied();
-        let (up, end) = (up.clone(), end.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("worker-{id}"))
-            .spawn(move || {
-                let _ended = TellEnd { id, end };
-                pin_to(core);
-                if let Err(error) = worker::run(start, move || up.send(()).unwrap_or_default()) {
-                    tracing::error!(worker = id, %error, "a worker could not start");
-                }
-            })
-            .map_err(other("a worker's thread"))?;
-        handles.push(WorkerHandle { mailbox: sender, thread: Some(thread) });
+    let (mut workers, ended) = Workers::new(shared.clone(), ring);
+    workers.start(worker_count(&config), &log).await?;
+    for (worker, listener) in sockets.lend(&workers.ids()).map_err(other("a worker's listening socket"))? {
+        workers.tell(worker, Message::Listen(listener)).await;
     }
-    drop(up);
-    for _ in 0..workers {
-        // A worker that could not start drops its sender; `ended` tells which.
-        if ups.recv().await.is_none() {
-            break;
-        }
+    shared.metrics.reloads.started(&digest.shown, SystemTime::now());
+    if let Some(confirm) = inheritance {
+        // Nobody there to hear it: whoever started us was told to stop meanwhile, and so are we.
+        confirm.ready(sockets::keys(&config)).map_err(other("the process to take over from"))?;
     }
     ready.clear("starting");
-    tracing::info!(workers, connections_max, "ready");
-    Ok(Running { shared, workers: handles, log, ready, resolver, ended, retired, signals, admin })
-}
-
-/// Tells the control loop that a worker's thread has ended, by a panic too.
-struct TellEnd {
-    id: usize,
-    end: mpsc::UnboundedSender<usize>,
-}
-
-impl Drop for TellEnd {
-    fn drop(&mut self) {
-        // Nobody listens any more when the process ends.
-        let _ = self.end.send(self.id);
-    }
-}
-
-fn start_access_log(config: &Config) -> Result<AccessLog, StartError> {
-    let target = match config.log.access.as_deref() {
-        None | Some("stdout") => Target::Stdout,
-        Some("off") => Target::Off,
-        Some(path) => Target::File(path.into()),
-    };
-    AccessLog::start(&target).map_err(|error| match target {
-        Target::File(path) => StartError::Log { path, error },
-        Target::Off | Target::Stdout => StartError::Other { what: "the access log", error },
+    let connections_max = shared.snapshot.load().settings.connections_max;
+    tracing::info!(workers = workers.ids().len(), connections_max, config = digest.shown, "ready");
+    systemd::ready(&status(&digest.shown));
+    let (tell_loaded, loaded) = mpsc::unbounded_channel();
+    let (tell_resolved, resolved) = mpsc::unbounded_channel();
+    let (tell_successor, successor) = mpsc::unbounded_channel();
+    Ok(Running {
+        path: path.to_owned(),
+        program,
+        config,
+        digest,
+        shared,
+        workers,
+        sockets,
+        log,
+        ready,
+        resolver,
+        watch,
+        admin,
+        commander,
+        commands,
+        ended,
+        retired,
+        signals,
+        pulse: pulse(),
+        watchdog: systemd::watchdog(),
+        reload: super::Reload::default(),
+        tell_loaded,
+        loaded,
+        tell_resolved,
+        resolved,
+        tell_successor,
+        successor,
+        taking_over: false,
     })
 }
 
-type AdminHandle = (oneshot::Sender<()>, tokio::task::JoinHandle<io::Result<()>>);
+/// What the service manager shows beside the process.
+pub(super) fn status(hash: &str) -> String {
+    format!("serving configuration {hash}")
+}
 
-async fn start_admin(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    ready: &Arc<Ready>,
-) -> Result<Option<AdminHandle>, StartError> {
-    let Some(written) = &config.admin else { return Ok(None) };
-    let failed = |error| StartError::Admin { address: written.address.clone(), error };
-    let listener = admin::bind(&written.address).await.map_err(failed)?;
-    let state = State {
-        metrics: metrics.clone(),
-        ready: ready.clone(),
-        token: written.token.as_ref().and_then(|token| Token::new(token.expose())),
-    };
-    tracing::info!(address = listener.address(), "admin listening");
-    let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::task::spawn_local(admin::serve(listener, state, async move {
-        // The sender is only ever dropped.
-        let _ = stopped.await;
-    }));
-    Ok(Some((stop, serving)))
+/// Worker threads `config` asks for.
+pub(super) fn worker_count(config: &Config) -> usize {
+    match config.gateway.workers {
+        model::Workers::Auto => super::workers::cores().len().clamp(1, usize::from(WORKERS_MAX)),
+        model::Workers::Count(count) => usize::from(count),
+    }
+}
+
+/// Where the access log of `config` goes.
+pub(super) fn log_target(config: &Config) -> Target {
+    match config.log.access.as_deref() {
+        None | Some("stdout") => Target::Stdout,
+        Some("off") => Target::Off,
+        Some(path) => Target::File(path.into()),
+    }
+}
+
+pub(super) fn log_failed(config: &Config) -> impl FnOnce(io::Error) -> StartError + use<> {
+    let target = log_target(config);
+    move |error| match target {
+        Target::File(path) => StartError::Log { path, error },
+        Target::Off | Target::Stdout => StartError::Other { what: "the access log", error },
+    }
+}
+
+/// The admin listener as it runs.
+pub(super) struct Admin {
+    pub(super) written: model::Admin,
+    address: String,
+    socket: OwnedFd,
+    keep_file: Arc<AtomicBool>,
+    /// Dropping it stops the listener.
+    stop: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<io::Result<()>>,
+}
+
+impl Admin {
+    /// Starts what `config` asks for, on `given` if that is the socket of the same address.
+    pub(super) async fn start(
+        config: &Config,
+        given: Option<(String, OwnedFd)>,
+        metrics: &Arc<Metrics>,
+        ready: &Arc<Ready>,
+        commands: &mpsc::Sender<Command>,
+    ) -> Result<Option<Admin>, StartError> {
+        let Some(written) = &config.admin else { return Ok(None) };
+        let failed = |error| StartError::Admin { address: written.address.clone(), error };
+        let listener = match given {
+            Some((address, socket)) if address == written.address => admin::adopt(&address, socket).map_err(failed)?,
+            _ => admin::bind(&written.address).await.map_err(failed)?,
+        };
+        let (address, socket, keep_file) =
+            (written.address.clone(), listener.socket().map_err(failed)?, listener.keep_file());
+        let state = State {
+            metrics: metrics.clone(),
+            ready: ready.clone(),
+            token: written.token.as_ref().and_then(|token| Token::new(token.expose())),
+            commands: commands.clone(),
+        };
+        tracing::info!(address = listener.address(), "admin listening");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::task::spawn_local(admin::serve(listener, state, async move {
+            // The sender is only ever dropped.
+            let _ = stopped.await;
+        }));
+        Ok(Some(Admin { written: written.clone(), address, socket, keep_file, stop, serving }))
+    }
+
+    /// The socket and where it listens, for somebody who goes on with it.
+    pub(super) fn given(&self) -> Option<(String, OwnedFd)> {
+        Some((self.address.clone(), self.socket.try_clone().ok()?))
+    }
+
+    /// Answers what was asked and ends. `passed_on`: somebody else serves the socket now.
+    pub(super) async fn stop(self, passed_on: bool) {
+        self.keep_file.store(passed_on, Ordering::Relaxed);
+        drop(self.stop);
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(3), self.serving).await;
+    }
+}
+
+/// More connections than a third of the descriptors: each may need one to a service, and the process needs some more.
+pub(super) fn warn_of_descriptors(config: &Config, limit: u64) {
+    if let Some(connections) = config.limits.connections
+        && u64::from(connections) > limit / 3
+    {
+        tracing::warn!(connections, limit, "limits.connections is more than a third of the open files");
+    }
 }
 
 /// No huge pages in this process. The allocator asks for them, and the kernel clears each in one go: a thousand new
@@ -216,42 +283,6 @@ fn raise_descriptor_limit() -> u64 {
         Err(error) => {
             tracing::warn!(%error, "the limit of open files could not be raised");
             getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
-        }
-    }
-}
-
-/// Each client may need a connection to a service, and the rest of the process some more: a third of the descriptors.
-fn connections_max(config: &Config, descriptors: u64) -> u32 {
-    let fits = u32::try_from(descriptors / 3).unwrap_or(u32::MAX);
-    match config.limits.connections {
-        Some(wanted) => {
-            if wanted > fits {
-                let limit = descriptors;
-                tracing::warn!(
-                    connections = wanted,
-                    limit,
-                    "limits.connections is more than a third of the open files"
-                );
-            }
-            wanted
-        }
-        None => fits.clamp(1, 50_000),
-    }
-}
-
-/// The cores this process may run on.
-fn cores() -> Vec<usize> {
-    let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
-    (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
-}
-
-/// A worker's connections and memory stay in one core's cache. Refused: it runs where the kernel likes.
-fn pin_to(core: Option<usize>) {
-    if let Some(core) = core {
-        let mut set = CpuSet::new();
-        set.set(core);
-        if let Err(error) = sched_setaffinity(None, &set) {
-            tracing::debug!(%error, core, "a worker is not pinned");
         }
     }
 }

@@ -100,19 +100,27 @@ struct Full {
 impl AccessLog {
     /// Opens `target` and starts the writer. The error names the file.
     pub fn start(target: &Target) -> io::Result<AccessLog> {
+        AccessLog::counting(target, Arc::default())
+    }
+
+    /// Opens another log that goes on counting where this one is. This one ends when nobody writes to it any more.
+    pub fn instead(&self, target: &Target) -> io::Result<AccessLog> {
+        AccessLog::counting(target, Arc::clone(&self.counts))
+    }
+
+    fn counting(target: &Target, counts: Arc<Counts>) -> io::Result<AccessLog> {
         let (file, path) = match target {
             Target::Off => {
-                return Ok(AccessLog { counts: Arc::default(), writer: None });
+                return Ok(AccessLog { counts, writer: None });
             }
             // Not `io::Stdout`: it holds lines back, and a lock.
             Target::Stdout => (File::from(io::stdout().as_fd().try_clone_to_owned()?), None),
             Target::File(path) => (open(path)?, Some(path.clone())),
         };
-        AccessLog::start_on(file, path)
+        AccessLog::start_on(file, path, counts)
     }
 
-    fn start_on(file: File, path: Option<PathBuf>) -> io::Result<AccessLog> {
-        let counts = Arc::<Counts>::default();
+    fn start_on(file: File, path: Option<PathBuf>, counts: Arc<Counts>) -> io::Result<AccessLog> {
         let asks = Arc::<Asks>::default();
         let (queue, messages) = mpsc::sync_channel(QUEUE_BUFFERS_MAX);
         let (end, ended) = mpsc::sync_channel(1);

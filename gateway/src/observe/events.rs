@@ -14,13 +14,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::access_line;
 use super::rfc3339::Clock;
+use crate::config::model;
 
 /// How an event is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,10 +32,37 @@ pub enum Format {
     Json,
 }
 
-/// From now on events of `level` and above go to stderr. Only the first call in a process has an effect; `false`: this was
-/// not the first.
-pub fn start(level: Level, format: Format) -> bool {
-    tracing::subscriber::set_global_default(subscriber(level, format, || Stderr)).is_ok()
+/// From now on events of `level` and above go to stderr, written as `format`. Any later call changes both.
+pub fn start(level: Level, format: Format) {
+    *CHOSEN.lock().unwrap_or_else(PoisonError::into_inner) = (level, format);
+    // Fails from the second call on, which needs no subscriber: this one asks for both with every event.
+    let _ = tracing::subscriber::set_global_default(subscriber(chosen, || Stderr));
+}
+
+static CHOSEN: Mutex<(Level, Format)> = Mutex::new((Level::INFO, Format::Text));
+
+/// What is told, and how it is written. Events are few: a lock for each is nothing.
+fn chosen() -> (Level, Format) {
+    *CHOSEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<model::Level> for Level {
+    fn from(level: model::Level) -> Level {
+        match level {
+            model::Level::Error => Level::ERROR,
+            model::Level::Warn => Level::WARN,
+            model::Level::Info => Level::INFO,
+        }
+    }
+}
+
+impl From<model::Format> for Format {
+    fn from(format: model::Format) -> Format {
+        match format {
+            model::Format::Text => Format::Text,
+            model::Format::Json => Format::Json,
+        }
+    }
 }
 
 /// Events lost because stderr took nothing.
@@ -46,29 +73,35 @@ pub fn dropped() -> u64 {
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// `start` on a writer of one's own.
-fn subscriber<W>(level: Level, format: Format, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<C, W>(chosen: C, writer: W) -> impl Subscriber + Send + Sync
 where
+    C: Fn() -> (Level, Format) + Send + Sync + 'static,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from_level(level))
         // `Stderr` fails no write, but what could not be formatted would be reported with `eprintln!`, which panics when
         // stderr is closed.
         .log_internal_errors(false)
-        .event_format(Flat(format))
+        .event_format(Flat(chosen))
         .with_writer(writer)
         .finish()
 }
 
 /// One event on one line, its fields beside `time`, `level` and `message`.
-struct Flat(Format);
+struct Flat<C>(C);
 
-impl<S, N> FormatEvent<S, N> for Flat
+impl<S, N, C> FormatEvent<S, N> for Flat<C>
 where
+    C: Fn() -> (Level, Format),
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let (least, format) = (self.0)();
+        if *event.metadata().level() > least {
+            // Nothing is written of an event that cannot be formatted.
+            return Err(fmt::Error);
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut clock = Clock::new();
         let time = clock.text(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
@@ -76,7 +109,7 @@ where
         let mut fields = Fields::default();
         event.record(&mut fields);
         let level = event.metadata().level();
-        match self.0 {
+        match format {
             Format::Text => fields.text(&mut writer, time, level),
             Format::Json => fields.json(&mut writer, time, level),
         }
@@ -247,7 +280,7 @@ mod tests {
     fn lines_of(level: Level, format: Format, tell: impl FnOnce()) -> Vec<String> {
         let memory = Memory::default();
         let writer = memory.clone();
-        tracing::subscriber::with_default(subscriber(level, format, move || writer.clone()), tell);
+        tracing::subscriber::with_default(subscriber(move || (level, format), move || writer.clone()), tell);
         let lines = memory.0.lock().unwrap();
         lines.iter().map(|line| without_time(line)).collect()
     }

@@ -6,7 +6,7 @@ mod scraper;
 
 use std::fmt;
 use std::sync::Weak;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::histogram::{BOUNDS_US, BUCKET_COUNT, Histogram, Sum};
 use super::metrics::{CLASSES, CORE_ROWS, Counter, Metrics, Reading, Row};
+use super::reloads::Outcome;
 use super::{events, process};
 
 /// A registry whose only entry reads `metrics`.
@@ -48,6 +49,7 @@ impl Collector for Scrape {
         upstreams(&mut families, &metrics)?;
         logs(&mut families, &metrics)?;
         names(&mut families, &metrics)?;
+        configuration(&mut families, &metrics)?;
         whole_process(&mut families, &metrics)
     }
 }
@@ -183,6 +185,26 @@ fn names(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     family.counter(&[("label", "upstream")], upstreams)
 }
 
+fn configuration(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    let reloads = &metrics.reloads;
+    let help = "Attempts to load the configuration again";
+    let mut family = families.begin("bawab_config_reloads", help, MetricType::Counter)?;
+    for outcome in Outcome::ALL {
+        family.counter(&[("outcome", outcome.name())], reloads.count(outcome))?;
+    }
+    let Some(current) = reloads.current() else { return Ok(()) };
+    let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let help = "Always 1; the hash names what the running configuration says, secrets left out";
+    families.begin("bawab_config_info", help, MetricType::Gauge)?.gauge(&[("hash", current.hash.as_str())], 1_u64)?;
+    let help = "When the running configuration was loaded, since the Unix epoch";
+    families.begin("bawab_config_loaded_seconds", help, MetricType::Gauge)?.value(seconds(current.loaded))?;
+    let help = "Configurations that have run since the start, this one included";
+    families.begin("bawab_config_generation", help, MetricType::Gauge)?.value(current.generation)?;
+    let help = "Whether the last attempt to load the configuration went well";
+    let is_good = reloads.last().is_none_or(|last| last.outcome != Outcome::Failed);
+    families.begin("bawab_config_last_reload_successful", help, MetricType::Gauge)?.value(i64::from(is_good))
+}
+
 /// The names every Prometheus dashboard for a process knows, and who we are. What cannot be read is left out.
 fn whole_process(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let help = "Always 1; the version is in the label";
@@ -302,6 +324,10 @@ mod tests {
             upstream.requests.inc();
             upstream.first_byte.observe_us(1_000);
         }
+        let loaded = UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        metrics.reloads.started("0123456789abcdef", loaded);
+        metrics.reloads.applied("fedcba9876543210", loaded);
+        metrics.reloads.failed("a problem", loaded);
         metrics
     }
 

@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 use super::access_log::{AccessLog, Counts};
 use super::exposition;
 use super::histogram::Histogram;
+use super::reloads::Reloads;
 
 /// Names of routes, and names of upstreams, that are counted apart. At 64 workers a thousand routes are 24 MiB of counters
 /// and a scrape of some 40 lines each; what more there is shares [`OTHER`].
@@ -159,6 +160,7 @@ core! {
     desk_full: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "full"], "Jobs for the control side that got the answer defined for not being done";
     desk_late: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "late"], "Jobs for the control side that missed their deadline";
     deadline_sweeps: Counter as CounterByWorker = "bawab_worker_deadline_sweeps", "Sweeps over the deadlines; a worker whose count stands still is stuck";
+    swap_longest_us: Gauge as MicrosecondsByWorker = "bawab_worker_swap_longest_seconds", "Longest time the worker lately took to change to another configuration";
     turn_longest_us: Gauge as MicrosecondsByWorker = "bawab_worker_turn_longest_seconds", "Longest time the worker lately spent away from its ring";
 }
 
@@ -359,6 +361,7 @@ pub struct Metrics {
     routes: Series<RouteSeries>,
     upstreams: Series<UpstreamSeries>,
     access_log: OnceLock<Arc<Counts>>,
+    pub reloads: Reloads,
     started: SystemTime,
     registry: Registry,
 }
@@ -372,6 +375,7 @@ impl Metrics {
             routes: Series::new(|workers_max| RouteSeries { parts: Parts::new(workers_max) }),
             upstreams: Series::new(|workers_max| UpstreamSeries { parts: Parts::new(workers_max) }),
             access_log: OnceLock::new(),
+            reloads: Reloads::default(),
             started: SystemTime::now(),
             registry: exposition::registry(metrics.clone()),
         })

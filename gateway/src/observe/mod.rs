@@ -11,4 +11,5 @@ mod exposition;
 pub mod histogram;
 pub mod metrics;
 mod process;
-mod rfc3339;
+pub mod reloads;
+pub(crate) mod rfc3339;

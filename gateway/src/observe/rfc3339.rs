@@ -1,6 +1,8 @@
 //! Times as text: RFC 3339 in UTC with microseconds, written without allocating and without dividing twice a second.
 //! Shared by the access log and the events, so that their lines sort together.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 /// `2026-11-23T08:48:38.123456Z`
 pub(super) const TEXT_BYTES: usize = 27;
 
@@ -41,6 +43,13 @@ impl Clock {
         digits(&mut self.text[14..16], of_day / 60 % 60);
         digits(&mut self.text[17..19], of_day % 60);
     }
+}
+
+/// `time` as text.
+pub(crate) fn text(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+    String::from_utf8_lossy(Clock::new().text(us)).into_owned()
 }
 
 /// Year, month and day of the day `days` after 1970-01-01, in the Gregorian calendar. Counts in years that begin on

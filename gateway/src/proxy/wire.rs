@@ -131,6 +131,12 @@ impl WireReader {
         reader.watch().remote()
     }
 
+    /// What the deadline that is set stands for from now on.
+    pub fn rename(&self, cause: Cause) {
+        let WireReader::Plain(reader) = self;
+        reader.watch().rename(cause);
+    }
+
     pub fn disarm(&self) {
         let WireReader::Plain(reader) = self;
         reader.watch().disarm();

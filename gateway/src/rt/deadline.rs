@@ -25,6 +25,8 @@ use crate::limits::{CUTS_PER_TURN, HANGUP_POLLS_PER_TICK, TICK_MS};
 pub enum Cause {
     /// No new request on a kept connection.
     KeepAlive,
+    /// Not one byte came on a new connection.
+    Silence,
     /// The head did not become complete.
     Head,
     /// No piece of the request body came.
@@ -99,6 +101,8 @@ struct Watches {
 
 #[derive(Clone, Copy)]
 struct Slot {
+    /// When it was armed, in milliseconds: the low bits, which is enough to tell how long ago within weeks.
+    armed_ms: u32,
     fd: RawFd,
     cut: Cut,
     cause: Cause,
@@ -144,7 +148,7 @@ impl Watch {
     pub fn new(fd: RawFd, cut: Cut) -> Watch {
         TABLES.with(|tables| {
             let mut table = tables.watches.borrow_mut();
-            let slot = Slot { fd, cut, cause: Cause::Total, fired: None };
+            let slot = Slot { armed_ms: 0, fd, cut, cause: Cause::Total, fired: None };
             let index = match table.free.pop() {
                 Some(index) => {
                     table.slots[index as usize] = slot;
@@ -169,8 +173,14 @@ impl Watch {
                 // The cached clock may be a tick behind; never early beats a tick late.
                 table.at[index] = tables.now_ms.get().saturating_add(wait).saturating_add(TICK_MS);
                 table.slots[index].cause = cause;
+                table.slots[index].armed_ms = tables.now_ms.get() as u32;
             }
         });
+    }
+
+    /// What the deadline that is set stands for from now on; when it ends stays.
+    pub fn rename(&self, cause: Cause) {
+        TABLES.with(|tables| tables.watches.borrow_mut().slots[self.slot as usize].cause = cause);
     }
 
     /// Takes the deadline back. What has fired stays fired.
@@ -452,13 +462,17 @@ pub async fn sweep() {
     }
 }
 
-/// Ends every wait for a new request. The connections close; running exchanges are not touched.
-pub fn cut_kept_alive() {
+/// Ends every wait for a request that has lasted `quiet_ms` or longer. The connections close; running exchanges are not
+/// touched, nor is a client that asked a moment ago: it may be asking again right now, and would get no answer.
+pub fn cut_waiting(quiet_ms: u64) {
     TABLES.with(|tables| {
         let mut table = tables.watches.borrow_mut();
+        let now = tables.now_ms.get() as u32;
         for index in 0..table.at.len() {
-            if table.at[index] != NEVER && table.slots[index].cause == Cause::KeepAlive {
-                table.fire(index, Cause::KeepAlive);
+            let Slot { cause, armed_ms, .. } = table.slots[index];
+            let waits = table.at[index] != NEVER && matches!(cause, Cause::KeepAlive | Cause::Silence);
+            if waits && u64::from(now.wrapping_sub(armed_ms)) >= quiet_ms {
+                table.fire(index, cause);
             }
         }
     });
@@ -505,6 +519,25 @@ mod tests {
         watch.disarm();
         sweep_at(10_000);
         assert_eq!(watch.fired(), None);
+    }
+
+    #[test]
+    fn a_wait_for_a_request_is_cut_once_it_was_quiet_long_enough() {
+        let pairs: Vec<_> = (0..3).map(|_| UnixStream::pair().expect("pair")).collect();
+        let watches: Vec<_> = pairs.iter().map(|(end, _)| Watch::new(end.as_raw_fd(), Cut::Read)).collect();
+        at(1_000);
+        watches[0].arm(60_000, Cause::KeepAlive);
+        watches[1].arm(60_000, Cause::Idle);
+        at(1_500);
+        watches[2].arm(60_000, Cause::Silence);
+        at(2_000);
+        cut_waiting(1_000);
+        let fired = || watches.iter().map(Watch::fired).collect::<Vec<_>>();
+        assert_eq!(fired(), [Some(Cause::KeepAlive), None, None]);
+        watches[2].rename(Cause::Head);
+        at(10_000);
+        cut_waiting(1_000);
+        assert_eq!(fired()[2], None, "a request is on its way");
     }
 
     #[test]

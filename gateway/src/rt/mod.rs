@@ -18,14 +18,18 @@
 
 mod buf;
 pub mod deadline;
+mod inherit;
 mod ring;
 mod select;
 mod socket;
 mod task;
+mod ticker;
 pub mod wake;
 
 pub use buf::{Buf, buffers_live, buffers_missed};
+pub use inherit::close_inherited;
 pub use ring::{RingError, RingFlags, run};
 pub use select::{Either, Notify, select};
 pub use socket::{AcceptStop, Listener, Peer, Reader, Socket, Writer};
 pub use task::{panics, sleep, spawn, yield_now};
+pub use ticker::Ticker;

@@ -219,4 +219,23 @@ impl Listener {
             Err(error) => Err(error),
         }
     }
+
+    /// Takes what the kernel has queued, without waiting, after the accept was stopped: closing the socket would reset it.
+    /// `None`: the queue is empty. From the first call on nobody else may wait on this socket.
+    pub fn accept_queued(&self) -> io::Result<Option<(Socket, SocketAddr)>> {
+        // SAFETY: the descriptor is open while `self` lives.
+        let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.inner.as_raw_fd()) };
+        rustix::io::ioctl_fionbio(listener, true)?;
+        match rustix::net::acceptfrom_with(listener, rustix::net::SocketFlags::CLOEXEC) {
+            Ok((fd, peer)) => {
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                let peer = peer.ok_or_else(|| io::Error::other("a client without an address"))?;
+                let stream = std::net::TcpStream::from(fd);
+                stream.set_nodelay(true)?;
+                Ok(Some((Socket::from_fd(stream.into())?, peer)))
+            }
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
 }

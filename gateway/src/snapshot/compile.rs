@@ -10,8 +10,8 @@ use crate::observe::metrics::Metrics;
 use crate::route::RouteTable;
 use crate::rt::deadline::ms;
 
-/// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. No upstream has endpoints
-/// yet: they are resolved apart, because that waits.
+/// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. Listeners stand in the order
+/// they are written; no upstream has endpoints yet: they are resolved apart, because that waits.
 pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
     let names: Vec<&String> = config.upstream.keys().collect();
     let upstreams: Vec<Upstream> = config
@@ -64,6 +64,8 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
     let limits = &config.limits;
     let timeouts = &config.timeouts;
     let settings = Settings {
+        connections_max: limits.connections.unwrap_or_else(connections_default),
+        connections_per_address_max: limits.connections_per_address,
         head_bytes: limits.head_bytes.0 as usize,
         fields: limits.fields as usize,
         requests_per_connection: limits.requests_per_connection,
@@ -80,10 +82,13 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
     let listeners = config
         .listener
         .iter()
-        .map(|listener| Listener {
-            name: listener.name.clone().unwrap_or_else(|| listener.address.clone()),
-            client_address: listener.client_address,
-            underscores: listener.underscores,
+        .map(|listener| {
+            Arc::new(Listener {
+                name: listener.name.clone().unwrap_or_else(|| listener.address.clone()),
+                client_address: listener.client_address,
+                underscores: listener.underscores,
+                closed: false,
+            })
         })
         .collect();
     Snapshot {
@@ -93,6 +98,12 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
         endpoints: upstreams.iter().map(|_| Arc::new(Endpoints::default())).collect(),
         upstreams: Arc::new(upstreams),
     }
+}
+
+/// Each client may need a connection to a service, and the rest of the process some more: a third of the descriptors.
+pub fn connections_default() -> u32 {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    u32::try_from(descriptors / 3).unwrap_or(u32::MAX).clamp(1, 50_000)
 }
 
 fn rule(rule: PathRule) -> http1::Rule {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-pub use self::compile::compile;
+pub use self::compile::{compile, connections_default};
 use crate::balance::Endpoints;
 use crate::config::model::{ClientAddress, ForwardedField, Underscores};
 use crate::filter::Chain;
@@ -19,7 +19,8 @@ use crate::route::RouteTable;
 #[derive(Clone)]
 pub struct Snapshot {
     pub settings: Arc<Settings>,
-    pub listeners: Arc<Vec<Listener>>,
+    /// By a number a listener keeps as long as the process lives: connections know theirs by it.
+    pub listeners: Arc<Vec<Arc<Listener>>>,
     pub routes: Arc<RouteTable>,
     /// What does not change when services move. Routes name them by index.
     pub upstreams: Arc<Vec<Upstream>>,
@@ -29,6 +30,8 @@ pub struct Snapshot {
 
 /// Bounds and waits of every client connection. Waits are milliseconds.
 pub struct Settings {
+    pub connections_max: u32,
+    pub connections_per_address_max: u32,
     pub head_bytes: usize,
     pub fields: usize,
     pub requests_per_connection: u32,
@@ -52,10 +55,13 @@ impl Settings {
 }
 
 /// A listener's rules. Its socket is not part of the snapshot.
+#[derive(Clone)]
 pub struct Listener {
     pub name: String,
     pub client_address: ClientAddress,
     pub underscores: Underscores,
+    /// It is configured no more: answers say that their connection closes.
+    pub closed: bool,
 }
 
 /// A route found.

@@ -1,54 +1,62 @@
-//! Listening sockets: bound on the control side for all workers at once, accepted from by each on its own.
+//! Listening sockets: bound and held on the control side, lent to workers, each of which accepts on its own.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 
 use super::Worker;
 use crate::limits::ACCEPT_BACKLOG;
 use crate::proxy::h1;
-use crate::rt::{self, AcceptStop, Listener};
+use crate::rt::{self, AcceptStop, Listener, Socket};
 use crate::tables::connections::Full;
 
-/// A listening socket on its way to its worker.
+/// A listening socket on its way to a worker.
 pub struct BoundListener {
     /// index into `Snapshot::listeners`
     pub index: usize,
-    socket: TcpListener,
+    pub socket: TcpListener,
 }
 
-impl BoundListener {
-    /// Opens it on the worker's ring.
-    pub fn open(self) -> io::Result<(usize, Listener, AcceptStop)> {
-        let (listener, stop) = Listener::new(self.socket)?;
-        Ok((self.index, listener, stop))
-    }
+/// What becomes of connections the kernel has queued when a worker stops accepting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queued {
+    /// The socket closes: they are taken first, because the kernel would reset them.
+    Take,
+    /// Somebody else goes on accepting from this very socket.
+    Leave,
 }
 
-/// Binds `address` once for each of `workers`; the kernel spreads connections over them (SO_REUSEPORT). Returns the
-/// address, whose port the kernel chose when it was 0.
-pub fn bind(index: usize, address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<BoundListener>)> {
-    if address.port() != 0 {
+/// One accept loop of a worker.
+pub(super) struct Accepting {
+    index: usize,
+    stop: AcceptStop,
+    queued: Rc<Cell<Queued>>,
+}
+
+/// Binds `address` so often; the kernel spreads connections over the sockets (SO_REUSEPORT). `beside`: a socket of ours is
+/// bound there already.
+pub fn bind(address: SocketAddr, count: usize, beside: bool) -> io::Result<Vec<TcpListener>> {
+    if address.port() != 0 && !beside {
         // With SO_REUSEPORT a second gateway would silently take a share of the connections; without it the bind fails.
         drop(socket(address, false)?);
     }
-    let first = socket(address, true)?;
-    let address = first.local_addr()?.as_socket().unwrap_or(address);
-    let mut sockets = vec![first];
-    for _ in 1..workers {
-        sockets.push(socket(address, true)?);
-    }
-    for socket in &sockets {
+    let mut sockets: Vec<TcpListener> = Vec::new();
+    for _ in 0..count {
+        // The kernel has chosen the port for the first one when it was 0.
+        let address = sockets.first().map_or(Ok(address), TcpListener::local_addr)?;
+        let socket = socket(address, true)?;
         socket.listen(ACCEPT_BACKLOG)?;
+        sockets.push(socket.into());
     }
-    Ok((address, sockets.into_iter().map(|socket| BoundListener { index, socket: socket.into() }).collect()))
+    Ok(sockets)
 }
 
-fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn socket(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;
@@ -61,12 +69,39 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+impl Worker {
+    /// Accepts from `listener` from now on.
+    pub(super) fn listen(self: &Rc<Worker>, listener: BoundListener) {
+        let index = listener.index;
+        match Listener::new(listener.socket) {
+            Ok((listener, stop)) => {
+                let queued = Rc::new(Cell::new(Queued::Leave));
+                self.accepting.borrow_mut().push(Accepting { index, stop, queued: queued.clone() });
+                self.accept_loops.set(self.accept_loops.get() + 1);
+                rt::spawn(accept(self.clone(), listener, index, queued));
+            }
+            Err(error) => tracing::error!(worker = self.id, %error, "a listening socket was lost"),
+        }
+    }
+
+    /// Stops accepting from the sockets of one listener, or of all.
+    pub(super) fn unlisten(&self, index: Option<usize>, queued: Queued) {
+        let ends = |accepting: &mut Accepting| index.is_none_or(|index| accepting.index == index);
+        // Taken out first: a stopped accept runs on its own time.
+        let stopped: Vec<Accepting> = self.accepting.borrow_mut().extract_if(.., ends).collect();
+        for accepting in stopped {
+            accepting.queued.set(queued);
+            accepting.stop.stop();
+        }
+    }
+}
+
 /// Accepts until it is stopped.
-pub(super) async fn accept(worker: Rc<Worker>, listener: Listener, index: usize) {
+async fn accept(worker: Rc<Worker>, listener: Listener, index: usize, queued: Rc<Cell<Queued>>) {
     loop {
-        let (socket, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
+        match listener.accept().await {
+            Ok((socket, peer)) => take(&worker, socket, peer, index),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => break,
             Err(error) => {
                 let core = worker.core();
                 match error.raw_os_error() {
@@ -77,26 +112,39 @@ pub(super) async fn accept(worker: Rc<Worker>, listener: Listener, index: usize)
                     }
                     _ => core.accept_errors.inc(),
                 }
-                continue;
             }
-        };
-        let core = worker.core();
-        core.connections_accepted.inc();
-        let shared = worker.shared();
-        let place = shared.connections.enter(peer.ip(), shared.connections_max, shared.connections_per_address_max);
-        let place = match place {
-            Ok(place) => place,
-            Err(Full::Total) => {
-                core.connections_refused_total_limit.inc();
-                continue;
+        }
+    }
+    while queued.get() == Queued::Take {
+        match listener.accept_queued() {
+            Ok(Some((socket, peer))) => take(&worker, socket, peer, index),
+            Ok(None) => break,
+            Err(_) => {
+                worker.core().accept_errors.inc();
+                break;
             }
-            Err(Full::Address) => {
-                core.connections_refused_address_limit.inc();
-                continue;
-            }
-        };
-        // Built here and not in the task: a task that took the parts would keep room for them beside the whole.
-        rt::spawn(h1::serve(h1::Connection::new(Open::new(&worker), socket, peer.ip(), index, place)));
+        }
+    }
+    // The socket is closed before anybody hears that the loop has ended.
+    drop(listener);
+    worker.accept_loops.set(worker.accept_loops.get() - 1);
+    worker.end_if_done();
+}
+
+/// Serves a connection, if there is room for it.
+fn take(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, index: usize) {
+    let core = worker.core();
+    core.connections_accepted.inc();
+    let shared = worker.shared();
+    let pinned = worker.pinned();
+    let settings = &pinned.snapshot.settings;
+    match shared.connections.enter(peer.ip(), settings.connections_max, settings.connections_per_address_max) {
+        Ok(place) => {
+            // Built here and not in the task: a task that took the parts would keep room for them beside the whole.
+            rt::spawn(h1::serve(h1::Connection::new(Open::new(worker), socket, peer.ip(), index, place)));
+        }
+        Err(Full::Total) => core.connections_refused_total_limit.inc(),
+        Err(Full::Address) => core.connections_refused_address_limit.inc(),
     }
 }
 

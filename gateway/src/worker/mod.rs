@@ -10,21 +10,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
 pub use self::desk::{OffloadPool, Ticket};
-pub use self::listen::{BoundListener, Open, bind};
+use self::listen::Accepting;
+pub use self::listen::{BoundListener, Open, Queued, bind};
 use crate::filter::{Job, Output};
-use crate::limits::{RING_ENTRIES, TICK_MS};
+use crate::limits::{DRAIN_QUIET_MS, RING_ENTRIES, TICK_MS};
 use crate::observe::access_log::{Lines, Record};
 use crate::observe::metrics::{Core, Metrics};
 use crate::proxy::trace::{Ids, RequestId};
 use crate::proxy::upstream::Pool;
 use crate::refusal::Refusal;
 use crate::rt::wake::{Receiver, Sender, Unopened};
-use crate::rt::{self, RingError, RingFlags, deadline};
+use crate::rt::{self, RingError, RingFlags, Ticker, deadline};
 use crate::snapshot::Snapshot;
 use crate::tables::connections::Connections;
 
@@ -42,8 +43,6 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub snapshot: ArcSwap<Snapshot>,
     pub connections: Arc<Connections>,
-    pub connections_max: u32,
-    pub connections_per_address_max: u32,
     pub pool: OffloadPool,
     /// Snapshots nobody uses any more, to be dropped where it costs no client anything.
     pub retired: SyncSender<Arc<Snapshot>>,
@@ -55,8 +54,14 @@ pub struct Shared {
 pub enum Message {
     /// An offloaded job is done.
     Done { ticket: u64, output: Output },
+    /// Accept from this socket as well.
+    Listen(BoundListener),
+    /// Stop accepting from the sockets of a listener.
+    Unlisten { listener: usize, queued: Queued },
+    /// Write access log lines here from now on.
+    Log(Lines),
     /// Stop accepting, finish what runs, end when nothing runs any more.
-    Drain,
+    Drain(Queued),
     /// End now, whatever runs.
     Stop,
 }
@@ -72,25 +77,46 @@ pub struct Worker {
     scratch: RefCell<Vec<Vec<u8>>>,
     tickets: desk::Tickets,
     mailbox: Sender<Message>,
+    accepting: RefCell<Vec<Accepting>>,
+    /// Accept loops that have not ended: a stopped one may still be taking what is queued.
+    accept_loops: Cell<u32>,
     /// Nothing is accepted any more.
     draining: Cell<bool>,
     stopping: Cell<bool>,
     open: Cell<u32>,
     date: RefCell<(u64, [u8; 29])>,
+    /// The longest change to another snapshot since the last look.
+    swap_longest_us: Cell<u64>,
     ended: rt::Notify,
 }
 
 /// A snapshot as one worker holds it, with the turns its upstreams' endpoints take.
 pub struct Pinned {
-    pub snapshot: Arc<Snapshot>,
+    pub snapshot: Held,
     pub cursors: Box<[Cell<u32>]>,
+}
+
+/// A snapshot that goes to where it can be dropped at leisure: the last reference may be this one, and ten thousand routes
+/// take milliseconds to free.
+pub struct Held {
+    snapshot: Option<Arc<Snapshot>>,
     retired: SyncSender<Arc<Snapshot>>,
 }
 
-impl Drop for Pinned {
+impl std::ops::Deref for Held {
+    type Target = Arc<Snapshot>;
+
+    fn deref(&self) -> &Arc<Snapshot> {
+        self.snapshot.as_ref().expect("taken by drop alone")
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
-        // Full: it is dropped here, which costs time and nothing else.
-        let _ = self.retired.try_send(self.snapshot.clone());
+        if let Some(snapshot) = self.snapshot.take() {
+            // Full: it is dropped here, which costs time and nothing else.
+            let _ = self.retired.try_send(snapshot);
+        }
     }
 }
 
@@ -98,7 +124,7 @@ impl Pinned {
     fn new(snapshot: Arc<Snapshot>, shared: &Shared, ids: &mut Ids) -> Rc<Pinned> {
         // Workers begin at different endpoints, or all would send their first requests to the first one.
         let cursors = snapshot.endpoints.iter().map(|_| Cell::new(ids.next_u64() as u32)).collect();
-        Rc::new(Pinned { snapshot, cursors, retired: shared.retired.clone() })
+        Rc::new(Pinned { snapshot: Held { snapshot: Some(snapshot), retired: shared.retired.clone() }, cursors })
     }
 }
 
@@ -135,44 +161,40 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         scratch: RefCell::default(),
         tickets: desk::Tickets::default(),
         mailbox: sender,
+        accepting: RefCell::default(),
+        accept_loops: Cell::new(0),
         draining: Cell::new(false),
         stopping: Cell::new(false),
         open: Cell::new(0),
         date: RefCell::new((u64::MAX, [0; 29])),
+        swap_longest_us: Cell::new(0),
         ended: rt::Notify::default(),
         shared,
     });
-    let mut stops = Vec::new();
-    for listener in listeners {
-        match listener.open() {
-            Ok((index, listener, stop)) => {
-                stops.push(stop);
-                rt::spawn(listen::accept(worker.clone(), listener, index));
-            }
-            Err(error) => tracing::error!(worker = id, %error, "a listening socket was lost"),
-        }
-    }
-    match unopened.open() {
-        Ok(mailbox) => rt::spawn(receive(worker.clone(), mailbox, stops)),
-        Err(error) => tracing::error!(worker = id, %error, "the mailbox was lost"),
-    }
+    worker.shared.metrics.worker_runs(id);
+    listeners.into_iter().for_each(|listener| worker.listen(listener));
+    // Without these two a worker can neither be told anything nor keep a deadline: better none than such a one.
+    let mailbox = unopened.open().expect("a descriptor is free: the limit is checked at start");
+    let ticker = Ticker::new(Duration::from_millis(TICK_MS)).expect("a descriptor is free, and so is a timer");
+    rt::spawn(receive(worker.clone(), mailbox));
     ready();
-    rt::spawn(sweep(worker.clone()));
+    rt::spawn(sweep(worker.clone(), ticker));
     worker.ended.notified().await;
     worker.lines.borrow_mut().flush();
 }
 
 /// Takes what other threads say.
-async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>, stops: Vec<rt::AcceptStop>) {
-    let mut stops = Some(stops);
+async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>) {
     while let Some(messages) = mailbox.receive().await {
         for message in messages {
             match message {
                 Message::Done { ticket, output } => worker.tickets.done(ticket, output),
-                Message::Drain => {
+                Message::Listen(listener) => worker.listen(listener),
+                Message::Unlisten { listener, queued } => worker.unlisten(Some(listener), queued),
+                Message::Log(lines) => *worker.lines.borrow_mut() = lines,
+                Message::Drain(queued) => {
                     worker.draining.set(true);
-                    stops.take().into_iter().flatten().for_each(rt::AcceptStop::stop);
-                    deadline::cut_kept_alive();
+                    worker.unlisten(None, queued);
                     worker.pool.clear();
                 }
                 Message::Stop => worker.stopping.set(true),
@@ -183,15 +205,15 @@ async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>, stops: Vec<
 }
 
 /// Walks deadlines, keeps house, and notices when a drain is done.
-async fn sweep(worker: Rc<Worker>) {
+async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
     let mut sweeps = 0u32;
-    let mut longest_turn_us = 0;
+    let mut longest_turn = Duration::ZERO;
     loop {
-        let slept_from = deadline::now_us();
-        rt::sleep(Duration::from_millis(TICK_MS)).await;
-        // A sleep ends late by the turn that was running when it was due.
-        let late_us = (deadline::now_us() - slept_from).saturating_sub(TICK_MS * 1000);
-        longest_turn_us = late_us.max(longest_turn_us);
+        match ticker.tick().await {
+            Ok(late) => longest_turn = longest_turn.max(late),
+            // Reading a timer does not fail; if it did, deadlines would still be kept.
+            Err(_) => rt::sleep(Duration::from_millis(TICK_MS)).await,
+        }
         deadline::sweep().await;
         sweeps = sweeps.wrapping_add(1);
         worker.core().deadline_sweeps.inc();
@@ -200,14 +222,15 @@ async fn sweep(worker: Rc<Worker>) {
             worker.lines.borrow_mut().flush();
             worker.publish();
             if sweeps.is_multiple_of(SWEEPS_PER_LOOK) {
-                worker.core().turn_longest_us.set(longest_turn_us as i64);
-                longest_turn_us = 0;
+                worker.core().turn_longest_us.set(longest_turn.as_micros() as i64);
+                worker.core().swap_longest_us.set(worker.swap_longest_us.take() as i64);
+                longest_turn = Duration::ZERO;
             }
             // An idle worker would hold on to the last snapshot until its next request.
             drop(worker.pinned());
         }
         if worker.draining.get() {
-            deadline::cut_kept_alive();
+            deadline::cut_waiting(DRAIN_QUIET_MS);
             worker.end_if_done();
         }
     }
@@ -228,15 +251,17 @@ impl Worker {
         let current = self.shared.snapshot.load();
         let mut pinned = self.pinned.borrow_mut();
         if !Arc::ptr_eq(&current, &pinned.snapshot) {
+            let begin = Instant::now();
             let snapshot = arc_swap::Guard::into_inner(current);
             *pinned = Pinned::new(snapshot, &self.shared, &mut self.ids.borrow_mut());
+            self.swap_longest_us.set(self.swap_longest_us.get().max(begin.elapsed().as_micros() as u64));
         }
         pinned.clone()
     }
 
-    /// The gateway stops: every answer is its connection's last.
+    /// The gateway stops, or this worker does: every answer is its connection's last.
     pub fn draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Relaxed)
+        self.draining.get() || self.shared.draining.load(Ordering::Relaxed)
     }
 
     /// A connection was accepted.
@@ -253,7 +278,7 @@ impl Worker {
     }
 
     fn end_if_done(&self) {
-        if self.stopping.get() || (self.draining.get() && self.open.get() == 0) {
+        if self.stopping.get() || (self.draining.get() && self.open.get() == 0 && self.accept_loops.get() == 0) {
             self.ended.notify();
         }
     }

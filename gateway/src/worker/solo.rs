@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
 
-use super::{Message, OffloadPool, Shared, Start, bind, run};
+use super::{BoundListener, Message, OffloadPool, Shared, Start, bind, run};
 use crate::balance::{Endpoint, Endpoints, Identity};
 use crate::config::model::Config;
 use crate::observe::access_log::{AccessLog, Target};
@@ -84,17 +84,16 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
     let mut listeners = Vec::new();
     for (index, listener) in config.listener.iter().enumerate() {
         let address = listener.address.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
-        let (address, sockets) = bind(index, address, 1)?;
-        addresses.push(address);
-        listeners.extend(sockets);
+        for socket in bind(address, 1, false)? {
+            addresses.push(socket.local_addr()?);
+            listeners.push(BoundListener { index, socket });
+        }
     }
     let (retired, _) = sync_channel(1);
     let shared = Arc::new(Shared {
         metrics,
         snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
-        connections_max: config.limits.connections.unwrap_or(10_000),
-        connections_per_address_max: config.limits.connections_per_address,
         pool: OffloadPool::start(1)?,
         retired,
         draining: AtomicBool::new(false),

@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -60,6 +62,24 @@ pub async fn bind(address: &str) -> io::Result<Listener> {
     Ok(Listener { socket, seats, connection_age_max: CONNECTION_AGE_MAX })
 }
 
+/// Goes on with a socket that listens at `address` already. Must be called within the runtime that will serve it.
+pub fn adopt(address: &str, socket: OwnedFd) -> io::Result<Listener> {
+    let socket = match address.strip_prefix("unix:") {
+        Some(path) => {
+            let listener = unix::UnixListener::from(socket);
+            listener.set_nonblocking(true)?;
+            Bound::Unix(UnixListener::from_std(listener)?, SocketFile::new(Path::new(path))?)
+        }
+        None => {
+            let listener = std::net::TcpListener::from(socket);
+            listener.set_nonblocking(true)?;
+            Bound::Tcp(TcpListener::from_std(listener)?)
+        }
+    };
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    Ok(Listener { socket, seats, connection_age_max: CONNECTION_AGE_MAX })
+}
+
 fn bind_unix(path: &Path) -> io::Result<Bound> {
     if !path.is_absolute() {
         return Err(io::Error::new(ErrorKind::InvalidInput, "the path must be absolute"));
@@ -105,6 +125,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 /// A socket file of ours, removed when this is dropped; unless another process has put its own in its place.
 struct SocketFile {
     path: PathBuf,
+    /// Somebody else goes on with the socket.
+    keep: Arc<AtomicBool>,
     device: u64,
     inode: u64,
 }
@@ -112,14 +134,14 @@ struct SocketFile {
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
         let metadata = fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+        Ok(SocketFile { path: path.to_owned(), keep: Arc::default(), device: metadata.dev(), inode: metadata.ino() })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours = |metadata: fs::Metadata| (metadata.dev(), metadata.ino()) == (self.device, self.inode);
-        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
+        if !self.keep.load(Ordering::Relaxed) && fs::symlink_metadata(&self.path).is_ok_and(ours) {
             let _gone_already = fs::remove_file(&self.path);
         }
     }
@@ -131,6 +153,22 @@ impl Listener {
         match &self.socket {
             Bound::Tcp(listener) => listener.local_addr().map_or_else(|error| error.to_string(), |at| at.to_string()),
             Bound::Unix(_, file) => format!("unix:{}", file.path.display()),
+        }
+    }
+
+    /// Another handle on the socket, for whoever goes on with it.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            Bound::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Bound::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
+        }
+    }
+
+    /// Setting it keeps a socket's file in its place when the listener ends.
+    pub fn keep_file(&self) -> Arc<AtomicBool> {
+        match &self.socket {
+            Bound::Tcp(_) => Arc::default(),
+            Bound::Unix(_, file) => file.keep.clone(),
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -34,7 +34,8 @@ impl Server {
         let ready = Arc::new(Ready::default());
         let address = listener.address();
         let token = token.map(|token| Token::new(token).unwrap());
-        let state = State { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), token };
+        let state =
+            State { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), token, commands: mpsc::channel(1).0 };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or_default() };
         let serving = tokio::spawn(serve_until(listener, state, shutdown, AGE_MAX));
@@ -193,7 +194,8 @@ fn a_token_is_not_empty_and_not_printed() {
 #[tokio::test]
 async fn an_address_others_can_reach_needs_a_token() {
     let listener = bind("0.0.0.0:0").await.unwrap();
-    let state = State { metrics: Metrics::new(1, &[]), ready: Arc::default(), token: None };
+    let state =
+        State { metrics: Metrics::new(1, &[]), ready: Arc::default(), token: None, commands: mpsc::channel(1).0 };
     let error = serve(listener, state, std::future::pending()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     assert!(error.to_string().starts_with("admin.address: `0.0.0.0:"), "{error}");

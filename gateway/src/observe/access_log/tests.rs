@@ -207,7 +207,7 @@ fn pipe(flags: PipeFlags) -> (File, File) {
 #[test]
 fn a_reader_that_stands_still_costs_lines_and_never_a_wait() {
     let (mut reader, writer) = pipe(PipeFlags::CLOEXEC);
-    let log = AccessLog::start_on(writer, None).unwrap();
+    let log = AccessLog::start_on(writer, None, Arc::default()).unwrap();
     let mut lines = log.lines();
     let mut count = 0;
     // Ends only if writing does not wait for the reader.
@@ -235,7 +235,7 @@ fn a_reader_that_stands_still_costs_lines_and_never_a_wait() {
 fn a_non_blocking_stdout_loses_nothing() {
     let (mut reader, writer) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
     rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::empty()).unwrap();
-    let log = AccessLog::start_on(writer, None).unwrap();
+    let log = AccessLog::start_on(writer, None, Arc::default()).unwrap();
     let mut lines = log.lines();
     write_all(&mut lines, (0..300).map(|at| format!("/{at}")));
     lines.flush();
@@ -300,7 +300,7 @@ fn a_fifo_nobody_reads_is_an_error_and_no_hang() {
 #[test]
 fn closing_does_not_wait_for_ever() {
     let (reader, writer) = pipe(PipeFlags::CLOEXEC);
-    let log = AccessLog::start_on(writer, None).unwrap();
+    let log = AccessLog::start_on(writer, None, Arc::default()).unwrap();
     let mut lines = log.lines();
     write_all(&mut lines, (0..300).map(|at| format!("/{at}")));
     lines.flush();

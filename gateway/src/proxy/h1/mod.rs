@@ -118,7 +118,7 @@ impl Connection {
         let settings = &pinned.snapshot.settings;
         match self.served {
             // One deadline covers everything from accept to a complete head: it is set here and not again.
-            0 => Wait { ms: settings.head_ms, cause: Cause::Head },
+            0 => Wait { ms: settings.head_ms, cause: Cause::Silence },
             _ => {
                 let age_left = (self.born_ms + settings.connection_age_ms).saturating_sub(now_ms());
                 Wait { ms: settings.keep_alive_ms.min(age_left), cause: Cause::KeepAlive }
@@ -129,7 +129,7 @@ impl Connection {
     fn count_halt(&self, halt: &Halt) {
         let core = self.open.worker().core();
         match halt {
-            Halt::Expired(Cause::Head) => core.timeouts_head.inc(),
+            Halt::Expired(Cause::Head | Cause::Silence) => core.timeouts_head.inc(),
             Halt::Expired(Cause::KeepAlive) => core.timeouts_keep_alive.inc(),
             _ => {}
         }
@@ -172,7 +172,7 @@ impl Connection {
         if let Some(rest) = rest {
             wire_body.feed(rest);
         }
-        let keep = options.persists(line.version) && self.served < settings.requests_per_connection;
+        let keep = options.persists(line.version) && self.served < settings.requests_per_connection && !listener.closed;
         let client_fd = self.wire.fd();
         let mut answer = Answer::new(
             &mut self.wire.writer,
@@ -243,7 +243,9 @@ impl Connection {
             buf = fields.take_arena().expect("made over one");
             if !armed && (started || first) {
                 // The first request's head has the deadline that began at accept.
-                if !first {
+                if first {
+                    self.wire.reader.rename(Cause::Head);
+                } else {
                     self.wire.reader.arm(Wait { ms: settings.head_ms, cause: Cause::Head });
                 }
                 armed = true;

@@ -1,0 +1,98 @@
+//! Loads a configuration beside the one that runs, up to the point where nothing is missing but the change itself.
+//!
+//! Reading, checking and compiling take as long as the configuration is large, so they run on the offload pool, below the
+//! workers in priority; names nobody knows yet are looked up; then one change makes all of it true at once (`Running::apply`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::resolve::{Found, Resolver, look_up};
+use super::watch::Watch;
+use crate::config::model::Config;
+use crate::config::{self, Digest, Loaded};
+use crate::observe::metrics::Metrics;
+use crate::snapshot::{self, Snapshot};
+use crate::worker::OffloadPool;
+
+/// A configuration that can be put into effect.
+pub(super) struct Fresh {
+    pub(super) config: Config,
+    pub(super) digest: Digest,
+    pub(super) snapshot: Snapshot,
+    pub(super) resolver: Resolver,
+    pub(super) watch: Watch,
+}
+
+/// Why there is none.
+pub(super) struct Refused {
+    /// What is wrong, a line each.
+    pub(super) problems: Vec<String>,
+    /// Files that were looked at, to be looked at again.
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// A configuration that was read and compiled, and not resolved.
+struct Compiled {
+    config: Config,
+    digest: Digest,
+    snapshot: Snapshot,
+    watched: Vec<PathBuf>,
+}
+
+impl Compiled {
+    fn of(path: &Path, loaded: Loaded, metrics: &Metrics) -> Compiled {
+        let snapshot = snapshot::compile(&loaded.config, metrics);
+        let Loaded { config, digest, files, secret_files, folders, .. } = loaded;
+        let watched = [vec![path.to_owned()], files, secret_files, folders].concat();
+        Compiled { config, digest, snapshot, watched }
+    }
+
+    async fn resolve(self, known: &Found) -> Fresh {
+        let Compiled { config, digest, mut snapshot, watched } = self;
+        let watch = Watch::over(watched);
+        let mut resolver = Resolver::new(&config);
+        resolver.adopt(known);
+        resolver.take(&look_up(resolver.names(true)).await);
+        resolver.fill(&mut snapshot);
+        Fresh { config, digest, snapshot, resolver, watch }
+    }
+}
+
+impl Fresh {
+    /// From a configuration that is loaded already, for the start.
+    pub(super) async fn first(path: &Path, loaded: Loaded, metrics: &Metrics) -> Fresh {
+        Compiled::of(path, loaded, metrics).resolve(&Found::new()).await
+    }
+
+    /// Reads the configuration at `path` again. `known`: addresses of names, which then need not be waited for.
+    pub(super) async fn load(
+        path: PathBuf,
+        metrics: Arc<Metrics>,
+        pool: OffloadPool,
+        known: Found,
+    ) -> Result<Fresh, Refused> {
+        let (done, outcome) = oneshot::channel();
+        let accepted = pool.submit(Box::new(move || {
+            let loaded = config::load(&path);
+            // Nobody waits any more when the process is ending.
+            let _ = done.send(match loaded {
+                Ok(loaded) => Ok(Compiled::of(&path, loaded, &metrics)),
+                Err(problems) => {
+                    let files = problems.sources().paths().map(Path::to_owned).collect();
+                    Err(Refused { problems: problems.lines(), files })
+                }
+            });
+        }));
+        let lost = |what: &str| Refused { problems: vec![what.to_owned()], files: Vec::new() };
+        if !accepted {
+            return Err(lost("too much work is queued; try again"));
+        }
+        match outcome.await {
+            Ok(compiled) => Ok(compiled?.resolve(&known).await),
+            // A panic is a bug of ours, and no reason to stop serving.
+            Err(_) => Err(lost("loading the configuration failed by a mistake of the gateway's; please report it")),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One process takes over from another: a new binary serves, and no connection notices.
+//!
+//! The running process starts its own program anew with one end of a socket pair as standard input, and sends the listening
+//! sockets over it. The new one checks its configuration, starts on these very sockets and says so; only then does the old
+//! one stop accepting and finish what it runs. Whatever goes wrong before that leaves the old one as it was.
+
+use std::ffi::OsString;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+use super::sockets::{Given, GivenSocket, Key, Label};
+use super::systemd::OWN_VARIABLES;
+
+/// Tells a new process that its standard input is the socket of the one before it.
+const VARIABLE: &str = "BAWAB_TAKE_OVER";
+
+/// How long a new process may take until it serves. A configuration of 10,000 routes loads in a second or two.
+const START_WAIT: Duration = Duration::from_secs(60);
+
+/// Bytes of one message: an address and a word, or the list of all listeners.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// How this process was started.
+#[derive(Debug, Clone)]
+pub(super) struct Program {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// Asked at the start: later the path of a replaced binary is no longer known.
+    pub(super) fn of_this_process() -> io::Result<Program> {
+        Ok(Program { path: std::env::current_exe()?, arguments: std::env::args_os().skip(1).collect() })
+    }
+}
+
+/// What goes over the socket pair. One message each, a descriptor with those that are about a socket.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Listener {
+        address: String,
+        nth: usize,
+    },
+    Admin {
+        address: String,
+    },
+    /// That was all of it.
+    End,
+    /// From the new process: it serves these.
+    Ready {
+        listeners: Vec<(String, usize)>,
+    },
+}
+
+/// What a process hands over.
+pub(super) struct Estate {
+    pub(super) listeners: Vec<(Key, TcpListener)>,
+    pub(super) admin: Option<(String, OwnedFd)>,
+}
+
+/// A new process that serves.
+pub(super) struct Successor {
+    pub(super) pid: u32,
+    /// What it listens on. Whatever else there is has nobody now.
+    pub(super) listeners: Vec<Key>,
+}
+
+/// Starts the program anew and waits until it serves. Blocks. The error says what went wrong, in words.
+pub(super) fn hand_over(program: &Program, estate: &Estate) -> Result<Successor, String> {
+    let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .map_err(|error| format!("no socket pair: {error}"))?;
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(&ours, timeout, Some(START_WAIT)).map_err(|error| error.to_string())?;
+    }
+    let mut command = Command::new(&program.path);
+    command.args(&program.arguments).env(VARIABLE, "stdin").stdin(Stdio::from(theirs));
+    for name in OWN_VARIABLES {
+        command.env_remove(name);
+    }
+    let mut child = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.path.display()))?;
+    // The command holds the other end; while it is open here, a child that dies would not be noticed.
+    drop(command);
+    let outcome = talk(&ours, estate).map_err(failed("the new process did not answer"));
+    match outcome {
+        Ok(Some(listeners)) => {
+            let listeners = listeners.into_iter().map(|(address, nth)| Key { address, nth }).collect();
+            Ok(Successor { pid: child.id(), listeners })
+        }
+        Ok(None) => Err(how_it_ended(&mut child)),
+        Err(why) => {
+            // It may be about to start: two processes that both think they are the service would be worse than none.
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(why)
+        }
+    }
+}
+
+/// Sends everything and waits for the answer. `None`: the other end closed.
+fn talk(socket: &OwnedFd, estate: &Estate) -> io::Result<Option<Vec<(String, usize)>>> {
+    let sent = (|| {
+        for (key, listener) in &estate.listeners {
+            let word = Word::Listener { address: key.address.clone(), nth: key.nth };
+            send(socket, &word, Some(listener.as_fd()))?;
+        }
+        if let Some((address, admin)) = &estate.admin {
+            send(socket, &Word::Admin { address: address.clone() }, Some(admin.as_fd()))?;
+        }
+        send(socket, &Word::End, None)
+    })();
+    match sent {
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Ok(None),
+        Err(error) => Err(error),
+        Ok(()) => match receive(socket)? {
+            None => Ok(None),
+            Some((Word::Ready { listeners }, _)) => Ok(Some(listeners)),
+            Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it said something else than that it is ready")),
+        },
+    }
+}
+
+fn how_it_ended(child: &mut Child) -> String {
+    match child.wait() {
+        Ok(status) => format!("the new process ended before it was ready ({status}); what it said is above"),
+        Err(error) => format!("the new process is gone: {error}"),
+    }
+}
+
+/// What this process was given by the one before it.
+pub struct Inheritance {
+    pub(super) given: Given,
+    pub(super) admin: Option<(String, OwnedFd)>,
+    pub(super) confirm: Confirm,
+}
+
+/// The way to tell the process before us that we serve.
+pub(super) struct Confirm(OwnedFd);
+
+/// Takes what the process before us hands over. `None`: there was none. Before anything else opens a descriptor: whatever
+/// else came with us is closed.
+pub fn inherit() -> io::Result<Option<Inheritance>> {
+    if std::env::var_os(VARIABLE).is_none_or(|value| value != "stdin") {
+        return Ok(None);
+    }
+    // A connection accepted just when we were started may have come along: its client would wait for us for ever.
+    crate::rt::close_inherited();
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(START_WAIT))?;
+    let mut given = Given::default();
+    let mut admin = None;
+    loop {
+        match receive(&socket)? {
+            Some((Word::Listener { address, nth }, Some(fd))) => {
+                let label = Label::Key(Key { address, nth });
+                given.sockets.push(GivenSocket { label, socket: TcpListener::from(fd) });
+            }
+            Some((Word::Admin { address }, Some(fd))) => admin = Some((address, fd)),
+            Some((Word::End, _)) => return Ok(Some(Inheritance { given, admin, confirm: Confirm(socket) })),
+            Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a socket did not come along")),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+impl Confirm {
+    /// Tells the process before us that we serve these; it stops accepting.
+    pub(super) fn ready(self, listeners: Vec<Key>) -> io::Result<()> {
+        let listeners = listeners.into_iter().map(|key| (key.address, key.nth)).collect();
+        send(&self.0, &Word::Ready { listeners }, None)
+    }
+}
+
+fn send(socket: &OwnedFd, word: &Word, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let text = serde_json::to_vec(word)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::Error::other("no room for a descriptor"));
+    }
+    sendmsg(socket, &[IoSlice::new(&text)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next message and its descriptor. `None`: the other end is closed.
+fn receive(socket: &OwnedFd) -> io::Result<Option<(Word, Option<OwnedFd>)>> {
+    let mut text = vec![0; MESSAGE_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => break received.bytes,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error.into()),
+        }
+    };
+    if received == 0 {
+        return Ok(None);
+    }
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok(Some((serde_json::from_slice(&text[..received])?, fd)))
+}

@@ -1,0 +1,227 @@
+//! The workers as the control side sees them: started, told, watched, let go.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use caps::CapSet;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::start::StartError;
+use crate::config::model::WORKERS_MAX;
+use crate::limits::MAILBOX_MAX;
+use crate::observe::access_log::AccessLog;
+use crate::rt::wake::Sender;
+use crate::rt::{RingFlags, wake};
+use crate::worker::{self, Message, Queued, Shared, Start};
+
+/// Between two tries to tell a worker whose mailbox is full.
+const TELL_AGAIN: Duration = Duration::from_millis(5);
+/// After so many it is not told: a worker that does not look at its mailbox for five seconds is stuck, which is noticed
+/// by itself.
+const TELL_TRIES: u32 = 1000;
+
+/// The workers that run, and those that have to go and still have something to finish.
+pub(super) struct Workers {
+    shared: Arc<Shared>,
+    ring: RingFlags,
+    cores: Vec<usize>,
+    all: Vec<Handle>,
+    ended: mpsc::UnboundedSender<usize>,
+}
+
+struct Handle {
+    id: usize,
+    mailbox: Sender<Message>,
+    thread: JoinHandle<()>,
+    /// It has to be gone by then.
+    leaves_by: Option<Instant>,
+    /// Sweeps it had made when it was last looked at, and how many looks found no more.
+    sweeps: u64,
+    still: u32,
+}
+
+impl Workers {
+    /// None yet. The receiver tells which worker's thread has ended.
+    pub(super) fn new(shared: Arc<Shared>, ring: RingFlags) -> (Workers, mpsc::UnboundedReceiver<usize>) {
+        let (ended, ends) = mpsc::unbounded_channel();
+        (Workers { shared, ring, cores: cores(), all: Vec::new(), ended }, ends)
+    }
+
+    /// Starts so many, which listen on nothing yet, and waits until they run.
+    pub(super) async fn start(&mut self, count: usize, log: &AccessLog) -> Result<(), StartError> {
+        let mut started = Vec::new();
+        for _ in 0..count {
+            let taken: HashSet<usize> = self.all.iter().map(|handle| handle.id).collect();
+            let Some(id) = (0..usize::from(WORKERS_MAX)).find(|id| !taken.contains(id)) else {
+                tracing::warn!("workers that have to go have not gone yet: fewer are started than configured");
+                break;
+            };
+            let (handle, up) = self.spawn(id, log).map_err(|error| StartError::Other { what: "a worker", error })?;
+            self.all.push(handle);
+            started.push((id, up));
+        }
+        for (id, up) in started {
+            // A worker that could not start has said why, and its end is noticed.
+            if up.await.is_err() {
+                tracing::error!(worker = id, "a worker did not start");
+            }
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, id: usize, log: &AccessLog) -> std::io::Result<(Handle, oneshot::Receiver<()>)> {
+        let (mailbox, unopened) = wake::mailbox(MAILBOX_MAX)?;
+        let start = Start {
+            id,
+            shared: self.shared.clone(),
+            ring: self.ring,
+            lines: log.lines(),
+            mailbox: (mailbox.clone(), unopened),
+            listeners: Vec::new(),
+        };
+        let core = self.cores.get(id % self.cores.len().max(1)).copied();
+        let (up, ups) = oneshot::channel();
+        let tell_end = TellEnd { id, end: self.ended.clone(), shared: self.shared.clone() };
+        let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+            let _tell_end = tell_end;
+            pin_to(core);
+            drop_capabilities();
+            // Nobody waits any more when the process is ending.
+            if let Err(error) = worker::run(start, move || up.send(()).unwrap_or_default()) {
+                tracing::error!(worker = id, %error, "a worker could not start");
+            }
+        })?;
+        Ok((Handle { id, mailbox, thread, leaves_by: None, sweeps: 0, still: 0 }, ups))
+    }
+
+    /// Those that take connections.
+    pub(super) fn ids(&self) -> Vec<usize> {
+        self.all.iter().filter(|handle| handle.leaves_by.is_none()).map(|handle| handle.id).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Hands `message` to a worker.
+    pub(super) async fn tell(&self, id: usize, message: Message) {
+        let Some(handle) = self.all.iter().find(|handle| handle.id == id) else { return };
+        let mut message = message;
+        for _ in 0..TELL_TRIES {
+            match handle.mailbox.send(message) {
+                Ok(()) => return,
+                Err(back) => message = back,
+            }
+            tokio::time::sleep(TELL_AGAIN).await;
+        }
+        tracing::error!(worker = id, "a worker does not read what it is told");
+    }
+
+    /// Makes these workers finish what they run and end, by `deadline` at the latest. Others accept from their sockets.
+    pub(super) async fn leave(&mut self, ids: &[usize], deadline: Duration) {
+        let by = Instant::now() + deadline;
+        for handle in &mut self.all {
+            if ids.contains(&handle.id) {
+                handle.leaves_by.get_or_insert(by);
+            }
+        }
+        for &id in ids {
+            self.tell(id, Message::Drain(Queued::Leave)).await;
+        }
+    }
+
+    /// Makes all finish what they run and end.
+    pub(super) async fn drain(&self, queued: Queued) {
+        for handle in &self.all {
+            self.tell(handle.id, Message::Drain(queued)).await;
+        }
+    }
+
+    /// Stops those whose time to leave is over.
+    pub(super) fn stop_overdue(&self, now: Instant) {
+        for handle in self.all.iter().filter(|handle| handle.leaves_by.is_some_and(|by| by <= now)) {
+            // A mailbox that is full is tried again a second later.
+            let _ = handle.mailbox.send(Message::Stop);
+        }
+    }
+
+    /// Notes that a worker's thread has ended. `true`: it should have.
+    pub(super) fn has_ended(&mut self, id: usize) -> bool {
+        let Some(at) = self.all.iter().position(|handle| handle.id == id) else { return true };
+        self.all.remove(at).leaves_by.is_some()
+    }
+
+    /// Looks whether every worker has moved since the last look. Returns the one that has stood still for the most looks.
+    pub(super) fn look(&mut self) -> Option<Still> {
+        for handle in &mut self.all {
+            let sweeps = self.shared.metrics.core(handle.id).deadline_sweeps.get();
+            handle.still = if sweeps == handle.sweeps { handle.still + 1 } else { 0 };
+            handle.sweeps = sweeps;
+        }
+        let worst = self.all.iter().max_by_key(|handle| handle.still)?;
+        (worst.still > 0).then_some(Still { worker: worst.id, looks: worst.still })
+    }
+
+    /// Ends all of them, whatever they run. One that hangs is left behind: what it holds is lost either way.
+    pub(super) async fn stop(&mut self) {
+        for handle in &self.all {
+            let _ = handle.mailbox.send(Message::Stop);
+        }
+        for handle in self.all.drain(..) {
+            let joined = tokio::task::spawn_blocking(move || handle.thread.join());
+            let _ = tokio::time::timeout(Duration::from_secs(2), joined).await;
+        }
+    }
+}
+
+/// A worker that does not move.
+pub(super) struct Still {
+    pub(super) worker: usize,
+    /// How many looks found it where it was.
+    pub(super) looks: u32,
+}
+
+/// Tells the control loop that a worker's thread has ended, by a panic too.
+struct TellEnd {
+    id: usize,
+    end: mpsc::UnboundedSender<usize>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        self.shared.metrics.worker_ended(self.id);
+        // Nobody listens any more when the process ends.
+        let _ = self.end.send(self.id);
+    }
+}
+
+/// The cores this process may run on.
+pub(super) fn cores() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(None) else { return Vec::new() };
+    (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
+/// A worker's connections and memory stay in one core's cache. Refused: it runs where the kernel likes.
+fn pin_to(core: Option<usize>) {
+    if let Some(core) = core {
+        let mut set = CpuSet::new();
+        set.set(core);
+        if let Err(error) = sched_setaffinity(None, &set) {
+            tracing::debug!(%error, core, "a worker is not pinned");
+        }
+    }
+}
+
+/// A worker reads what strangers send and needs nothing that an ordinary user may not do: sockets are bound elsewhere.
+fn drop_capabilities() {
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        if let Err(error) = caps::clear(None, set) {
+            tracing::debug!(%error, "a worker keeps capabilities");
+        }
+    }
+}
