@@ -1,6 +1,7 @@
 //! Large bodies: streamed both ways at constant memory, whole, and no faster than the slower side.
-//! `BAWAB_BODY_MIB` sets their size; 2048 takes a while.
+//! `BAWAB_BODY_MIB` sets the size of the largest.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -13,29 +14,49 @@ const MIB: u64 = 1024 * 1024;
 /// What resident memory may grow by while one body of any size passes: some buffers, not the body.
 const GROWTH_BYTES_MAX: u64 = 12 * MIB;
 
+/// More than 31 bits count, so that a length kept in an `i32` somewhere shows.
 fn body_bytes() -> u64 {
-    std::env::var("BAWAB_BODY_MIB").ok().and_then(|mib| mib.parse::<u64>().ok()).unwrap_or(192) * MIB
+    std::env::var("BAWAB_BODY_MIB").ok().and_then(|mib| mib.parse::<u64>().ok()).unwrap_or(2048) * MIB
 }
 
-/// 64 KiB in which every 8 bytes differ: a lost, repeated or moved piece shows.
-fn piece(at: u64) -> Vec<u8> {
-    (0..8192_u64).flat_map(|word| (at * 8192 + word).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+/// Bodies repeat after so many bytes. A prime, so that no piece of a round size can be lost, repeated or moved unseen.
+const PERIOD_BYTES: usize = 1024 * 1024 + 7;
+
+/// `count` bytes of a body from its byte `at` on, at most a period of them. Made once: a test that makes gigabytes is
+/// slower than the gateway.
+fn body(at: u64, count: usize) -> &'static [u8] {
+    static TWICE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let words = 0..PERIOD_BYTES.div_ceil(8) as u64;
+        let mut bytes: Vec<u8> =
+            words.flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        bytes.truncate(PERIOD_BYTES);
+        bytes.repeat(2)
+    });
+    let from = (at % PERIOD_BYTES as u64) as usize;
+    &TWICE[from..from + count]
 }
 
-const PIECE_BYTES: u64 = 65536;
+/// Pieces of at most `size` bytes that make up a body: where each begins, and its bytes.
+fn pieces(bytes: u64, size: usize) -> impl Iterator<Item = (u64, &'static [u8])> {
+    (0..bytes).step_by(size).map(move |at| (at, body(at, (bytes - at).min(size as u64) as usize)))
+}
+
+/// One write's share of a body.
+const WRITE_BYTES: usize = 1024 * 1024;
 
 fn write_body(to: &mut Peer, bytes: u64) -> Result<()> {
-    (0..bytes / PIECE_BYTES).try_for_each(|at| to.send(piece(at)))
+    pieces(bytes, WRITE_BYTES).try_for_each(|(_, piece)| to.send(piece))
 }
 
-fn read_body(from: &mut Peer, bytes: u64, mut between: impl FnMut() -> Result<()>) -> Result<()> {
-    for at in 0..bytes / PIECE_BYTES {
-        ensure!(from.take(PIECE_BYTES as usize)? == piece(at), "piece {at} is not what was sent");
-        if at % 64 == 0 {
-            between()?;
-        }
-    }
-    Ok(())
+/// Reads a body; `now_and_then` is called every few mebibytes.
+fn read_body(from: &mut Peer, bytes: u64, mut now_and_then: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut at = 0;
+    from.take_each(bytes, |piece| {
+        ensure!(piece == body(at, piece.len()), "bytes {at} and {} more are not what was sent", piece.len() - 1);
+        let before = at;
+        at += piece.len() as u64;
+        if before / (4 * MIB) < at / (4 * MIB) { now_and_then() } else { Ok(()) }
+    })
 }
 
 /// Answered once, so that what a first exchange allocates for good is there.
@@ -113,27 +134,23 @@ fn a_chunked_download_passes_whole_at_constant_memory() {
     Head::read(&mut upstream).unwrap();
     let writing = std::thread::spawn(move || -> Result<()> {
         upstream.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-        for at in 0..bytes / PIECE_BYTES {
-            upstream.send("10000\r\n")?;
-            upstream.send(piece(at))?;
+        for (_, piece) in pieces(bytes, 64 * 1024) {
+            upstream.send(format!("{:x}\r\n", piece.len()))?;
+            upstream.send(piece)?;
             upstream.send("\r\n")?;
         }
         upstream.send("0\r\n\r\n")
     });
     let head = Head::read(&mut client).unwrap();
     assert_eq!(head.field("transfer-encoding"), Some("chunked"));
-    let (mut most, mut pending, mut at) = (0, Vec::new(), 0);
+    let (mut most, mut at) = (0, 0);
     while let Some(chunk) = e2e::message::chunk(&mut client).unwrap() {
-        pending.extend(chunk);
-        while pending.len() >= PIECE_BYTES as usize {
-            let got: Vec<u8> = pending.drain(..PIECE_BYTES as usize).collect();
-            assert!(got == piece(at), "piece {at} is not what was sent");
-            at += 1;
-        }
+        assert!(chunk == body(at, chunk.len()), "the chunk at {at} is not what was sent");
+        at += chunk.len() as u64;
         most = most.max(gateway.rss_bytes().unwrap());
     }
     writing.join().unwrap().unwrap();
-    assert_eq!(at, bytes / PIECE_BYTES);
+    assert_eq!(at, bytes);
     assert!(most < before + GROWTH_BYTES_MAX, "memory grew from {before} to {most} over {bytes}");
 }
 
@@ -146,7 +163,7 @@ fn stalls_below(limit: u64, writer: &mut Peer) -> Result<u64> {
         if poll(&mut polled, Some(&Timespec::try_from(Duration::from_millis(700))?))? == 0 {
             return Ok(written);
         }
-        match writer.socket().send(&piece(0)) {
+        match writer.socket().send(body(0, 64 * 1024)) {
             Ok(count) => written += count as u64,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
@@ -204,9 +221,9 @@ fn a_body_may_be_answered_while_it_is_sent() {
     Head::read(&mut upstream).unwrap();
     let echoing = std::thread::spawn(move || -> Result<()> {
         upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n"))?;
-        for _ in 0..bytes / PIECE_BYTES {
-            let piece = upstream.take(PIECE_BYTES as usize)?;
-            upstream.send(piece)?;
+        for (_, piece) in pieces(bytes, 64 * 1024) {
+            let got = upstream.take(piece.len())?;
+            upstream.send(got)?;
         }
         Ok(())
     });
@@ -233,9 +250,9 @@ fn a_tunnel_carries_any_amount_both_ways() {
     let mut writer = client.writer().unwrap();
     let writing = std::thread::spawn(move || write_body(&mut writer, bytes));
     let echoing = std::thread::spawn(move || -> Result<()> {
-        for _ in 0..bytes / PIECE_BYTES {
-            let piece = upstream.take(PIECE_BYTES as usize)?;
-            upstream.send(piece)?;
+        for (_, piece) in pieces(bytes, 64 * 1024) {
+            let got = upstream.take(piece.len())?;
+            upstream.send(got)?;
         }
         Ok(())
     });

@@ -14,6 +14,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::patience;
 use crate::taken;
 
+/// What a read of a large body asks for: larger ones are no faster on loopback.
+const READ_BYTES: usize = 256 * 1024;
+
 /// How the other side ended the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -132,17 +135,24 @@ impl Peer {
             return Ok(false);
         }
         let mut piece = [0; 16 * 1024];
+        let count = self.read(&mut piece, deadline)?;
+        self.buffer.extend_from_slice(&piece[..count]);
+        Ok(count > 0)
+    }
+
+    /// Reads once into `piece`, around the buffer; 0 at the end of the connection.
+    fn read(&mut self, piece: &mut [u8], deadline: Instant) -> Result<usize> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 bail!("nothing more came in {:?}; so far: {}", self.patience, shown(&self.buffer));
             }
             self.socket.set_read_timeout(Some(left))?;
-            match (&self.socket).read(&mut piece) {
+            match (&self.socket).read(piece) {
                 Ok(0) => self.end = Some(End::Eof),
                 Ok(n) => {
                     self.received += n as u64;
-                    self.buffer.extend_from_slice(&piece[..n]);
+                    return Ok(n);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::TimedOut => {
@@ -151,7 +161,7 @@ impl Peer {
                 Err(error) if reset(error.kind()) => self.end = Some(End::Reset),
                 Err(error) => return Err(error).context("read"),
             }
-            return Ok(self.end.is_none());
+            return Ok(0);
         }
     }
 
@@ -199,18 +209,30 @@ impl Peer {
 
     /// Reads and drops `count` bytes in constant memory. The patience of this peer holds for each read.
     pub fn skip(&mut self, count: u64) -> Result<()> {
-        let mut left = count;
-        loop {
-            let now = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
-            self.buffer.drain(..now);
-            left -= now as u64;
-            if left == 0 {
-                return Ok(());
-            }
-            if !self.fill()? {
+        self.take_each(count, |_| Ok(()))
+    }
+
+    /// Hands the next `count` bytes to `each` as they come, in constant memory. The patience of this peer holds for each
+    /// read.
+    pub fn take_each(&mut self, count: u64, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let buffered = usize::try_from(count).unwrap_or(usize::MAX).min(self.buffer.len());
+        let mut left = count - buffered as u64;
+        each(&self.buffer[..buffered])?;
+        self.buffer.drain(..buffered);
+        let mut memory = vec![0; READ_BYTES];
+        while left > 0 {
+            let room = usize::try_from(left).unwrap_or(usize::MAX).min(memory.len());
+            let filled = match self.end {
+                None => self.read(&mut memory[..room], Instant::now() + self.patience)?,
+                Some(_) => 0,
+            };
+            if filled == 0 {
                 bail!("the connection ended ({:?}), {left} of {count} bytes missing", self.end);
             }
+            each(&memory[..filled])?;
+            left -= filled as u64;
         }
+        Ok(())
     }
 
     /// The bytes up to and with the next `mark`.

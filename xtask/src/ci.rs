@@ -3,22 +3,25 @@
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::setup::{self, Purpose};
-use crate::{demo, process, test, text, workspace};
+use crate::{bench, demo, process, test, text, workspace};
 
 type Step = (&'static str, fn() -> Result<bool>);
 
-/// The cheap ones first. Those that compile share one target folder and the debug profile.
+/// The cheap ones first, once what they need is there. Those that compile share one target folder and the debug profile,
+/// but for the last: what a release costs only a release build tells.
 const STEPS: &[Step] = &[
+    ("setup", tools),
     ("fmt", || cargo(&["fmt", "--all", "--check"])),
     ("text", text::check),
     ("deny", deny),
-    ("clippy", clippy),
+    ("clippy", || cargo(&["clippy", "--all-targets", "--quiet", "--", "-D", "warnings"])),
     ("docs", docs),
     ("test", || test::run(&[])),
     ("demo", || demo::run(&[])),
+    ("instructions", || bench::run(&["instructions".to_owned()])),
 ];
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
@@ -32,7 +35,11 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             println!("{error:#}");
             false
         });
-        summary.push(format!("  {name:<8}{:<8}{:>4} s", if held { "ok" } else { "FAILED" }, begin.elapsed().as_secs()));
+        summary.push(format!(
+            "  {name:<14}{:<8}{:>4} s",
+            if held { "ok" } else { "FAILED" },
+            begin.elapsed().as_secs()
+        ));
         all_held &= held;
     }
     println!("\n--- ci\n{}", summary.join("\n"));
@@ -43,13 +50,13 @@ fn cargo(words: &[&str]) -> Result<bool> {
     Ok(process::status(workspace::cargo()?.args(words))?.success())
 }
 
-/// The pinned toolchain has clippy (`rust-toolchain.toml` asks for it); a distribution's may not, and has no way to get it.
-fn clippy() -> Result<bool> {
-    if process::output(workspace::cargo()?.args(["clippy", "--version"])).is_err() {
-        println!("not run: clippy: this toolchain has none; rustup's, which the repository pins, does");
-        return Ok(true);
+/// A step that lacks its tool fails as well; this one says what to install.
+fn tools() -> Result<bool> {
+    let missing = setup::provide(&[Purpose::Check])?;
+    for line in &missing {
+        println!("missing: {line}");
     }
-    cargo(&["clippy", "--all-targets", "--quiet", "--", "-D", "warnings"])
+    Ok(missing.is_empty())
 }
 
 /// Private items too: the code map links to them, and a dead link there misleads the next reader. So a link from a public
@@ -63,12 +70,7 @@ fn docs() -> Result<bool> {
 
 /// Licences, sources and duplicates always; advisories where their database can be had.
 fn deny() -> Result<bool> {
-    for line in setup::provide(&[Purpose::Check])? {
-        println!("missing: {line}");
-    }
-    let Some(program) = setup::cargo_deny()? else {
-        return Ok(false);
-    };
+    let program = setup::cargo_deny()?.context("cargo-deny is not installed; `cargo xtask setup` installs it")?;
     let check = |words: &[&str]| -> Result<bool> {
         Ok(process::status(Command::new(&program).args(words).current_dir(workspace::root()?))?.success())
     };

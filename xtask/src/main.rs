@@ -26,7 +26,7 @@ const TASKS: &[Task] = &[
         demo::run,
     ),
     ("test", "run everything that can be tested here; list and count what cannot", test::run),
-    ("ci", "what has to hold for every commit: fmt, text, deny, clippy, docs, test, demo", ci::run),
+    ("ci", "what has to hold for every commit: fmt, text, deny, clippy, docs, test, demo, instructions", ci::run),
     ("bench", "run the gateway beside its peers: plain, idle, stuck, instructions (each with --help)", bench::run),
 ];
 

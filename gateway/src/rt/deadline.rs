@@ -10,6 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::LazyLock;
 use std::task::{Poll, Waker};
@@ -204,7 +205,7 @@ impl Watch {
     }
 }
 
-/// Sets a watch's deadline while its half is busy waiting.
+/// A watch's deadline while its half is busy waiting, or belongs to a [`Stream`](super::Stream).
 #[derive(Clone, Copy)]
 pub struct Remote {
     slot: u32,
@@ -215,7 +216,22 @@ pub struct Remote {
 impl Remote {
     /// As [`Watch::arm`].
     pub fn arm(self, wait: u64, cause: Cause) {
-        std::mem::ManuallyDrop::new(Watch { slot: self.slot }).arm(wait, cause);
+        self.watch().arm(wait, cause);
+    }
+
+    /// As [`Watch::disarm`].
+    pub fn disarm(self) {
+        self.watch().disarm();
+    }
+
+    /// As [`Watch::fired`].
+    pub fn fired(self) -> Option<Cause> {
+        self.watch().fired()
+    }
+
+    /// Not dropped: the slot stays its owner's.
+    fn watch(self) -> ManuallyDrop<Watch> {
+        ManuallyDrop::new(Watch { slot: self.slot })
     }
 }
 

@@ -44,6 +44,7 @@ const NEEDS: &[Need] = &[
     need(Purpose::Bench, Sign::Program("nginx"), "nginx-light", "a peer, and the service behind all peers"),
     need(Purpose::Bench, Sign::Program("haproxy"), "haproxy", "a peer"),
     need(Purpose::Bench, Sign::Python("venv, ensurepip"), "python3-venv", "Envoy and Traefik come as Python wheels"),
+    need(Purpose::Check, Sign::Program("valgrind"), "valgrind", "counts the instructions of an exchange"),
 ];
 
 const fn need(purpose: Purpose, sign: Sign, package: &'static str, what_for: &'static str) -> Need {
