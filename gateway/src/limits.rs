@@ -51,6 +51,9 @@ pub const CUTS_PER_TURN: usize = 128;
 /// Waiting exchanges whose client is checked for a hang-up in one sweep, round robin.
 pub const HANGUP_POLLS_PER_TICK: usize = 1024;
 
+/// Milliseconds between the last SYN a listening socket takes and its end: what a handshake needs over a long way.
+pub const LAST_HANDSHAKES_MS: u64 = 200;
+
 /// Milliseconds a client connection must have been quiet to be closed while its worker drains. A client that asked less long
 /// ago may be asking again this very moment; its next answer says that the connection closes.
 pub const DRAIN_QUIET_MS: u64 = 1_000;

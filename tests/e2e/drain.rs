@@ -65,7 +65,39 @@ fn an_exchange_that_does_not_end_is_cut_at_the_deadline() {
     Head::read(&mut upstream).unwrap();
     gateway.signal(Signal::TERM).unwrap();
     client.rest().unwrap();
-    gateway.exit().unwrap();
+    assert_eq!(gateway.exit().unwrap().code(), Some(3), "exchanges were cut");
+}
+
+#[test]
+fn a_second_signal_cuts_what_runs() {
+    let origin = Origin::tcp().unwrap();
+    let config = "[gateway]\ndrain = { delay = \"0s\", deadline = \"10m\" }";
+    let mut gateway = Gateway::start(config, origin.address()).unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send(GET).unwrap();
+    let mut upstream = origin.accept().unwrap();
+    Head::read(&mut upstream).unwrap();
+    gateway.signal(Signal::TERM).unwrap();
+    gateway.event("draining").unwrap();
+    gateway.signal(Signal::TERM).unwrap();
+    assert_eq!(gateway.exit().unwrap().code(), Some(3));
+    client.rest().unwrap();
+}
+
+#[test]
+fn a_client_that_asks_again_at_once_is_answered_and_told() {
+    let origin = Origin::tcp().unwrap().answer(|_| e2e::origin::ok("x"));
+    let mut gateway = Gateway::start("", origin.address()).unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send(GET).unwrap();
+    Message::answer(&mut client, "GET").unwrap();
+    gateway.signal(Signal::TERM).unwrap();
+    gateway.event("draining").unwrap();
+    client.send(GET).unwrap();
+    let answer = Message::answer(&mut client, "GET").unwrap();
+    assert_eq!(answer.head.field("connection"), Some("close"));
+    client.finish().unwrap();
+    assert_eq!(gateway.exit().unwrap().code(), Some(0));
 }
 
 #[test]

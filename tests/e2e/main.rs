@@ -12,5 +12,8 @@ mod drain;
 mod logs;
 mod paths;
 mod programs;
+mod reload;
 mod slow;
+mod systemd;
+mod takeover;
 mod wire;

@@ -28,6 +28,8 @@ pub struct Gateway {
     status: Option<ExitStatus>,
     events: Arc<Events>,
     reader: Option<JoinHandle<()>>,
+    /// What the names in braces of a configuration stand for.
+    values: BTreeMap<String, String>,
     dir: TempDir,
 }
 
@@ -57,18 +59,24 @@ impl Gateway {
         let mut values: BTreeMap<_, _> =
             values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         values.insert("dir".to_owned(), dir.path().display().to_string());
-        Self::start_exactly(&config::fill(&config::over_base(overrides)?, &values), dir)
+        let mut gateway = Self::start_exactly(&config::fill(&config::over_base(overrides)?, &values), dir)?;
+        gateway.values = values;
+        Ok(gateway)
     }
 
     /// Starts the gateway with `text` as it is, in a file in `dir`.
     pub fn start_exactly(text: &str, dir: TempDir) -> Result<Self> {
+        let mut command = Command::new(binary::path());
+        command.arg("run").arg(dir.path().join("gateway.toml")).stdin(Stdio::null());
+        Self::start_by(&mut command, text, dir)
+    }
+
+    /// Starts the gateway by a command of one's own, which runs `gateway.toml` in `dir`: `text` as it is.
+    pub fn start_by(command: &mut Command, text: &str, dir: TempDir) -> Result<Self> {
         let file = dir.path().join("gateway.toml");
         std::fs::write(&file, text)?;
-        let mut child = Command::new(binary::path())
-            .arg("run")
-            .arg(&file)
+        let mut child = command
             .current_dir(dir.path())
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -79,9 +87,30 @@ impl Gateway {
             let events = Arc::clone(&events);
             move || events.read(BufReader::new(stderr))
         });
-        let gateway = Self { child, status: None, events, reader: Some(reader), dir };
+        let gateway = Self { child, status: None, events, reader: Some(reader), values: BTreeMap::new(), dir };
         gateway.event("ready").with_context(|| format!("with this configuration:\n{text}"))?;
         Ok(gateway)
+    }
+
+    /// Writes another configuration over the one it was started with: `overrides` over [`config::BASE`].
+    pub fn rewrite(&self, overrides: &str) -> Result<()> {
+        let text = config::fill(&config::over_base(overrides)?, &self.values);
+        // In one step: a reload that begins meanwhile reads the one or the other.
+        let new = self.dir.path().join("gateway.toml.new");
+        std::fs::write(&new, text).context("write the configuration")?;
+        std::fs::rename(new, self.config_file()).context("put the configuration in its place")
+    }
+
+    /// Has it load its configuration again, and returns what the admin listener says.
+    pub fn reload(&self) -> Result<Message> {
+        self.post("/reload", "")
+    }
+
+    /// POST of `path` on the admin socket, `fields` in its head, each with its end of line.
+    pub fn post(&self, path: &str, fields: &str) -> Result<Message> {
+        let mut client = Peer::connect_unix(&self.dir.path().join("admin.sock"))?;
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n{fields}\r\n"))?;
+        Message::answer(&mut client, "POST")
     }
 
     /// The address of listener `name`.
@@ -153,12 +182,21 @@ impl Gateway {
         self.find_event(message, |event| event["message"] == message)
     }
 
+    /// Waits until the event whose message is `message` was told `times` times, and returns the last of them.
+    pub fn event_again(&self, message: &str, times: usize) -> Result<Value> {
+        self.find_nth_event(message, |event| event["message"] == message, times)
+    }
+
     fn find_event(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.find_nth_event(what, wanted, 1)
+    }
+
+    fn find_nth_event(&self, what: &str, wanted: impl Fn(&Value) -> bool, nth: usize) -> Result<Value> {
         let deadline = Instant::now() + patience();
         let mut said = self.events.lock();
         loop {
             let events = said.lines.iter().filter_map(|line| serde_json::from_str(line).ok());
-            if let Some(event) = events.into_iter().find(&wanted) {
+            if let Some(event) = events.into_iter().filter(&wanted).nth(nth - 1) {
                 return Ok(event);
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -224,12 +262,20 @@ impl Gateway {
         Ok(status)
     }
 
+    /// The last process that took over from the one before it.
+    pub fn successor(&self, nth: usize) -> Result<Pid> {
+        let event = self.event_again(TAKEN_OVER, nth)?;
+        let pid = event["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        pid.and_then(Pid::from_raw).context("no pid in the event")
+    }
+
     /// Whether it runs still.
     pub fn alive(&mut self) -> bool {
         self.status.is_none() && matches!(self.child.try_wait(), Ok(None))
     }
 
-    fn pid(&self) -> Result<Pid> {
+    /// The process that was started here.
+    pub fn pid(&self) -> Result<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a pid")
     }
 }
@@ -240,6 +286,14 @@ impl Drop for Gateway {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        // Those that took over hold stderr open, and nobody else ends them.
+        let said = self.events.lock().lines.clone();
+        for event in said.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            let pid = event["pid"].as_i64().filter(|_| event["message"] == TAKEN_OVER);
+            if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+                end(pid, Signal::KILL);
+            }
+        }
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
@@ -247,6 +301,19 @@ impl Drop for Gateway {
             eprintln!("--- the gateway said:\n{}\n---", self.said());
         }
     }
+}
+
+/// What a process says when another has taken over from it.
+const TAKEN_OVER: &str = "the new process serves";
+
+/// Signals a process that is not a child of ours and waits until it is gone. `false`: it did not go.
+pub fn end(pid: Pid, signal: Signal) -> bool {
+    // Opened first: after the signal the number may be somebody else's.
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return true };
+    let _ = rustix::process::pidfd_send_signal(&pidfd, signal);
+    let mut polled = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
+    let wait = rustix::event::Timespec::try_from(patience()).ok();
+    rustix::event::poll(&mut polled, wait.as_ref()).is_ok_and(|ended| ended > 0)
 }
 
 impl Events {

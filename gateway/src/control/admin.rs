@@ -37,10 +37,16 @@ const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
 pub struct State {
     pub metrics: Arc<Metrics>,
     pub ready: Arc<Ready>,
-    /// What every request must carry as `Authorization: Bearer`; `None`: nothing.
-    pub token: Option<Token>,
+    /// What every request must carry as `Authorization: Bearer`; `None`: nothing. A reload may change it.
+    pub token: Arc<Mutex<Option<Token>>>,
     /// Where the control loop takes what is asked of it.
     pub commands: mpsc::Sender<Command>,
+}
+
+impl State {
+    fn token(&self) -> Option<Token> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What the admin listener asks of the control loop.
@@ -131,7 +137,7 @@ async fn serve_until(
     shutdown: impl Future<Output = ()> + Send + 'static,
     shutdown_wait: Duration,
 ) -> io::Result<()> {
-    if state.token.is_none() && !listener.is_local() {
+    if state.token().is_none() && !listener.is_local() {
         // The configuration was checked for this; a mistake there must not show the metrics to the world.
         let text = format!("admin.address: `{}` is not a loopback address and there is no token", listener.address());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
@@ -169,7 +175,7 @@ fn router(state: State) -> Router {
 }
 
 async fn authorize(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
-    match &state.token {
+    match state.token() {
         Some(token) if !token.is_in(request.headers()) => {
             let text = "send the admin token as `Authorization: Bearer`";
             let mut answer = problem(StatusCode::UNAUTHORIZED, "admin_token", text);

@@ -115,6 +115,8 @@ struct Running {
     resolver: resolve::Resolver,
     watch: Watch,
     admin: Option<Admin>,
+    /// The admin listener that another process goes on with, while it answers what it has accepted.
+    admin_leaving: Option<tokio::task::JoinHandle<()>>,
     commander: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
     ended: mpsc::UnboundedReceiver<usize>,
@@ -178,7 +180,7 @@ impl Running {
             match self.next_event(resolve_at).await {
                 Event::Drain => {
                     systemd::stopping("draining");
-                    break self.drain(self.config.gateway.drain.delay.0, Queued::Take).await;
+                    break self.drain(self.config.gateway.drain.delay.0, None).await;
                 }
                 Event::Reopen => {
                     self.log.reopen();
@@ -188,10 +190,7 @@ impl Running {
                 Event::Command(Command::Reload(reply)) => self.begin_reload(Some(reply)),
                 Event::Loaded(loaded) => self.end_reload(loaded).await,
                 Event::TakeOver => self.begin_take_over(),
-                Event::Successor(Ok(successor)) => {
-                    self.pass_on(successor).await;
-                    break self.drain(Duration::ZERO, Queued::Leave).await;
-                }
+                Event::Successor(Ok(successor)) => break self.drain(Duration::ZERO, Some(successor)).await,
                 Event::Successor(Err(why)) => {
                     self.taking_over = false;
                     tracing::error!(why, "the new process did not take over; this one goes on");
@@ -293,7 +292,7 @@ impl Running {
         }
         if !self.workers.is_empty() {
             systemd::stopping("a worker died");
-            self.drain(Duration::ZERO, Queued::Take).await;
+            self.drain(Duration::ZERO, None).await;
         }
         Some(Ended::Failed)
     }
@@ -387,20 +386,14 @@ impl Running {
             true => Some(self.log.instead(&log_target(&config)).map_err(log_failed(&config))?),
             false => None,
         };
-        let is_admin_same = match (&self.admin, &config.admin) {
-            (Some(admin), Some(written)) => {
-                let token = |admin: &crate::config::model::Admin| admin.token.as_ref().map(|t| t.expose().to_owned());
-                admin.written.address == written.address && token(&admin.written) == token(written)
-            }
+        let is_admin_there = match (&self.admin, &config.admin) {
+            (Some(admin), Some(written)) => admin.is_at(written),
             (None, None) => true,
             _ => false,
         };
-        let admin = match is_admin_same {
+        let admin = match is_admin_there {
             true => None,
-            false => {
-                let given = self.admin.as_ref().and_then(Admin::given);
-                Some(Admin::start(&config, given, &self.shared.metrics, &self.ready, &self.commander).await?)
-            }
+            false => Some(Admin::start(&config, None, &self.shared.metrics, &self.ready, &self.commander).await?),
         };
         let before = self.workers.ids();
         if count > before.len()
@@ -415,7 +408,6 @@ impl Running {
         let closed = self.sockets.adopt(plan, &mut snapshot);
         let old = self.shared.snapshot.swap(Arc::new(snapshot));
         self.shared.pool.submit(Box::new(move || drop(old)));
-        let stay: Vec<usize> = self.workers.ids().into_iter().take(count).collect();
         let go: Vec<usize> = self.workers.ids().into_iter().skip(count).collect();
         if let Some(log) = log {
             for id in self.workers.ids() {
@@ -425,26 +417,21 @@ impl Running {
             self.log = log;
         }
         for &listener in &closed {
-            for id in self.workers.ids() {
-                self.workers.tell(id, Message::Unlisten { listener, queued: Queued::Take }).await;
-            }
-        }
-        // Those that stay accept from everything before those that go stop.
-        match self.sockets.lend(&stay) {
-            Ok(loans) => {
-                for (worker, listener) in loans {
-                    self.workers.tell(worker, Message::Listen(listener)).await;
-                }
-            }
-            Err(error) => tracing::error!(%error, "a worker got no listening socket"),
+            self.workers.unlisten(listener).await;
         }
         self.workers.leave(&go, config.gateway.drain.deadline.0).await;
-        if let Some(admin) = admin {
-            let is_passed_on = matches!((&admin, &self.admin), (Some(new), Some(old))
-                if new.written.address == old.written.address);
-            if let Some(old) = std::mem::replace(&mut self.admin, admin) {
-                // A request may be waiting for this very reload: it is answered first.
-                tokio::task::spawn_local(old.stop(is_passed_on));
+        self.lend().await;
+        match admin {
+            Some(admin) => {
+                if let Some(old) = std::mem::replace(&mut self.admin, admin) {
+                    // A request may be waiting for this very reload: it is answered first.
+                    tokio::task::spawn_local(old.stop());
+                }
+            }
+            None => {
+                if let (Some(admin), Some(written)) = (&self.admin, &config.admin) {
+                    admin.set_token(written);
+                }
             }
         }
         events::start(config.log.level.into(), config.log.format.into());
@@ -458,9 +445,7 @@ impl Running {
             tracing::warn!("a new process is starting already");
             return;
         }
-        let listeners: io::Result<Vec<_>> =
-            self.sockets.all().map(|(key, socket)| Ok((key.clone(), socket.try_clone()?))).collect();
-        let listeners = match listeners {
+        let listeners = match self.sockets.all() {
             Ok(listeners) => listeners,
             Err(error) => {
                 return tracing::error!(%error, "the listening sockets could not be copied; nobody takes over");
@@ -476,25 +461,21 @@ impl Running {
         });
     }
 
-    /// The new process is the service from now on; only what it does not listen on is still ours to empty.
+    /// Nothing is accepted here any more, and the new process is the service from now on. What it does not listen on closes.
     async fn pass_on(&mut self, successor: Successor) {
-        tracing::info!(pid = successor.pid, "the new process serves");
-        systemd::main_process(successor.pid);
-        if let Some(admin) = self.admin.take() {
-            admin.stop(true).await;
+        for listener in self.sockets.others(&successor.listeners) {
+            self.workers.unlisten(listener).await;
         }
-        let ours: Vec<_> = self.sockets.all().map(|(key, _)| key.clone()).collect();
-        for key in ours.iter().filter(|key| !successor.listeners.contains(key)) {
-            if let Some(listener) = self.sockets.find(key) {
-                for id in self.workers.ids() {
-                    self.workers.tell(id, Message::Unlisten { listener, queued: Queued::Take }).await;
-                }
-            }
-        }
+        self.workers.drain(Queued::Leave).await;
+        let pid = successor.pid;
+        systemd::main_process(pid);
+        successor.begin();
+        tracing::info!(pid, "the new process serves");
+        self.admin_leaving = self.admin.take().map(|admin| tokio::task::spawn_local(admin.pass_on()));
     }
 
     /// Not ready, then no new connections, then what runs may finish. A second signal cuts it short.
-    async fn drain(&mut self, delay: Duration, queued: Queued) -> Ended {
+    async fn drain(&mut self, delay: Duration, successor: Option<Successor>) -> Ended {
         let deadline = self.config.gateway.drain.deadline.0;
         self.ready.block("draining");
         // From here on answers say that their connection closes, so that clients come back somewhere else.
@@ -503,7 +484,10 @@ impl Running {
         if !delay.is_zero() && !self.wait(Instant::now() + delay, false).await {
             return Ended::Cut;
         }
-        self.workers.drain(queued).await;
+        match successor {
+            Some(successor) => self.pass_on(successor).await,
+            None => self.workers.drain(Queued::Take).await,
+        }
         // The workers' own handles keep a socket open until its queue is empty.
         self.sockets.clear();
         if !self.wait(Instant::now() + deadline, true).await {
@@ -538,7 +522,11 @@ impl Running {
         self.workers.stop().await;
         self.log.clone().close();
         if let Some(admin) = self.admin.take() {
-            admin.stop(false).await;
+            admin.stop().await;
+        }
+        if let Some(leaving) = self.admin_leaving.take() {
+            // It ends by itself, within seconds.
+            let _ = leaving.await;
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::SockRef;
 
@@ -52,6 +53,8 @@ pub(super) struct Given {
 pub(super) struct GivenSocket {
     pub(super) label: Label,
     pub(super) socket: TcpListener,
+    /// Whoever gave it holds it, too, and goes on to.
+    pub(super) held_elsewhere: bool,
 }
 
 /// What a given socket is meant for.
@@ -64,7 +67,7 @@ pub(super) enum Label {
 
 impl Given {
     /// Takes those meant for the listener that has this key and is written like this.
-    fn take(&mut self, key: &Key, written: &model::Listener) -> Vec<TcpListener> {
+    fn take(&mut self, key: &Key, written: &model::Listener) -> Vec<Lent> {
         let address = socket_address(&written.address);
         let meant = |given: &mut GivenSocket| match &given.label {
             Label::Key(other) => other == key,
@@ -72,7 +75,7 @@ impl Given {
                 written.name.as_ref() == Some(name) || (address.is_some() && given.socket.local_addr().ok() == address)
             }
         };
-        self.sockets.extract_if(.., meant).map(|given| given.socket).collect()
+        self.sockets.extract_if(.., meant).map(|given| Lent::new(given.socket, given.held_elsewhere)).collect()
     }
 }
 
@@ -86,14 +89,24 @@ pub(super) struct Sockets {
 struct Slot {
     key: Key,
     rules: Arc<Listener>,
+    closed: Arc<AtomicBool>,
     /// Empty: configured no more.
     sockets: Vec<Lent>,
 }
 
 struct Lent {
     socket: TcpListener,
+    /// The service manager holds it, too.
+    held_elsewhere: bool,
     /// Who accepts from it. More than one where the kernel does not let us open another beside it.
     workers: Vec<usize>,
+}
+
+impl Lent {
+    /// To nobody yet.
+    fn new(socket: TcpListener, held_elsewhere: bool) -> Lent {
+        Lent { socket, held_elsewhere, workers: Vec::new() }
+    }
 }
 
 /// What a configuration needs, opened and not yet in use.
@@ -103,7 +116,7 @@ pub(super) struct Plan {
 
 struct Planned {
     key: Key,
-    fresh: Vec<TcpListener>,
+    fresh: Vec<Lent>,
 }
 
 impl Sockets {
@@ -116,7 +129,7 @@ impl Sockets {
             let slot = self.slots.iter().find(|slot| slot.key == key);
             let mut fresh = given.take(&key, written);
             let open = slot.map(|slot| slot.sockets.as_slice()).unwrap_or_default();
-            let first = open.first().map(|lent| &lent.socket).or(fresh.first());
+            let first = open.iter().chain(&fresh).next().map(|lent| &lent.socket);
             let missing = workers.saturating_sub(open.len() + fresh.len());
             let address = match first {
                 Some(first) => first.local_addr().map_err(failed)?,
@@ -125,10 +138,10 @@ impl Sockets {
             let shareable = first.is_none_or(|first| SockRef::from(first).reuse_port().unwrap_or(false));
             if shareable && missing > 0 {
                 let planned = listeners.iter().flat_map(|planned| &planned.fresh);
-                let ours = self.slots.iter().flat_map(|slot| &slot.sockets).map(|lent| &lent.socket).chain(planned);
-                let beside = first.is_some() || ours.into_iter().any(|socket| port(socket) == Some(address.port()));
+                let mut ours = self.slots.iter().flat_map(|slot| &slot.sockets).chain(planned);
+                let beside = first.is_some() || ours.any(|lent| port(&lent.socket) == Some(address.port()));
                 match worker::bind(address, missing, beside) {
-                    Ok(more) => fresh.extend(more),
+                    Ok(more) => fresh.extend(more.into_iter().map(|socket| Lent::new(socket, false))),
                     // Another user's socket, from the service manager: its one queue is shared.
                     Err(_) if first.is_some() => {}
                     Err(error) => return Err(failed(error)),
@@ -150,24 +163,25 @@ impl Sockets {
         for (Planned { key, fresh }, rules) in plan.listeners.into_iter().zip(snapshot.listeners.iter()) {
             let at = self.slots.iter().position(|slot| slot.key == key).unwrap_or_else(|| {
                 configured.push(false);
-                self.slots.push(Slot { key, rules: rules.clone(), sockets: Vec::new() });
+                self.slots.push(Slot { key, rules: rules.clone(), closed: Arc::default(), sockets: Vec::new() });
                 self.slots.len() - 1
             });
             configured[at] = true;
             let slot = &mut self.slots[at];
-            slot.rules = rules.clone();
+            slot.closed.store(false, Ordering::Relaxed);
+            slot.rules = Arc::new(Listener { closed: slot.closed.clone(), ..Listener::clone(rules) });
             if slot.sockets.is_empty()
-                && let Some(address) = fresh.first().and_then(|socket| socket.local_addr().ok())
+                && let Some(address) = fresh.first().and_then(|lent| lent.socket.local_addr().ok())
             {
                 tracing::info!(listener = rules.name, %address, "listening");
             }
-            slot.sockets.extend(fresh.into_iter().map(|socket| Lent { socket, workers: Vec::new() }));
+            slot.sockets.extend(fresh);
         }
         let mut closed = Vec::new();
         for (at, slot) in self.slots.iter_mut().enumerate() {
             if !configured[at] && !slot.sockets.is_empty() {
                 tracing::info!(listener = slot.rules.name, "no longer listening");
-                slot.rules = Arc::new(Listener { closed: true, ..Listener::clone(&slot.rules) });
+                slot.closed.store(true, Ordering::Relaxed);
                 // The workers' own handles keep it open until they have emptied its queue.
                 slot.sockets.clear();
                 closed.push(at);
@@ -190,7 +204,8 @@ impl Sockets {
             }
             let held = |slot: &Slot, worker| slot.sockets.iter().filter(|lent| lent.workers.contains(&worker)).count();
             let mut lend = |lent: &mut Lent, worker| -> io::Result<()> {
-                loans.push((worker, BoundListener { index, socket: lent.socket.try_clone()? }));
+                let held_elsewhere = lent.held_elsewhere;
+                loans.push((worker, BoundListener { index, socket: lent.socket.try_clone()?, held_elsewhere }));
                 lent.workers.push(worker);
                 Ok(())
             };
@@ -213,13 +228,19 @@ impl Sockets {
     }
 
     /// Every socket and what it is, for the process that takes over.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&Key, &TcpListener)> {
-        self.slots.iter().flat_map(|slot| slot.sockets.iter().map(|lent| (&slot.key, &lent.socket)))
+    pub(super) fn all(&self) -> io::Result<Vec<GivenSocket>> {
+        let lent = self.slots.iter().flat_map(|slot| slot.sockets.iter().map(|lent| (&slot.key, lent)));
+        lent.map(|(key, lent)| {
+            let label = Label::Key(key.clone());
+            Ok(GivenSocket { label, socket: lent.socket.try_clone()?, held_elsewhere: lent.held_elsewhere })
+        })
+        .collect()
     }
 
-    /// The number of the listener with this key, if it is open.
-    pub(super) fn find(&self, key: &Key) -> Option<usize> {
-        self.slots.iter().position(|slot| slot.key == *key && !slot.sockets.is_empty())
+    /// The numbers of the listeners that are open and have none of these keys.
+    pub(super) fn others(&self, keys: &[Key]) -> Vec<usize> {
+        let is_other = |slot: &Slot| !slot.sockets.is_empty() && !keys.contains(&slot.key);
+        self.slots.iter().enumerate().filter(|(_, slot)| is_other(slot)).map(|(at, _)| at).collect()
     }
 
     /// Lets go of all: what workers hold closes with them.

@@ -4,14 +4,14 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::admin::{self, Command, Ready, State, Token};
 use super::reload::Fresh;
@@ -123,13 +123,13 @@ pub(super) async fn start(
     });
     let (mut workers, ended) = Workers::new(shared.clone(), ring);
     workers.start(worker_count(&config), &log).await?;
-    for (worker, listener) in sockets.lend(&workers.ids()).map_err(other("a worker's listening socket"))? {
-        workers.tell(worker, Message::Listen(listener)).await;
-    }
     shared.metrics.reloads.started(&digest.shown, SystemTime::now());
     if let Some(confirm) = inheritance {
         // Nobody there to hear it: whoever started us was told to stop meanwhile, and so are we.
         confirm.ready(sockets::keys(&config)).map_err(other("the process to take over from"))?;
+    }
+    for (worker, listener) in sockets.lend(&workers.ids()).map_err(other("a worker's listening socket"))? {
+        workers.tell(worker, Message::Listen(listener)).await;
     }
     ready.clear("starting");
     let connections_max = shared.snapshot.load().settings.connections_max;
@@ -151,6 +151,7 @@ pub(super) async fn start(
         resolver,
         watch,
         admin,
+        admin_leaving: None,
         commander,
         commands,
         ended,
@@ -201,10 +202,11 @@ pub(super) fn log_failed(config: &Config) -> impl FnOnce(io::Error) -> StartErro
 
 /// The admin listener as it runs.
 pub(super) struct Admin {
-    pub(super) written: model::Admin,
     address: String,
+    token: Arc<Mutex<Option<Token>>>,
     socket: OwnedFd,
     keep_file: Arc<AtomicBool>,
+    gate: Arc<Notify>,
     /// Dropping it stops the listener.
     stop: oneshot::Sender<()>,
     serving: tokio::task::JoinHandle<io::Result<()>>,
@@ -225,21 +227,27 @@ impl Admin {
             Some((address, socket)) if address == written.address => admin::adopt(&address, socket).map_err(failed)?,
             _ => admin::bind(&written.address).await.map_err(failed)?,
         };
-        let (address, socket, keep_file) =
-            (written.address.clone(), listener.socket().map_err(failed)?, listener.keep_file());
-        let state = State {
-            metrics: metrics.clone(),
-            ready: ready.clone(),
-            token: written.token.as_ref().and_then(|token| Token::new(token.expose())),
-            commands: commands.clone(),
-        };
+        let (address, token) = (written.address.clone(), Arc::new(Mutex::new(token(written))));
+        let (socket, keep_file, gate) = (listener.socket().map_err(failed)?, listener.keep_file(), listener.gate());
+        let state =
+            State { metrics: metrics.clone(), ready: ready.clone(), token: token.clone(), commands: commands.clone() };
         tracing::info!(address = listener.address(), "admin listening");
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::task::spawn_local(admin::serve(listener, state, async move {
             // The sender is only ever dropped.
             let _ = stopped.await;
         }));
-        Ok(Some(Admin { written: written.clone(), address, socket, keep_file, stop, serving }))
+        Ok(Some(Admin { address, token, socket, keep_file, gate, stop, serving }))
+    }
+
+    /// Whether it listens where `written` says.
+    pub(super) fn is_at(&self, written: &model::Admin) -> bool {
+        self.address == written.address
+    }
+
+    /// Asks for the token of `written` from now on.
+    pub(super) fn set_token(&self, written: &model::Admin) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token(written);
     }
 
     /// The socket and where it listens, for somebody who goes on with it.
@@ -247,12 +255,30 @@ impl Admin {
         Some((self.address.clone(), self.socket.try_clone().ok()?))
     }
 
-    /// Answers what was asked and ends. `passed_on`: somebody else serves the socket now.
-    pub(super) async fn stop(self, passed_on: bool) {
-        self.keep_file.store(passed_on, Ordering::Relaxed);
-        drop(self.stop);
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(3), self.serving).await;
+    /// Accepts no more; somebody else serves the socket now. What was accepted is answered before it ends.
+    pub(super) async fn pass_on(self) {
+        self.keep_file.store(true, Ordering::Relaxed);
+        self.gate.notify_one();
+        // A connection that has not sent its request yet would be reset by a stop.
+        tokio::time::sleep(PASS_ON_WAIT).await;
+        self.stop().await;
     }
+
+    /// Answers what was asked and ends.
+    pub(super) async fn stop(self) {
+        drop(self.stop);
+        let _ = tokio::time::timeout(STOP_WAIT, self.serving).await;
+    }
+}
+
+/// How long an admin connection that was accepted may take to send its request when another process goes on.
+const PASS_ON_WAIT: Duration = Duration::from_millis(500);
+
+/// How long answers of the admin listener may take at the end.
+const STOP_WAIT: Duration = Duration::from_secs(3);
+
+fn token(written: &model::Admin) -> Option<Token> {
+    written.token.as_ref().and_then(|token| Token::new(token.expose()))
 }
 
 /// More connections than a third of the descriptors: each may need one to a service, and the process needs some more.

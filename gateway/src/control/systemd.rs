@@ -58,7 +58,7 @@ pub(super) fn given() -> std::io::Result<Given> {
         let socket = TcpListener::from(socket);
         // Workers wait for connections; a socket that never waits would keep them spinning.
         socket.set_nonblocking(false)?;
-        given.sockets.push(GivenSocket { label: Label::Name(name), socket });
+        given.sockets.push(GivenSocket { label: Label::Name(name), socket, held_elsewhere: true });
     }
     Ok(given)
 }

@@ -1,8 +1,9 @@
 //! One process takes over from another: a new binary serves, and no connection notices.
 //!
 //! The running process starts its own program anew with one end of a socket pair as standard input, and sends the listening
-//! sockets over it. The new one checks its configuration, starts on these very sockets and says so; only then does the old
-//! one stop accepting and finish what it runs. Whatever goes wrong before that leaves the old one as it was.
+//! sockets over it. The new one checks its configuration, starts everything but accepting, and says so; only then does the
+//! old one stop accepting, tell the new one that it may begin, and finish what it runs. What comes between the two waits in
+//! the kernel's queue. Whatever goes wrong before that leaves the old one as it was.
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -53,29 +54,43 @@ enum Word {
     Listener {
         address: String,
         nth: usize,
+        held_elsewhere: bool,
     },
     Admin {
         address: String,
     },
     /// That was all of it.
     End,
-    /// From the new process: it serves these.
+    /// From the new process: it is about to accept from these.
     Ready {
         listeners: Vec<(String, usize)>,
     },
+    /// Nobody else accepts any more.
+    Begin,
 }
 
 /// What a process hands over.
 pub(super) struct Estate {
-    pub(super) listeners: Vec<(Key, TcpListener)>,
+    pub(super) listeners: Vec<GivenSocket>,
     pub(super) admin: Option<(String, OwnedFd)>,
 }
 
-/// A new process that serves.
+/// A new process that is about to accept.
 pub(super) struct Successor {
     pub(super) pid: u32,
-    /// What it listens on. Whatever else there is has nobody now.
+    /// What it listens on. Whatever else there is will have nobody.
     pub(super) listeners: Vec<Key>,
+    socket: OwnedFd,
+}
+
+impl Successor {
+    /// Nobody accepts here any more: it begins.
+    pub(super) fn begin(self) {
+        // Should the word not arrive, the end of the connection says the same.
+        if let Err(error) = send(&self.socket, &Word::Begin, None) {
+            tracing::warn!(%error, "the new process could not be told to begin");
+        }
+    }
 }
 
 /// Starts the program anew and waits until it serves. Blocks. The error says what went wrong, in words.
@@ -98,7 +113,7 @@ pub(super) fn hand_over(program: &Program, estate: &Estate) -> Result<Successor,
     match outcome {
         Ok(Some(listeners)) => {
             let listeners = listeners.into_iter().map(|(address, nth)| Key { address, nth }).collect();
-            Ok(Successor { pid: child.id(), listeners })
+            Ok(Successor { pid: child.id(), listeners, socket: ours })
         }
         Ok(None) => Err(how_it_ended(&mut child)),
         Err(why) => {
@@ -113,8 +128,9 @@ pub(super) fn hand_over(program: &Program, estate: &Estate) -> Result<Successor,
 /// Sends everything and waits for the answer. `None`: the other end closed.
 fn talk(socket: &OwnedFd, estate: &Estate) -> io::Result<Option<Vec<(String, usize)>>> {
     let sent = (|| {
-        for (key, listener) in &estate.listeners {
-            let word = Word::Listener { address: key.address.clone(), nth: key.nth };
+        for GivenSocket { label, socket: listener, held_elsewhere } in &estate.listeners {
+            let Label::Key(Key { address, nth }) = label else { continue };
+            let word = Word::Listener { address: address.clone(), nth: *nth, held_elsewhere: *held_elsewhere };
             send(socket, &word, Some(listener.as_fd()))?;
         }
         if let Some((address, admin)) = &estate.admin {
@@ -165,9 +181,9 @@ pub fn inherit() -> io::Result<Option<Inheritance>> {
     let mut admin = None;
     loop {
         match receive(&socket)? {
-            Some((Word::Listener { address, nth }, Some(fd))) => {
+            Some((Word::Listener { address, nth, held_elsewhere }, Some(fd))) => {
                 let label = Label::Key(Key { address, nth });
-                given.sockets.push(GivenSocket { label, socket: TcpListener::from(fd) });
+                given.sockets.push(GivenSocket { label, socket: TcpListener::from(fd), held_elsewhere });
             }
             Some((Word::Admin { address }, Some(fd))) => admin = Some((address, fd)),
             Some((Word::End, _)) => return Ok(Some(Inheritance { given, admin, confirm: Confirm(socket) })),
@@ -178,10 +194,12 @@ pub fn inherit() -> io::Result<Option<Inheritance>> {
 }
 
 impl Confirm {
-    /// Tells the process before us that we serve these; it stops accepting.
+    /// Tells the process before us that we are about to accept from these, and waits until it no longer does.
     pub(super) fn ready(self, listeners: Vec<Key>) -> io::Result<()> {
         let listeners = listeners.into_iter().map(|key| (key.address, key.nth)).collect();
-        send(&self.0, &Word::Ready { listeners }, None)
+        send(&self.0, &Word::Ready { listeners }, None)?;
+        // Its end is as good as its word: it accepts no more.
+        receive(&self.0).map(drop)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::limits::MAILBOX_MAX;
 use crate::observe::access_log::AccessLog;
 use crate::rt::wake::Sender;
 use crate::rt::{RingFlags, wake};
-use crate::worker::{self, Message, Queued, Shared, Start};
+use crate::worker::{self, Message, Queued, Shared, Start, Until};
 
 /// Between two tries to tell a worker whose mailbox is full.
 const TELL_AGAIN: Duration = Duration::from_millis(5);
@@ -121,7 +121,8 @@ impl Workers {
         tracing::error!(worker = id, "a worker does not read what it is told");
     }
 
-    /// Makes these workers finish what they run and end, by `deadline` at the latest. Others accept from their sockets.
+    /// Makes these workers stop accepting, finish what they run and end, by `deadline` at the latest. When this returns,
+    /// others may accept from their sockets.
     pub(super) async fn leave(&mut self, ids: &[usize], deadline: Duration) {
         let by = Instant::now() + deadline;
         for handle in &mut self.all {
@@ -129,16 +130,33 @@ impl Workers {
                 handle.leaves_by.get_or_insert(by);
             }
         }
+        let (until, stopped) = until();
         for &id in ids {
-            self.tell(id, Message::Drain(Queued::Leave)).await;
+            self.tell(id, Message::Drain { queued: Queued::Leave, until: until.clone() }).await;
         }
+        drop(until);
+        stopped.wait().await;
     }
 
-    /// Makes all finish what they run and end.
+    /// Makes all stop accepting, finish what they run and end. When this returns, others may accept from their sockets.
     pub(super) async fn drain(&self, queued: Queued) {
+        let (until, stopped) = until();
         for handle in &self.all {
-            self.tell(handle.id, Message::Drain(queued)).await;
+            self.tell(handle.id, Message::Drain { queued, until: until.clone() }).await;
         }
+        drop(until);
+        stopped.wait().await;
+    }
+
+    /// Makes all stop accepting from a listener that goes. When this returns, it is closed.
+    pub(super) async fn unlisten(&self, listener: usize) {
+        let (until, stopped) = until();
+        for handle in &self.all {
+            let message = Message::Unlisten { listener, queued: Queued::Take, until: until.clone() };
+            self.tell(handle.id, message).await;
+        }
+        drop(until);
+        stopped.wait().await;
     }
 
     /// Stops those whose time to leave is over.
@@ -174,6 +192,26 @@ impl Workers {
         for handle in self.all.drain(..) {
             let joined = tokio::task::spawn_blocking(move || handle.thread.join());
             let _ = tokio::time::timeout(Duration::from_secs(2), joined).await;
+        }
+    }
+}
+
+/// How long workers may take to stop accepting. It is a matter of microseconds; one that is stuck must not hold up the rest.
+const STOP_WAIT: Duration = Duration::from_secs(2);
+
+/// Knows when all copies of an [`Until`] are gone.
+struct Stopped(mpsc::Receiver<()>);
+
+fn until() -> (Until, Stopped) {
+    let (held, gone) = mpsc::channel::<()>(1);
+    (Arc::new(held), Stopped(gone))
+}
+
+impl Stopped {
+    async fn wait(mut self) {
+        // Nothing is ever sent: what comes is the end of the last sender.
+        if tokio::time::timeout(STOP_WAIT, self.0.recv()).await.is_err() {
+            tracing::error!("a worker does not stop accepting");
         }
     }
 }

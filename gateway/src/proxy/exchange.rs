@@ -337,6 +337,7 @@ impl<'a> Exchange<'a> {
             route: self.route,
             settings: &self.snapshot.settings,
             worker: self.worker,
+            listener: self.listener,
             websocket: self.hop.websocket,
             timeouts,
             sent_us,
@@ -469,7 +470,7 @@ impl<'a> Exchange<'a> {
 
     /// Sends an answer of our own.
     async fn send_own(&mut self, head: ResponseHead, body: Bytes) {
-        if !self.body.ended() || self.worker.draining() {
+        if !self.body.ended() || self.worker.draining() || self.listener.is_closed() {
             self.answer.close_after();
         }
         self.answer.head(&head, Length::Exact(body.len() as u64));

@@ -15,7 +15,7 @@ use crate::filter::{Context, Facts, Kept};
 use crate::refusal::Refusal;
 use crate::rt::Buf;
 use crate::rt::deadline::Cause;
-use crate::snapshot::{Route, Settings, UpstreamTimeouts};
+use crate::snapshot::{Listener, Route, Settings, UpstreamTimeouts};
 use crate::worker::Worker;
 
 /// What an attempt ended in.
@@ -37,6 +37,7 @@ pub struct Finishing<'e> {
     pub route: Option<&'e Route>,
     pub settings: &'e Settings,
     pub worker: &'e Worker,
+    pub listener: &'e Listener,
     pub websocket: bool,
     pub timeouts: UpstreamTimeouts,
     pub sent_us: u64,
@@ -70,7 +71,7 @@ impl Finishing<'_> {
         if !self.kept.transforms.is_empty() && length != Length::Absent {
             length = Length::Unknown;
         }
-        if !uploaded || self.worker.draining() {
+        if !uploaded || self.worker.draining() || self.listener.is_closed() {
             answer.close_after();
         }
         answer.head(&head, length);

@@ -220,12 +220,38 @@ impl Listener {
         }
     }
 
-    /// Takes what the kernel has queued, without waiting, after the accept was stopped: closing the socket would reset it.
-    /// `None`: the queue is empty. From the first call on nobody else may wait on this socket.
-    pub fn accept_queued(&self) -> io::Result<Option<(Socket, SocketAddr)>> {
+    /// Lets nobody begin a connection, so that the kernel's queue can be emptied and the socket closed: closing resets what
+    /// is queued. Who began before may finish; whoever knocks now hears nothing, asks again after a second, and is refused
+    /// then. For a socket that nobody else goes on with; the accept was stopped before.
+    pub fn shut_door(&self) -> io::Result<()> {
         // SAFETY: the descriptor is open while `self` lives.
         let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.inner.as_raw_fd()) };
         rustix::io::ioctl_fionbio(listener, true)?;
+        // Packets for a listening socket that have travelled at all are dropped (RFC 5082's check: 255 is what a packet
+        // starts with at most, 64 what nearly all start with). Those of a handshake under way are looked up elsewhere. A
+        // socket filter would say it more plainly, but the kernel refuses one now and then to who has no CAP_BPF.
+        let hops_left_min: libc::c_int = 255;
+        let (level, option) = match self.inner.local_addr()? {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
+        };
+        // SAFETY: the descriptor is open while `self` lives, and the option's value is an int of the length given.
+        let result = unsafe {
+            libc::setsockopt(
+                self.inner.as_raw_fd(),
+                level,
+                option,
+                (&raw const hops_left_min).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// The next connection the kernel has queued, without waiting, once the door is shut. `None`: the queue is empty.
+    pub fn accept_queued(&self) -> io::Result<Option<(Socket, SocketAddr)>> {
+        // SAFETY: the descriptor is open while `self` lives.
+        let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.inner.as_raw_fd()) };
         match rustix::net::acceptfrom_with(listener, rustix::net::SocketFlags::CLOEXEC) {
             Ok((fd, peer)) => {
                 let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
@@ -236,6 +262,34 @@ impl Listener {
             }
             Err(rustix::io::Errno::AGAIN) => Ok(None),
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::{RingFlags, run};
+    use std::io::ErrorKind;
+    use std::time::Duration;
+
+    #[test]
+    fn behind_a_shut_door_who_is_queued_is_served_and_nobody_else_comes() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let listening = std::net::TcpListener::bind(any).expect("bind");
+            let address = listening.local_addr().expect("address");
+            let queued = std::net::TcpStream::connect(address).expect("the kernel queues it");
+            let flags = RingFlags::probe().expect("io_uring");
+            let taken = run(flags, 16, async move {
+                let (listener, _stop) = Listener::new(listening).expect("a listener");
+                listener.shut_door().expect("an option");
+                let late = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
+                assert_eq!(late.expect_err("nobody answers").kind(), ErrorKind::TimedOut);
+                let (_socket, peer) = listener.accept_queued().expect("no error").expect("the one that is queued");
+                assert!(listener.accept_queued().expect("no error").is_none());
+                peer
+            });
+            assert_eq!(taken.expect("ring"), queued.local_addr().expect("address"));
         }
     }
 }

@@ -87,7 +87,7 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
                 name: listener.name.clone().unwrap_or_else(|| listener.address.clone()),
                 client_address: listener.client_address,
                 underscores: listener.underscores,
-                closed: false,
+                closed: Arc::default(),
             })
         })
         .collect();

@@ -5,6 +5,7 @@
 mod compile;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
 
@@ -60,8 +61,15 @@ pub struct Listener {
     pub name: String,
     pub client_address: ClientAddress,
     pub underscores: Underscores,
-    /// It is configured no more: answers say that their connection closes.
-    pub closed: bool,
+    /// It is configured no more: answers say that their connection closes. The same for all snapshots, so that what runs
+    /// under an earlier one hears of it.
+    pub closed: Arc<AtomicBool>,
+}
+
+impl Listener {
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
 }
 
 /// A route found.

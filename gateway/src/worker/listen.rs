@@ -1,15 +1,17 @@
 //! Listening sockets: bound and held on the control side, lent to workers, each of which accepts on its own.
 
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
 use super::Worker;
-use crate::limits::ACCEPT_BACKLOG;
+use crate::limits::{ACCEPT_BACKLOG, LAST_HANDSHAKES_MS};
 use crate::proxy::h1;
 use crate::rt::{self, AcceptStop, Listener, Socket};
 use crate::tables::connections::Full;
@@ -19,7 +21,14 @@ pub struct BoundListener {
     /// index into `Snapshot::listeners`
     pub index: usize,
     pub socket: TcpListener,
+    /// Another process holds the same socket (the service manager): it does not close with us, whatever is queued.
+    pub held_elsewhere: bool,
 }
+
+/// Dropped when accepting has ended: what is queued from then on is for whoever accepts next. The kernel wakes one of those
+/// who wait on a socket, and if that one has just been told to stop, the connection waits unseen: so the next one begins
+/// when the one before has stopped.
+pub type Until = Arc<dyn Any + Send + Sync>;
 
 /// What becomes of connections the kernel has queued when a worker stops accepting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +43,8 @@ pub enum Queued {
 pub(super) struct Accepting {
     index: usize,
     stop: AcceptStop,
-    queued: Rc<Cell<Queued>>,
+    held_elsewhere: bool,
+    end: Rc<RefCell<Option<(Queued, Until)>>>,
 }
 
 /// Binds `address` so often; the kernel spreads connections over the sockets (SO_REUSEPORT). `beside`: a socket of ours is
@@ -72,32 +82,33 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
 impl Worker {
     /// Accepts from `listener` from now on.
     pub(super) fn listen(self: &Rc<Worker>, listener: BoundListener) {
-        let index = listener.index;
-        match Listener::new(listener.socket) {
+        let BoundListener { index, socket, held_elsewhere } = listener;
+        match Listener::new(socket) {
             Ok((listener, stop)) => {
-                let queued = Rc::new(Cell::new(Queued::Leave));
-                self.accepting.borrow_mut().push(Accepting { index, stop, queued: queued.clone() });
+                let end = Rc::new(RefCell::new(None));
+                self.accepting.borrow_mut().push(Accepting { index, stop, held_elsewhere, end: end.clone() });
                 self.accept_loops.set(self.accept_loops.get() + 1);
-                rt::spawn(accept(self.clone(), listener, index, queued));
+                rt::spawn(accept(self.clone(), listener, index, end));
             }
             Err(error) => tracing::error!(worker = self.id, %error, "a listening socket was lost"),
         }
     }
 
     /// Stops accepting from the sockets of one listener, or of all.
-    pub(super) fn unlisten(&self, index: Option<usize>, queued: Queued) {
+    pub(super) fn unlisten(&self, index: Option<usize>, queued: Queued, until: &Until) {
         let ends = |accepting: &mut Accepting| index.is_none_or(|index| accepting.index == index);
         // Taken out first: a stopped accept runs on its own time.
         let stopped: Vec<Accepting> = self.accepting.borrow_mut().extract_if(.., ends).collect();
         for accepting in stopped {
-            accepting.queued.set(queued);
+            let queued = if accepting.held_elsewhere { Queued::Leave } else { queued };
+            *accepting.end.borrow_mut() = Some((queued, until.clone()));
             accepting.stop.stop();
         }
     }
 }
 
 /// Accepts until it is stopped.
-async fn accept(worker: Rc<Worker>, listener: Listener, index: usize, queued: Rc<Cell<Queued>>) {
+async fn accept(worker: Rc<Worker>, listener: Listener, index: usize, end: Rc<RefCell<Option<(Queued, Until)>>>) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => take(&worker, socket, peer, index),
@@ -115,20 +126,34 @@ async fn accept(worker: Rc<Worker>, listener: Listener, index: usize, queued: Rc
             }
         }
     }
-    while queued.get() == Queued::Take {
-        match listener.accept_queued() {
-            Ok(Some((socket, peer))) => take(&worker, socket, peer, index),
-            Ok(None) => break,
-            Err(_) => {
-                worker.core().accept_errors.inc();
-                break;
+    let (queued, until) = end.take().unzip();
+    if queued == Some(Queued::Take) {
+        match listener.shut_door() {
+            // What is there already need not wait for those who are still on their way.
+            Ok(()) => {
+                take_queued(&worker, &listener, index);
+                rt::sleep(Duration::from_millis(LAST_HANDSHAKES_MS)).await;
             }
+            Err(_) => worker.core().accept_errors.inc(),
         }
+        take_queued(&worker, &listener, index);
     }
     // The socket is closed before anybody hears that the loop has ended.
     drop(listener);
+    drop(until);
     worker.accept_loops.set(worker.accept_loops.get() - 1);
     worker.end_if_done();
+}
+
+/// Serves what the kernel has queued.
+fn take_queued(worker: &Rc<Worker>, listener: &Listener, index: usize) {
+    loop {
+        match listener.accept_queued() {
+            Ok(Some((socket, peer))) => take(worker, socket, peer, index),
+            Ok(None) => return,
+            Err(_) => return worker.core().accept_errors.inc(),
+        }
+    }
 }
 
 /// Serves a connection, if there is room for it.

@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 
 pub use self::desk::{OffloadPool, Ticket};
 use self::listen::Accepting;
-pub use self::listen::{BoundListener, Open, Queued, bind};
+pub use self::listen::{BoundListener, Open, Queued, Until, bind};
 use crate::filter::{Job, Output};
 use crate::limits::{DRAIN_QUIET_MS, RING_ENTRIES, TICK_MS};
 use crate::observe::access_log::{Lines, Record};
@@ -57,11 +57,11 @@ pub enum Message {
     /// Accept from this socket as well.
     Listen(BoundListener),
     /// Stop accepting from the sockets of a listener.
-    Unlisten { listener: usize, queued: Queued },
+    Unlisten { listener: usize, queued: Queued, until: Until },
     /// Write access log lines here from now on.
     Log(Lines),
     /// Stop accepting, finish what runs, end when nothing runs any more.
-    Drain(Queued),
+    Drain { queued: Queued, until: Until },
     /// End now, whatever runs.
     Stop,
 }
@@ -190,11 +190,11 @@ async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>) {
             match message {
                 Message::Done { ticket, output } => worker.tickets.done(ticket, output),
                 Message::Listen(listener) => worker.listen(listener),
-                Message::Unlisten { listener, queued } => worker.unlisten(Some(listener), queued),
+                Message::Unlisten { listener, queued, until } => worker.unlisten(Some(listener), queued, &until),
                 Message::Log(lines) => *worker.lines.borrow_mut() = lines,
-                Message::Drain(queued) => {
+                Message::Drain { queued, until } => {
                     worker.draining.set(true);
-                    worker.unlisten(None, queued);
+                    worker.unlisten(None, queued, &until);
                     worker.pool.clear();
                 }
                 Message::Stop => worker.stopping.set(true),

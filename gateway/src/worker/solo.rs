@@ -86,7 +86,7 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
         let address = listener.address.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
         for socket in bind(address, 1, false)? {
             addresses.push(socket.local_addr()?);
-            listeners.push(BoundListener { index, socket });
+            listeners.push(BoundListener { index, socket, held_elsewhere: false });
         }
     }
     let (retired, _) = sync_channel(1);

@@ -17,7 +17,7 @@ use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// Connections served at one time; more wait in the kernel's queue. A scraper or two, the orchestrator's probes, a person.
@@ -38,6 +38,8 @@ const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 /// A bound admin listener.
 pub struct Listener {
     socket: Bound,
+    /// Notified: nothing is accepted any more.
+    gate: Arc<Notify>,
     seats: Arc<Semaphore>,
     connection_age_max: Duration,
 }
@@ -59,7 +61,7 @@ pub async fn bind(address: &str) -> io::Result<Listener> {
         }
     };
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    Ok(Listener { socket, seats, connection_age_max: CONNECTION_AGE_MAX })
+    Ok(Listener { socket, gate: Arc::default(), seats, connection_age_max: CONNECTION_AGE_MAX })
 }
 
 /// Goes on with a socket that listens at `address` already. Must be called within the runtime that will serve it.
@@ -77,7 +79,7 @@ pub fn adopt(address: &str, socket: OwnedFd) -> io::Result<Listener> {
         }
     };
     let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    Ok(Listener { socket, seats, connection_age_max: CONNECTION_AGE_MAX })
+    Ok(Listener { socket, gate: Arc::default(), seats, connection_age_max: CONNECTION_AGE_MAX })
 }
 
 fn bind_unix(path: &Path) -> io::Result<Bound> {
@@ -172,6 +174,11 @@ impl Listener {
         }
     }
 
+    /// Notifying it ends the accepting; what was accepted is served still.
+    pub fn gate(&self) -> Arc<Notify> {
+        self.gate.clone()
+    }
+
     /// Only processes of this machine can connect.
     pub(super) fn is_local(&self) -> bool {
         match &self.socket {
@@ -203,7 +210,11 @@ impl axum::serve::Listener for Listener {
         // First the seat and then the connection: one that cannot be served yet is better off in the kernel's queue.
         let seat = Arc::clone(&self.seats).acquire_owned().await.expect("the semaphore is never closed");
         let stream = loop {
-            match self.accept_stream().await {
+            let accepted = tokio::select! {
+                accepted = self.accept_stream() => accepted,
+                () = self.gate.notified() => std::future::pending().await,
+            };
+            match accepted {
                 Ok(stream) => break stream,
                 Err(error) => {
                     tracing::warn!(%error, "admin listener could not accept");

@@ -33,7 +33,7 @@ impl Server {
         let metrics = Metrics::new(1, &[]);
         let ready = Arc::new(Ready::default());
         let address = listener.address();
-        let token = token.map(|token| Token::new(token).unwrap());
+        let token = Arc::new(Mutex::new(token.map(|token| Token::new(token).unwrap())));
         let state =
             State { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), token, commands: mpsc::channel(1).0 };
         let (stop, stopped) = oneshot::channel();
@@ -194,8 +194,12 @@ fn a_token_is_not_empty_and_not_printed() {
 #[tokio::test]
 async fn an_address_others_can_reach_needs_a_token() {
     let listener = bind("0.0.0.0:0").await.unwrap();
-    let state =
-        State { metrics: Metrics::new(1, &[]), ready: Arc::default(), token: None, commands: mpsc::channel(1).0 };
+    let state = State {
+        metrics: Metrics::new(1, &[]),
+        ready: Arc::default(),
+        token: Arc::default(),
+        commands: mpsc::channel(1).0,
+    };
     let error = serve(listener, state, std::future::pending()).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     assert!(error.to_string().starts_with("admin.address: `0.0.0.0:"), "{error}");

@@ -172,7 +172,7 @@ impl Connection {
         if let Some(rest) = rest {
             wire_body.feed(rest);
         }
-        let keep = options.persists(line.version) && self.served < settings.requests_per_connection && !listener.closed;
+        let keep = options.persists(line.version) && self.served < settings.requests_per_connection;
         let client_fd = self.wire.fd();
         let mut answer = Answer::new(
             &mut self.wire.writer,
