@@ -12,5 +12,6 @@ mod drain;
 mod logs;
 mod paths;
 mod programs;
+mod service;
 mod slow;
 mod wire;
