@@ -70,7 +70,7 @@ fn docs() -> Result<bool> {
 
 /// Licences, sources and duplicates always; advisories where their database can be had.
 fn deny() -> Result<bool> {
-    let program = setup::cargo_deny()?.context("cargo-deny is not installed; `cargo xtask setup` installs it")?;
+    let program = setup::CARGO_DENY.find()?.context("cargo-deny is not installed; `cargo xtask setup` installs it")?;
     let check = |words: &[&str]| -> Result<bool> {
         Ok(process::status(Command::new(&program).args(words).current_dir(workspace::root()?))?.success())
     };
