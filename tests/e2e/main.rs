@@ -10,6 +10,7 @@ mod cli;
 mod crowd;
 mod drain;
 mod logs;
+mod package;
 mod paths;
 mod programs;
 mod service;
