@@ -29,7 +29,11 @@ const TASKS: &[Task] = &[
     ("test", "run everything that can be tested here; list and count what cannot", test::run),
     ("dist", "make the Debian package and the tarball that are handed out (--test: try the package)", dist::run),
     ("ci", "what has to hold for every commit: fmt, text, deny, clippy, docs, test, demo, instructions, dist", ci::run),
-    ("bench", "run the gateway beside its peers: plain, idle, stuck, instructions (each with --help)", bench::run),
+    (
+        "bench",
+        "run the gateway beside its peers: plain, idle, reload, stuck, instructions (each with --help)",
+        bench::run,
+    ),
 ];
 
 fn main() -> ExitCode {

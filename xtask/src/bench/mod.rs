@@ -3,10 +3,12 @@
 
 mod cost;
 mod crowd;
+mod h2load;
 mod idle;
 mod instructions;
 mod peers;
 mod plain;
+mod reload;
 mod report;
 mod stuck;
 mod wrk;
@@ -30,6 +32,10 @@ usage: cargo xtask bench WHAT [options]
             --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
   instructions
           user-space instructions of one exchange (callgrind), against a recorded bound
+  reload  10,000 routes, reloaded once a second beside a load of 40 % of capacity
+            --rounds N     pairs of windows, with reloads and without (7)
+            --seconds N    length of one window (10)
+            --peers A,B    bawab, nginx, traefik (all)
   stuck   1,000 clients that stop inside a head, beside others that do not
             --peers A,B    (bawab, nginx, haproxy)";
 
@@ -39,6 +45,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "plain" => plain::run(rest),
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
+            "reload" => reload::run(rest),
             "stuck" => stuck::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),
