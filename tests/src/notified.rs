@@ -5,9 +5,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::patience;
 
@@ -33,19 +33,29 @@ impl Notified {
 
     /// Waits for `name=...` and returns what follows the `=`; what came before it is dropped.
     pub fn wait(&mut self, name: &str) -> Result<String> {
-        let deadline = Instant::now() + patience();
         let mut passed = Vec::new();
+        let found = self.find(name, patience(), &mut passed)?;
+        found.with_context(|| format!("`{name}=` was never notified; other lines: {passed:?}"))
+    }
+
+    /// As `wait`, but `None` when it does not come in time.
+    pub fn wait_within(&mut self, name: &str, time: Duration) -> Result<Option<String>> {
+        self.find(name, time, &mut Vec::new())
+    }
+
+    fn find(&mut self, name: &str, time: Duration, passed: &mut Vec<String>) -> Result<Option<String>> {
+        let deadline = Instant::now() + time;
         loop {
             while !self.lines.is_empty() {
                 let line = self.lines.remove(0);
                 if let Some(value) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')) {
-                    return Ok(value.to_owned());
+                    return Ok(Some(value.to_owned()));
                 }
                 passed.push(line);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("`{name}=` was never notified; other lines: {passed:?}");
+                return Ok(None);
             }
             self.socket.set_read_timeout(Some(left))?;
             let mut message = [0; MESSAGE_BYTES_MAX];
@@ -73,5 +83,6 @@ mod tests {
         assert_eq!(notified.wait("READY").unwrap(), "1");
         assert_eq!(notified.wait("STATUS").unwrap(), "ready");
         assert_eq!(notified.wait("MAINPID").unwrap(), "7");
+        assert_eq!(notified.wait_within("MAINPID", Duration::ZERO).unwrap(), None);
     }
 }

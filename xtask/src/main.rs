@@ -31,7 +31,7 @@ const TASKS: &[Task] = &[
     ("ci", "what has to hold for every commit: fmt, text, deny, clippy, docs, test, demo, instructions, dist", ci::run),
     (
         "bench",
-        "run the gateway beside its peers: plain, idle, reload, stuck, instructions (each with --help)",
+        "run the gateway beside its peers: plain, idle, reload, stuck, takeover, instructions (each with --help)",
         bench::run,
     ),
 ];

@@ -163,7 +163,7 @@ fn thread_time() -> Duration {
 }
 
 /// A process and all that descend from it.
-fn tree(root: u32) -> Result<Vec<u32>> {
+pub(super) fn tree(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {

@@ -11,6 +11,8 @@ mod plain;
 mod reload;
 mod report;
 mod stuck;
+mod takeover;
+mod traffic;
 mod wrk;
 
 use std::str::FromStr;
@@ -37,7 +39,10 @@ usage: cargo xtask bench WHAT [options]
             --seconds N    length of one window (10)
             --peers A,B    bawab, nginx, traefik (all)
   stuck   1,000 clients that stop inside a head, beside others that do not
-            --peers A,B    (bawab, nginx, haproxy)";
+            --peers A,B    (bawab, nginx, haproxy)
+  takeover
+          the gateway hands its sockets to a new process, again and again, and no client may notice
+            --times N      (20)";
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
@@ -47,6 +52,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
             "stuck" => stuck::run(rest),
+            "takeover" => takeover::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),
         },
