@@ -5,6 +5,7 @@
 //! - [`origin`] is where the gateway connects to.
 //! - [`message`] reads HTTP messages strictly and knows nothing of the gateway's own codec: two readers that share a
 //!   mistake would agree.
+//! - [`notified`] is where sd_notify goes; [`root`] is a fresh Debian to install a package into.
 //! - [`wire`] runs the scripts in `tests/wire/*.txt`; `tests/wire/README.md` explains their format.
 //!
 //! Cases live in `tests/e2e/`. Nothing sleeps to be right: a case waits for an event, and [`patience`] only bounds how
@@ -20,8 +21,10 @@ pub mod config;
 pub mod gateway;
 pub mod message;
 pub mod metrics;
+pub mod notified;
 pub mod origin;
 pub mod peer;
+pub mod root;
 pub mod taken;
 pub mod wire;
 

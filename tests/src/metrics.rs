@@ -23,6 +23,12 @@ impl Metrics {
         self.samples.iter().filter(|(known, with, _)| known == name && of(with)).map(|(.., value)| value).sum()
     }
 
+    /// The largest sample of `name`; `None` where there is none.
+    pub fn max(&self, name: &str) -> Option<f64> {
+        let values = self.samples.iter().filter(|(known, ..)| known == name).map(|(.., value)| *value);
+        values.max_by(f64::total_cmp)
+    }
+
     /// The names of all samples, each once.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.samples.iter().map(|(name, ..)| name.as_str()).collect();
@@ -70,5 +76,6 @@ mod tests {
         assert_eq!(metrics.sum("a_total", &[]), 9.0);
         assert_eq!(metrics.sum("b", &[]), 1.5);
         assert_eq!(metrics.names(), ["a_total", "b"]);
+        assert_eq!((metrics.max("a_total"), metrics.max("c")), (Some(4.0), None));
     }
 }

@@ -6,12 +6,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::setup::{self, Purpose};
-use crate::{bench, demo, process, test, text, workspace};
+use crate::{bench, demo, dist, process, test, text, workspace};
 
 type Step = (&'static str, fn() -> Result<bool>);
 
 /// The cheap ones first, once what they need is there. Those that compile share one target folder and the debug profile,
-/// but for the last: what a release costs only a release build tells.
+/// but for the last two: what a release costs only a release build tells, and what is handed out is built by itself.
 const STEPS: &[Step] = &[
     ("setup", tools),
     ("fmt", || cargo(&["fmt", "--all", "--check"])),
@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     ("test", || test::run(&[])),
     ("demo", || demo::run(&[])),
     ("instructions", || bench::run(&["instructions".to_owned()])),
+    ("dist", || dist::run(&["--test".to_owned()])),
 ];
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
@@ -70,7 +71,7 @@ fn docs() -> Result<bool> {
 
 /// Licences, sources and duplicates always; advisories where their database can be had.
 fn deny() -> Result<bool> {
-    let program = setup::cargo_deny()?.context("cargo-deny is not installed; `cargo xtask setup` installs it")?;
+    let program = setup::CARGO_DENY.find()?.context("cargo-deny is not installed; `cargo xtask setup` installs it")?;
     let check = |words: &[&str]| -> Result<bool> {
         Ok(process::status(Command::new(&program).args(words).current_dir(workspace::root()?))?.success())
     };

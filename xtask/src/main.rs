@@ -5,6 +5,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod dist;
 mod process;
 mod setup;
 mod test;
@@ -26,8 +27,13 @@ const TASKS: &[Task] = &[
         demo::run,
     ),
     ("test", "run everything that can be tested here; list and count what cannot", test::run),
-    ("ci", "what has to hold for every commit: fmt, text, deny, clippy, docs, test, demo, instructions", ci::run),
-    ("bench", "run the gateway beside its peers: plain, idle, stuck, instructions (each with --help)", bench::run),
+    ("dist", "make the Debian package and the tarball that are handed out (--test: try the package)", dist::run),
+    ("ci", "what has to hold for every commit: fmt, text, deny, clippy, docs, test, demo, instructions, dist", ci::run),
+    (
+        "bench",
+        "run the gateway beside its peers: plain, idle, reload, stuck, takeover, instructions (each with --help)",
+        bench::run,
+    ),
 ];
 
 fn main() -> ExitCode {

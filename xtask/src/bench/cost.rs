@@ -16,6 +16,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// How long `socket_pair_cost` measures.
 const PROBE: Duration = Duration::from_millis(40);
+/// A core this busy (0 to 1) without us disturbs what is measured on it.
+const BUSY_MAX: f64 = 0.05;
 /// Send-and-receive turns between two looks at the clock.
 const PROBE_BATCH: u32 = 256;
 
@@ -113,6 +115,19 @@ pub(super) fn cores() -> Result<(usize, usize)> {
     Ok((measured, loading))
 }
 
+/// How busy a core is while nothing of ours runs, 0 to 1. Says so when that is too much to measure beside.
+pub(super) fn busy(core: usize) -> Result<f64> {
+    let begin = Instant::now();
+    let before = core_ticks(core)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = from_ticks(core_ticks(core)?.busy_ticks.saturating_sub(before.busy_ticks));
+    let busy = spent.as_secs_f64() / begin.elapsed().as_secs_f64();
+    if busy > BUSY_MAX {
+        println!("the machine is not quiet: core {core} was {:.0} % busy before anything was started", busy * 100.0);
+    }
+    Ok(busy)
+}
+
 /// Keeps the calling thread on one core.
 pub(super) fn stay_on(core: usize) -> Result<()> {
     let mut set = CpuSet::new();
@@ -148,7 +163,7 @@ fn thread_time() -> Duration {
 }
 
 /// A process and all that descend from it.
-fn tree(root: u32) -> Result<Vec<u32>> {
+pub(super) fn tree(root: u32) -> Result<Vec<u32>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {

@@ -3,12 +3,16 @@
 
 mod cost;
 mod crowd;
+mod h2load;
 mod idle;
 mod instructions;
 mod peers;
 mod plain;
+mod reload;
 mod report;
 mod stuck;
+mod takeover;
+mod traffic;
 mod wrk;
 
 use std::str::FromStr;
@@ -30,8 +34,15 @@ usage: cargo xtask bench WHAT [options]
             --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
   instructions
           user-space instructions of one exchange (callgrind), against a recorded bound
+  reload  10,000 routes, reloaded once a second beside a load of 40 % of capacity
+            --rounds N     pairs of windows, with reloads and without (7)
+            --seconds N    length of one window (10)
+            --peers A,B    bawab, nginx, traefik (all)
   stuck   1,000 clients that stop inside a head, beside others that do not
-            --peers A,B    (bawab, nginx, haproxy)";
+            --peers A,B    (bawab, nginx, haproxy)
+  takeover
+          the gateway hands its sockets to a new process, again and again, and no client may notice
+            --times N      (20)";
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
@@ -39,7 +50,9 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "plain" => plain::run(rest),
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
+            "reload" => reload::run(rest),
             "stuck" => stuck::run(rest),
+            "takeover" => takeover::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),
         },

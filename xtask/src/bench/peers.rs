@@ -125,21 +125,15 @@ impl Stage {
             fs::remove_file(&log)?;
         }
         let log = log.to_str().context("the target folder's name is not UTF-8")?;
-        let mut command = match peer {
+        let file = match peer {
             Peer::Gateway => {
                 words.push(("log", if part.logs { log.to_owned() } else { "off".to_owned() }));
-                let file = self.write("gateway.toml", include_str!("peers/gateway.toml"), &words)?;
-                let mut command = self.command(self.target.join("release/bawab"));
-                command.arg("run").arg(file);
-                command
+                self.write("gateway.toml", include_str!("peers/gateway.toml"), &words)?
             }
             Peer::Nginx => {
                 let log = if part.logs { format!("{log} bench buffer=64k flush=1s") } else { "off".to_owned() };
                 words.push(("log", log));
-                let file = self.write("nginx.conf", include_str!("peers/nginx.conf"), &words)?;
-                let mut command = self.command(program("nginx")?);
-                command.arg("-e").arg(self.folder.join("nginx.error.log")).arg("-c").arg(file);
-                command
+                self.write("nginx.conf", include_str!("peers/nginx.conf"), &words)?
             }
             Peer::Haproxy => {
                 let (global, defaults) = if part.logs {
@@ -148,22 +142,11 @@ impl Stage {
                     ("", "")
                 };
                 words.extend([("global_log", global.to_owned()), ("defaults_log", defaults.to_owned())]);
-                let file = self.write("haproxy.cfg", include_str!("peers/haproxy.cfg"), &words)?;
-                let mut command = self.command(program("haproxy")?);
-                command.arg("-db").arg("-f").arg(file);
-                if part.logs {
-                    command.stdout(fs::File::create(log)?);
-                }
-                command
+                self.write("haproxy.cfg", include_str!("peers/haproxy.cfg"), &words)?
             }
             Peer::Envoy => {
                 words.push(("log", if part.logs { envoy_log(log) } else { "[]".to_owned() }));
-                let file = self.write("envoy.yaml", include_str!("peers/envoy.yaml"), &words)?;
-                let mut command = self.command(self.envoy()?);
-                command
-                    .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "--config-path"])
-                    .arg(file);
-                command
+                self.write("envoy.yaml", include_str!("peers/envoy.yaml"), &words)?
             }
             Peer::Traefik => {
                 let log = if part.logs {
@@ -173,18 +156,47 @@ impl Stage {
                 };
                 words.push(("log", log));
                 self.write("traefik-routes.yaml", include_str!("peers/traefik-routes.yaml"), &words)?;
-                let file = self.write("traefik.yaml", include_str!("peers/traefik.yaml"), &words)?;
-                let mut command = self.command(self.venv().join("bin/traefik"));
-                command.arg(format!("--configFile={}", file.display())).env("GOMAXPROCS", "1");
-                command
+                self.write("traefik.yaml", include_str!("peers/traefik.yaml"), &words)?
             }
             Peer::Floor => {
                 let mut command = self.command(self.target.join("release/floor"));
                 command.args([address.to_string(), part.backend.to_string(), part.answer_bytes.to_string()]);
-                command
+                return self.start(peer.name(), &mut command, address);
             }
         };
+        let mut command = self.configured(peer, &file)?;
+        if part.logs && peer == Peer::Haproxy {
+            command.stdout(fs::File::create(log)?);
+        }
         self.start(peer.name(), &mut command, address)
+    }
+
+    /// A peer with a configuration of the bench's own, which has it listen at `address`.
+    pub(super) fn start_configured(&self, peer: Peer, file: &Path, address: SocketAddr) -> Result<Running> {
+        self.start(peer.name(), &mut self.configured(peer, file)?, address)
+    }
+
+    /// How a peer is started with a configuration file.
+    fn configured(&self, peer: Peer, file: &Path) -> Result<Command> {
+        let mut command = match peer {
+            Peer::Gateway => self.command(self.target.join("release/bawab")),
+            Peer::Nginx => self.command(program("nginx")?),
+            Peer::Haproxy => self.command(program("haproxy")?),
+            Peer::Envoy => self.command(self.envoy()?),
+            Peer::Traefik => self.command(self.venv().join("bin/traefik")),
+            Peer::Floor => bail!("the floor has no configuration"),
+        };
+        match peer {
+            Peer::Gateway => command.arg("run").arg(file),
+            Peer::Nginx => command.arg("-e").arg(self.folder.join("nginx.error.log")).arg("-c").arg(file),
+            Peer::Haproxy => command.arg("-db").arg("-f").arg(file),
+            Peer::Envoy => command
+                .args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "--config-path"])
+                .arg(file),
+            Peer::Traefik => command.arg(format!("--configFile={}", file.display())).env("GOMAXPROCS", "1"),
+            Peer::Floor => &mut command,
+        };
+        Ok(command)
     }
 
     fn start(&self, name: &str, command: &mut Command, address: SocketAddr) -> Result<Running> {
@@ -204,7 +216,7 @@ impl Stage {
     }
 
     /// Fills the `@word@`s of a configuration in, and puts it beside the results.
-    fn write(&self, name: &str, template: &str, words: &[(&str, String)]) -> Result<PathBuf> {
+    pub(super) fn write(&self, name: &str, template: &str, words: &[(&str, String)]) -> Result<PathBuf> {
         // Workers that gave up root could not read a target folder below a private home.
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let mut text = template.replace("@folder@", &self.folder.to_string_lossy()).replace("@user@", user);
@@ -266,5 +278,18 @@ fn envoy_log(file: &str) -> String {
 /// An address nobody listens on. Most peers cannot be handed a socket or say what the kernel chose for them, so the
 /// port is looked for first; should somebody take it in between, the peer says so and the bench stops.
 fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    let [address] = free_addresses()?;
+    Ok(address)
+}
+
+/// Several of them: all are held until all are found, so that no two are the same.
+pub(super) fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
+    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
+    let mut held = Vec::new();
+    for address in &mut addresses {
+        let listener = TcpListener::bind(*address)?;
+        *address = listener.local_addr()?;
+        held.push(listener);
+    }
+    Ok(addresses)
 }

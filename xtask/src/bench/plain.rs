@@ -132,14 +132,7 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
         stage.loading_core,
         wrk::CONNECTIONS
     );
-    let busy = busy_before(&stage)?;
-    if busy > 0.05 {
-        println!(
-            "the machine is not quiet: core {} was {:.0} % busy before anything was started",
-            stage.measured_core,
-            busy * 100.0
-        );
-    }
+    let busy = cost::busy(stage.measured_core)?;
     let mut windows = Vec::new();
     let mut bars = Vec::new();
     for row in rows {
@@ -222,15 +215,6 @@ fn answer_bytes(backend: SocketAddr, row: Row) -> Result<usize> {
     let answer = Message::answer(&mut connection, "GET")?;
     ensure!(answer.head.status() == 200, "the backend answered `{}`", answer.head.start);
     Ok(usize::try_from(connection.received())?)
-}
-
-/// How busy the core to be measured is while nothing of ours runs, 0 to 1.
-fn busy_before(stage: &Stage) -> Result<f64> {
-    let begin = Instant::now();
-    let before = Reading::take(std::process::id(), stage.measured_core)?;
-    std::thread::sleep(Duration::from_secs(1));
-    let spent = Reading::take(std::process::id(), stage.measured_core)?.since(&before);
-    Ok(spent.core.as_secs_f64() / begin.elapsed().as_secs_f64())
 }
 
 /// Prints a row's table and ratios; returns the bars it is held against.

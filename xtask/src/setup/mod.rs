@@ -18,6 +18,12 @@ pub(crate) enum Purpose {
     Bench,
     /// The checks of `cargo xtask ci` besides the tests.
     Check,
+    /// The Debian package and its test.
+    Package,
+}
+
+impl Purpose {
+    const ALL: [Self; 4] = [Self::Test, Self::Bench, Self::Check, Self::Package];
 }
 
 /// A program of the system.
@@ -43,22 +49,41 @@ const NEEDS: &[Need] = &[
     need(Purpose::Bench, Sign::Program("wrk"), "wrk", "the load"),
     need(Purpose::Bench, Sign::Program("nginx"), "nginx-light", "a peer, and the service behind all peers"),
     need(Purpose::Bench, Sign::Program("haproxy"), "haproxy", "a peer"),
+    need(Purpose::Bench, Sign::Program("h2load"), "nghttp2-client", "the load at a given rate"),
     need(Purpose::Bench, Sign::Python("venv, ensurepip"), "python3-venv", "Envoy and Traefik come as Python wheels"),
     need(Purpose::Check, Sign::Program("valgrind"), "valgrind", "counts the instructions of an exchange"),
+    need(Purpose::Package, Sign::Program("dpkg-shlibdeps"), "dpkg-dev", "the libraries the package depends on"),
+    need(Purpose::Package, Sign::Program("debootstrap"), "debootstrap", "a fresh Debian, where the package is tried"),
 ];
 
 const fn need(purpose: Purpose, sign: Sign, package: &'static str, what_for: &'static str) -> Need {
     Need { purpose, sign, package, what_for }
 }
 
-/// The licence and source checks. The version is pinned so that a new release of it cannot fail an old commit.
-const CARGO_DENY: &str = "0.20.2";
+/// A subcommand of cargo. The version is pinned so that a new release of it cannot fail an old commit.
+pub(crate) struct CargoTool {
+    purpose: Purpose,
+    name: &'static str,
+    version: &'static str,
+    what_for: &'static str,
+}
+
+pub(crate) const CARGO_DENY: CargoTool = CargoTool {
+    purpose: Purpose::Check,
+    name: "cargo-deny",
+    version: "0.20.2",
+    what_for: "licences, sources, advisories",
+};
+
+pub(crate) const CARGO_DEB: CargoTool =
+    CargoTool { purpose: Purpose::Package, name: "cargo-deb", version: "3.8.0", what_for: "the Debian package" };
+
+const CARGO_TOOLS: [&CargoTool; 2] = [&CARGO_DENY, &CARGO_DEB];
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
-    let purposes = [Purpose::Test, Purpose::Bench, Purpose::Check];
     let missing = match words {
-        [] => provide(&purposes)?,
-        [word] if word == "--check" => missing(&purposes)?,
+        [] => provide(&Purpose::ALL)?,
+        [word] if word == "--check" => missing(&Purpose::ALL)?,
         _ => bail!("usage: cargo xtask setup [--check]"),
     };
     if missing.is_empty() {
@@ -75,28 +100,38 @@ pub(crate) fn provide(purposes: &[Purpose]) -> Result<Vec<String>> {
     if !packages.is_empty() {
         install(&packages)?;
     }
-    if purposes.contains(&Purpose::Check) && cargo_deny()?.is_none() {
-        let mut command = workspace::cargo()?;
-        // A debug build is quick enough to run and much quicker to make. Built apart: its dependencies are not ours.
-        command
-            .args(["install", "--quiet", "--locked", "--debug", "cargo-deny", "--version", CARGO_DENY, "--root"])
-            .arg(tools()?);
-        command.env_remove("CARGO_TARGET_DIR");
-        println!("installing cargo-deny {CARGO_DENY} into {}", tools()?.display());
-        if !process::status(&mut command)?.success() {
-            println!("cargo-deny could not be installed");
+    for tool in CARGO_TOOLS.iter().filter(|tool| purposes.contains(&tool.purpose)) {
+        if tool.find()?.is_none() {
+            tool.install()?;
         }
     }
     missing(purposes)
 }
 
-/// The pinned cargo-deny: ours, or the user's if it is the same.
-pub(crate) fn cargo_deny() -> Result<Option<PathBuf>> {
-    let candidates = [Some(tools()?.join("bin/cargo-deny")), process::find("cargo-deny")];
-    Ok(candidates.into_iter().flatten().find(|program| {
-        let version = process::output(Command::new(program).arg("--version"));
-        version.is_ok_and(|text| text.split_whitespace().nth(1) == Some(CARGO_DENY))
-    }))
+impl CargoTool {
+    /// The pinned version: ours, or the user's if it is the same.
+    pub(crate) fn find(&self) -> Result<Option<PathBuf>> {
+        let candidates = [Some(tools()?.join("bin").join(self.name)), process::find(self.name)];
+        Ok(candidates.into_iter().flatten().find(|program| {
+            let version = process::output(Command::new(program).arg("--version"));
+            // `cargo-deny 0.20.2`, but `3.8.0`.
+            version.is_ok_and(|text| text.split_whitespace().last() == Some(self.version))
+        }))
+    }
+
+    fn install(&self) -> Result<()> {
+        let mut command = workspace::cargo()?;
+        // A debug build is quick enough to run and much quicker to make. Built apart: its dependencies are not ours.
+        command
+            .args(["install", "--quiet", "--locked", "--debug", self.name, "--version", self.version, "--root"])
+            .arg(tools()?);
+        command.env_remove("CARGO_TARGET_DIR");
+        println!("installing {} {} into {}", self.name, self.version, tools()?.display());
+        if !process::status(&mut command)?.success() {
+            println!("{} could not be installed", self.name);
+        }
+        Ok(())
+    }
 }
 
 /// A line for each thing that is not there.
@@ -106,11 +141,13 @@ fn missing(purposes: &[Purpose]) -> Result<Vec<String>> {
             format!("{} (package {}), for {:?}: {}", need.sign.shown(), need.package, need.purpose, need.what_for)
         })
         .collect();
-    if purposes.contains(&Purpose::Check) && cargo_deny()?.is_none() {
-        lines.push(format!(
-            "cargo-deny {CARGO_DENY} (cargo install), for {:?}: licences, sources, advisories",
-            Purpose::Check
-        ));
+    for tool in CARGO_TOOLS.iter().filter(|tool| purposes.contains(&tool.purpose)) {
+        if tool.find()?.is_none() {
+            lines.push(format!(
+                "{} {} (cargo install), for {:?}: {}",
+                tool.name, tool.version, tool.purpose, tool.what_for
+            ));
+        }
     }
     Ok(lines)
 }
