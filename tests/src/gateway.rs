@@ -286,13 +286,9 @@ impl Drop for Gateway {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        // Those that took over hold stderr open, and nobody else ends them.
-        let said = self.events.lock().lines.clone();
-        for event in said.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            let pid = event["pid"].as_i64().filter(|_| event["message"] == TAKEN_OVER);
-            if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
-                end(pid, Signal::KILL);
-            }
+        // Those that took over, or were about to, hold stderr open, and nobody else ends them.
+        for pid in started_with(&self.config_file()) {
+            end(pid, Signal::KILL);
         }
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
@@ -305,6 +301,18 @@ impl Drop for Gateway {
 
 /// What a process says when another has taken over from it.
 const TAKEN_OVER: &str = "the new process serves";
+
+/// The processes that have `file` on their command line: its folder is this gateway's own.
+fn started_with(file: &Path) -> Vec<Pid> {
+    let wanted = file.as_os_str().as_encoded_bytes();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+    pids.filter(|pid| {
+        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        line.split(|&byte| byte == 0).any(|word| word == wanted)
+    })
+    .collect()
+}
 
 /// Signals a process that is not a child of ours and waits until it is gone. `false`: it did not go.
 pub fn end(pid: Pid, signal: Signal) -> bool {
