@@ -30,6 +30,7 @@ const FILES: &[(&str, &str)] = &[
     ("conf/minimal.toml", "examples/minimal.toml"),
     ("docs/configuration.md", "docs/configuration.md"),
     ("docs/observability.md", "docs/observability.md"),
+    ("docs/operations.md", "docs/operations.md"),
 ];
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
