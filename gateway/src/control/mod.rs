@@ -335,7 +335,7 @@ impl Running {
         let reloaded = match loaded {
             Ok(fresh) if fresh.digest == self.digest => {
                 // What it was read from may be other files now that say the same.
-                self.watch = fresh.watch;
+                self.watch = fresh.watch.after(&self.watch);
                 reloads.unchanged(now);
                 tracing::info!(config = self.digest.shown, "the configuration says what it said before");
                 Reloaded { outcome: Outcome::Unchanged, problems: Vec::new() }
@@ -435,7 +435,8 @@ impl Running {
             }
         }
         events::start(config.log.level.into(), config.log.format.into());
-        (self.config, self.digest, self.resolver, self.watch) = (config, digest, resolver, watch);
+        self.watch = watch.after(&self.watch);
+        (self.config, self.digest, self.resolver) = (config, digest, resolver);
         Ok(())
     }
 

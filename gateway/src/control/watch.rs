@@ -58,6 +58,16 @@ impl Watch {
         self.tried.clone_from(&self.seen);
     }
 
+    /// Goes on where `before` is, whose attempt it was that found these paths: what changed while they were read is a change.
+    pub(super) fn after(mut self, before: &Watch) -> Watch {
+        for (path, tried) in self.paths.iter().zip(&mut self.tried) {
+            if let Ok(at) = before.paths.binary_search(path) {
+                *tried = before.tried[at];
+            }
+        }
+        self
+    }
+
     /// More to look at: files of an attempt that failed.
     pub(super) fn also<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) {
         for path in paths {
@@ -110,6 +120,19 @@ mod tests {
         fs::remove_file(&file).expect("remove");
         assert!(!watch.changed());
         assert!(watch.changed(), "a file that vanishes is a change");
+    }
+
+    #[test]
+    fn what_changed_while_it_was_read_is_a_change() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a.toml");
+        fs::write(&file, "1").expect("write");
+        let mut before = Watch::over([file.clone()]);
+        before.tried_now();
+        fs::write(&file, "12").expect("write");
+        let mut watch = Watch::over([file]).after(&before);
+        assert!(watch.changed());
+        assert!(!watch.changed(), "once");
     }
 
     #[test]
