@@ -116,3 +116,24 @@ const _: () = assert!(HEAD_BYTES_MAX <= BUFFER_BYTES);
 const _: () = assert!(RESPONSE_HEAD_BYTES_MAX <= BUFFER_BYTES);
 const _: () = assert!(BUFFER_TAILROOM >= b"\r\n0\r\n\r\n".len());
 const _: () = assert!(BUFFER_HEADROOM >= 20, "a chunk line fits in front of a body piece");
+
+// --- routes ----------------------------------------------------------------------------------------
+
+/// Segments of a path pattern. Paths of services are seldom a third as deep; a lookup goes no deeper than patterns do.
+pub const PATTERN_SEGMENTS_MAX: usize = 32;
+
+/// Bytes of a capture's name: it is typed by hand.
+pub const PATTERN_NAME_BYTES_MAX: usize = 32;
+
+/// Bytes of a regular expression an operator writes.
+pub const REGEX_BYTES_MAX: usize = 1024;
+
+/// Memory a compiled regular expression may take, and its cache again. Matching is linear in any case; this bounds what a
+/// repetition of repetitions blows up to.
+pub const REGEX_COMPILED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Regular expressions of one host: each request to it is compared with all of them.
+pub const REGEX_ROUTES_PER_HOST_MAX: usize = 100;
+
+/// Pairs of routes that are compared when a configuration is loaded, to find those that tie or never match: about a second.
+pub const ROUTE_PAIRS_MAX: usize = 10_000_000;

@@ -175,7 +175,18 @@ impl Line<'_> {
 pub struct Problems {
     list: Vec<Problem>,
     sources: Arc<Sources>,
-    unreadable: bool,
+    kind: Kind,
+}
+
+/// What it means that there are problems.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The configuration does not load.
+    Problems,
+    /// It loads; somebody should know nevertheless.
+    Warnings,
+    /// The file itself could not be read: nothing can be said about what is in it.
+    Unreadable,
 }
 
 impl Problems {
@@ -183,16 +194,26 @@ impl Problems {
     pub fn new(mut list: Vec<Problem>, sources: Arc<Sources>) -> Problems {
         list.sort_by_key(|problem| (problem.place.is_none(), problem.place.map(|at| (at.file, at.start))));
         list.dedup();
-        Problems { list, sources, unreadable: false }
+        Problems { list, sources, kind: Kind::Problems }
+    }
+
+    /// What is no reason to refuse a configuration, in the same form.
+    pub fn warnings(list: Vec<Problem>, sources: Arc<Sources>) -> Problems {
+        Problems { kind: Kind::Warnings, ..Problems::new(list, sources) }
     }
 
     /// The file itself could not be read: nothing can be said about what is in it.
     pub fn unreadable(problem: Problem) -> Problems {
-        Problems { list: vec![problem], sources: Arc::default(), unreadable: true }
+        Problems { list: vec![problem], sources: Arc::default(), kind: Kind::Unreadable }
     }
 
     pub fn is_unreadable(&self) -> bool {
-        self.unreadable
+        self.kind == Kind::Unreadable
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.list.len()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
@@ -224,7 +245,7 @@ impl Problems {
             self.render_one(problem, renderer, &mut out);
             out.push_str("\n\n");
         }
-        if self.unreadable {
+        if self.is_unreadable() {
             out.truncate(out.trim_end().len());
             out.push('\n');
             return out;
@@ -235,7 +256,8 @@ impl Problems {
             let _ = writeln!(out, "... and {more} more\n");
         }
         let or_more = if count < PROBLEMS_MAX { "" } else { " or more" };
-        let _ = writeln!(out, "{count}{or_more} {}", if count == 1 { "problem" } else { "problems" });
+        let thing = if self.kind == Kind::Warnings { "warning" } else { "problem" };
+        let _ = writeln!(out, "{count}{or_more} {thing}{}", if count == 1 { "" } else { "s" });
         out
     }
 
@@ -262,7 +284,8 @@ impl Problems {
             let snippet = Snippet::source(line.text).line_start(line.number).path(path);
             elements.push(snippet.annotation(annotation).into());
         }
-        let group = Level::ERROR.no_name().primary_title(&title).elements(elements);
+        let level = if self.kind == Kind::Warnings { Level::WARNING } else { Level::ERROR.no_name() };
+        let group = level.primary_title(&title).elements(elements);
         // Without a line there is no mark to show it at.
         let nowhere = problem.place.is_none_or(Place::is_whole);
         let hint = problem.hint.as_deref().filter(|_| nowhere);

@@ -42,6 +42,8 @@ pub enum Refusal {
     UpstreamMalformed(Fault),
     /// The upstream answered an upgrade with another protocol, or one that nobody asked for.
     UpgradeMismatch,
+    /// What the route makes of the path or host is none that services read alike.
+    RewriteNotCanonical,
     /// The request head does not fit any more after its edits.
     HeadTooLarge,
     /// A bounded queue was full, or work handed off came back too late.
@@ -87,7 +89,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 24] = [
+    const PLAIN: [Refusal; 25] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -106,6 +108,7 @@ impl Refusal {
         Refusal::UpstreamClosed,
         Refusal::UpstreamBodyCut,
         Refusal::UpgradeMismatch,
+        Refusal::RewriteNotCanonical,
         Refusal::HeadTooLarge,
         Refusal::Overloaded,
         Refusal::ClientGone,
@@ -252,6 +255,13 @@ impl Refusal {
                 Upstream,
                 false,
                 "the service switched to a protocol that was not asked for",
+            ),
+            Refusal::RewriteNotCanonical => line(
+                400,
+                "rewrite_not_canonical",
+                Client,
+                true,
+                "this path cannot be passed on to the service; send one without dots or nothing between its slashes",
             ),
             Refusal::HeadTooLarge => line(
                 431,

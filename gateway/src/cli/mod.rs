@@ -63,14 +63,19 @@ pub fn dispatch(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Shows problems on stderr, in colour if it is a terminal that wants it. What the process should end with.
+/// Shows problems on stderr. What the process should end with.
 pub fn show_problems(problems: &Problems) -> ExitCode {
+    show(problems);
+    ExitCode::from(if problems.is_unreadable() { EXIT_USAGE } else { EXIT_PROBLEMS })
+}
+
+/// In colour if stderr is a terminal that wants it.
+pub(super) fn show(problems: &Problems) {
     let mut stderr = io::stderr().lock();
     let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let renderer = if stderr.is_terminal() && !is_plain { Renderer::styled() } else { Renderer::plain() };
     // Whoever closed stderr does not want to know.
     let _ = stderr.write_all(problems.render(&renderer).as_bytes());
-    ExitCode::from(if problems.is_unreadable() { EXIT_USAGE } else { EXIT_PROBLEMS })
 }
 
 /// Prints a command's answer. A closed pipe (`bawab schema | head`) is no failure.

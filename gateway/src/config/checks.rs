@@ -6,13 +6,11 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use http1::{PathPolicy, Rule};
-
+use super::routes;
 use super::tree::Node;
 use super::units::Time;
 use super::walk::join;
-use super::words::split_pattern;
-use crate::problem::{PROBLEMS_MAX, Place, Problem, closest, quoted};
+use crate::problem::{Place, Problem, quoted};
 
 /// Adds what is wrong between the keys of `tree`. A key with a problem of its own gets no second one.
 pub(super) fn all(tree: &Node, problems: &mut Vec<Problem>) {
@@ -30,7 +28,7 @@ fn between(tree: &Node, problems: &mut Vec<Problem>) {
     for (name, node) in chosen(tree, "upstream") {
         upstream(&join("upstream", name), node, problems);
     }
-    routes(tree, problems);
+    routes::check(tree, problems);
 }
 
 fn at_least_one(tree: &Node, problems: &mut Vec<Problem>) {
@@ -158,125 +156,14 @@ fn upstream(path: &str, node: &Node, problems: &mut Vec<Problem>) {
     }
 }
 
-fn routes(tree: &Node, problems: &mut Vec<Problem>) {
-    let mut names = Once::default();
-    // By host and path.
-    let mut taken: HashMap<(String, String), Vec<Taken>> = HashMap::new();
-    for (path, route) in list(tree, "route") {
-        if problems.len() >= PROBLEMS_MAX {
-            return;
-        }
-        if let Some(name) = route.get("name") {
-            names.see(format!("{path}.name"), name, name.text().map(str::to_owned), problems);
-        }
-        known_upstream(tree, &path, route, problems);
-        reachable(&path, route, problems);
-        let mut methods = Once::default();
-        for (index, method) in route.get("methods").map(Node::items).unwrap_or_default().iter().enumerate() {
-            methods.see(format!("{path}.methods[{index}]"), method, method.text().map(str::to_owned), problems);
-        }
-        for side in ["request", "response"] {
-            for edit in ["set", "add"] {
-                let edits = route.get("headers").and_then(|headers| headers.get(side)?.get(edit));
-                let path = format!("{path}.headers.{side}.{edit}");
-                field_names(&path, edits, problems);
-            }
-        }
-        if let Some((host, pattern, place)) = matched(route) {
-            let methods: Vec<String> = texts(route.get("methods")).map(str::to_owned).collect();
-            let others = taken.entry((host, pattern)).or_default();
-            if let Some(other) = others.iter().find(|other| overlap(&other.methods, &methods)) {
-                let what = format!("`{}` takes the same requests", other.path);
-                let problem = Problem::new(format!("{path}.path"), what).at(place);
-                problems.push(problem.also(other.place, format!("`{}`", other.path)));
-            }
-            others.push(Taken { path, place, methods });
-        }
-    }
-}
-
-/// Who takes requests for a host and path.
-struct Taken {
-    /// Key path of the route.
-    path: String,
-    place: Place,
-    methods: Vec<String>,
-}
-
-/// Host, path and place of the path, if the route has a path.
-fn matched(route: &Node) -> Option<(String, String, Place)> {
-    let host = route.get("host").map(|host| host.text().unwrap_or_default().to_ascii_lowercase());
-    let path = route.get("path")?;
-    Some((host.unwrap_or_default(), path.text()?.to_owned(), path.place))
-}
-
-/// No methods are all methods, and a route that names a method goes before one for all.
-fn overlap(some: &[String], others: &[String]) -> bool {
-    (some.is_empty() && others.is_empty()) || some.iter().any(|method| others.contains(method))
-}
-
-fn known_upstream(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
-    let Some(upstream) = route.get("upstream") else { return };
-    let Some(name) = upstream.text() else { return };
-    let known = || chosen(tree, "upstream").map(|(name, _)| name);
-    if known().any(|known| known == name) {
-        return;
-    }
-    let problem = |what: String| Problem::new(format!("{path}.upstream"), what).at(upstream.place);
-    problems.push(match closest(name, known()) {
-        _ if upstream.is_hidden() => problem("no upstream has the name that its variables give".to_owned()),
-        Some(meant) => problem(format!("no upstream is named {}", quoted(name))).meant(Some(meant)),
-        None => problem(format!("no upstream is named {}", quoted(name)))
-            .hint(format!("there must be a `[{}]`", join("upstream", name))),
-    });
-}
-
-/// A path that its own route's policy refuses gets no request.
-fn reachable(path: &str, route: &Node, problems: &mut Vec<Problem>) {
-    let Some(pattern) = route.get("path") else { return };
-    let Some((exact, _)) = pattern.text().map(split_pattern) else { return };
-    let own = |key: &str| route.get("path_policy").and_then(|policy| policy.get(key)?.text());
-    let rule = |key: &str| match own(key) {
-        Some("keep") => Rule::Keep,
-        Some("decode") => Rule::Decode,
-        _ => Rule::Refuse,
-    };
-    let policy = PathPolicy {
-        encoded_slash: rule("encoded_slash"),
-        backslash: rule("backslash"),
-        semicolon: rule("semicolon"),
-        refuse_double_slash: own("double_slash") == Some("refuse"),
-    };
-    let refused = |policy: &PathPolicy| http1::canonical_path(exact.as_bytes(), policy, &mut Vec::new()).err();
-    // What no policy lets through was reported as malformed.
-    if refused(&PathPolicy::KEEP).is_none()
-        && let Some(fault) = refused(&policy)
-    {
-        let what = format!("this route's `path_policy` refuses such a path: {}", fault.detail());
-        problems.push(Problem::new(format!("{path}.path"), what).at(pattern.place));
-    }
-}
-
-/// Field names are the same in any case.
-fn field_names(path: &str, edits: Option<&Node>, problems: &mut Vec<Problem>) {
-    let Some(table) = edits.and_then(Node::table) else { return };
-    let mut seen: HashMap<String, Place> = HashMap::new();
-    for entry in &table.entries {
-        if let Some(first) = seen.insert(entry.name.to_ascii_lowercase(), entry.name_place) {
-            let problem = Problem::new(join(path, &entry.name), "written twice: field names are the same in any case");
-            problems.push(problem.at(entry.name_place).also(first, "first written here"));
-        }
-    }
-}
-
 /// Values of which each may be there once.
 #[derive(Default)]
-struct Once {
+pub(super) struct Once {
     seen: HashMap<String, (String, Place)>,
 }
 
 impl Once {
-    fn see(&mut self, key: String, node: &Node, value: Option<String>, problems: &mut Vec<Problem>) {
+    pub(super) fn see(&mut self, key: String, node: &Node, value: Option<String>, problems: &mut Vec<Problem>) {
         let Some(value) = value else { return };
         if let Some((other, place)) = self.seen.get(&value) {
             let what = match node.is_hidden() {
@@ -291,17 +178,13 @@ impl Once {
 }
 
 /// The items of the list `name`, each with its key path.
-fn list<'a>(tree: &'a Node, name: &'a str) -> impl Iterator<Item = (String, &'a Node)> {
+pub(super) fn list<'a>(tree: &'a Node, name: &'a str) -> impl Iterator<Item = (String, &'a Node)> {
     let items = tree.get(name).map(Node::items).unwrap_or_default();
     items.iter().enumerate().map(move |(index, item)| (format!("{name}[{index}]"), item))
 }
 
 /// The chosen names of the table `name` and what they stand for.
-fn chosen<'a>(tree: &'a Node, name: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
+pub(super) fn chosen<'a>(tree: &'a Node, name: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
     let table = tree.get(name).and_then(Node::table);
     table.into_iter().flat_map(|table| table.entries.iter().map(|entry| (entry.name.as_str(), &entry.node)))
-}
-
-fn texts(node: Option<&Node>) -> impl Iterator<Item = &str> {
-    node.map(Node::items).unwrap_or_default().iter().filter_map(Node::text)
 }

@@ -72,12 +72,14 @@ enum Kind {
 }
 
 fn kind(name: &str) -> Kind {
+    // `path.shelf`: what stands behind the dot is a name of somebody else's.
+    let (name, part) = name.split_once('.').unwrap_or((name, ""));
     let word = |first: fn(&u8) -> bool| {
         let mut bytes = name.bytes();
         bytes.next().is_some_and(|byte| first(&byte) || byte == b'_')
             && bytes.all(|byte| first(&byte) || byte.is_ascii_digit() || byte == b'_')
     };
-    if word(u8::is_ascii_uppercase) {
+    if word(u8::is_ascii_uppercase) && part.is_empty() {
         Kind::Environment
     } else if word(u8::is_ascii_lowercase) {
         Kind::Request

@@ -15,6 +15,7 @@ mod digest;
 mod expand;
 mod places;
 mod read;
+mod routes;
 mod secrets;
 mod shape;
 mod tree;
@@ -42,6 +43,8 @@ pub struct Loaded {
     pub secret_files: Vec<PathBuf>,
     pub folders: Vec<PathBuf>,
     pub digest: Digest,
+    /// What is worth knowing and no reason to refuse.
+    pub warnings: Vec<Problem>,
     places: Places,
     sources: Arc<Sources>,
 }
@@ -55,6 +58,12 @@ impl Loaded {
     /// A problem at `key`, for what only shows when the configuration is compiled.
     pub fn problem(&self, key: &str, what: impl Into<String>) -> Problem {
         Problem::new(key, what).at(self.place(key))
+    }
+
+    /// What is worth knowing, ready to be shown with the lines it is about.
+    pub fn warnings(&self) -> Option<Problems> {
+        let list = self.warnings.clone();
+        (!list.is_empty()).then(|| Problems::warnings(list, Arc::clone(&self.sources)))
     }
 
     /// Makes what was found ready to be shown with the lines it is about.
@@ -83,14 +92,24 @@ pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
         checks::all(&tree, &mut problems);
     }
     let sources = Arc::new(sources);
+    let places = Places::of(&tree);
     if !problems.is_empty() {
+        let routes = routes::readable(&tree, &problems);
+        let routes: Vec<(usize, &model::Route)> = routes.iter().map(|(index, route)| (*index, route)).collect();
+        problems.extend(routes::between(&routes, &places).0);
         return Err(Problems::new(problems, sources));
     }
-    let places = Places::of(&tree);
     let files = sources.paths().map(Path::to_owned).collect();
     let digest = Digest::of(&tree, &veil::Veil::new(shape));
     match Config::deserialize(tree.into_toml()) {
-        Ok(config) => Ok(Loaded { config, files, secret_files, folders, digest, places, sources }),
+        Ok(config) => {
+            let routes: Vec<(usize, &model::Route)> = config.route.iter().enumerate().collect();
+            let (problems, warnings) = routes::between(&routes, &places);
+            if !problems.is_empty() {
+                return Err(Problems::new(problems, sources));
+            }
+            Ok(Loaded { config, files, secret_files, folders, digest, warnings, places, sources })
+        }
         Err(error) => {
             // The walk knows less than serde, which is a mistake of ours; the operator still needs to know.
             let what = format!("{MISSED}: {}", error.message());

@@ -5,6 +5,8 @@
 //! schema carries what a machine can check: bounds (`range`, `x-min`, `x-max`) and the grammar of each string ([`words`]).
 //! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
+mod route;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::units::{Secret, Size, Time};
 use super::words;
+
+pub use self::route::*;
 
 /// A whole configuration, after `include`d files were merged in.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -451,7 +455,7 @@ impl Default for Pool {
     }
 }
 
-/// Which request goes where. The most specific route wins: exact host over `*.suffix` over any, exact path over the longest prefix, the route that names the method over one for all.
+/// Which request goes where. The most specific route wins: exact host over `*.suffix` over any; one path over a regular expression over patterns, compared segment by segment; the route that names the method over one for all; more conditions over fewer. It has one of `upstream`, `split`, `redirect` and `respond`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -459,24 +463,45 @@ pub struct Route {
     #[serde(default)]
     #[schemars(with = "Option<words::Name>")]
     pub name: Option<String>,
-    /// `api.example.com`, `*.example.com` (one label or more), or nothing for any host. Ports are not compared.
+    /// `api.example.com`, `*.example.com` (one label or more), a list of such, or nothing for any host. Ports are not compared.
     #[serde(default)]
-    #[schemars(with = "Option<words::HostPattern>")]
-    pub host: Option<String>,
-    /// `/exact`, or `/prefix/**`: the prefix itself and everything below it, by whole segments. Compared with the canonical path.
-    #[schemars(with = "words::PathPattern")]
-    pub path: String,
+    pub host: Hosts,
+    /// `/exact`, `/prefix/**`, `/a/{name}/b`, `/a/{rest=**}`, or `{ regex = "..." }`. Compared with the canonical path by whole segments: a prefix takes itself and everything below, `{name}` any one segment but an empty one, a regular expression the whole path.
+    pub path: PathMatch,
     /// Methods it takes. Default: all. A known path with another method is answered with 405 and `Allow`.
     #[serde(default)]
     #[schemars(with = "Vec<words::Method>")]
     pub methods: Vec<String>,
-    /// Name of the upstream.
-    #[schemars(with = "words::Name")]
-    pub upstream: String,
+    /// Conditions on headers, query, cookies and the client.
+    #[serde(default)]
+    pub when: When,
+    /// Goes before how specific routes are: the higher one is tried first. Default 0. -1000 to 1000.
+    #[serde(default)]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: i32,
+    /// Name of the upstream that answers.
+    #[serde(default)]
+    #[schemars(with = "Option<words::Name>")]
+    pub upstream: Option<String>,
+    /// Upstreams that share the requests by weight.
+    #[serde(default)]
+    pub split: Option<Split>,
+    /// An answer that sends the client elsewhere.
+    #[serde(default)]
+    pub redirect: Option<Redirect>,
+    /// A fixed answer.
+    #[serde(default)]
+    pub respond: Option<Respond>,
+    /// What the upstream is asked instead: path and host.
+    #[serde(default)]
+    pub rewrite: Option<Rewrite>,
+    /// Waits instead of the upstream's.
+    #[serde(default)]
+    pub timeout: RouteTimeout,
     /// Who may use it. Must be written: `"none"` lets everybody in.
     #[schemars(extend("x-missing" = "write `auth = \"none\"` to let everybody in"))]
     pub auth: Auth,
-    /// Header edits on the way in and out. `${client_ip}`, `${request_id}`, `${route}`, `${host}`, `${method}`, `${path}`, `${scheme}` are replaced.
+    /// Header edits on the way in and out. `${client_ip}`, `${request_id}`, `${route}`, `${host}`, `${method}`, `${path}`, `${scheme}`, `${path.name}` (a capture), `${header.name}`, `${query.name}` and `${cookie.name}` are replaced.
     #[serde(default)]
     pub headers: Headers,
     /// Bytes of a request body. Default: `limits.body_bytes`.
@@ -489,6 +514,19 @@ pub struct Route {
     /// Protocols a client may switch to. `["websocket"]`, or nothing (default): `Upgrade` is then not forwarded and the request is answered as plain HTTP.
     #[serde(default)]
     pub upgrade: Vec<Upgrade>,
+}
+
+impl Route {
+    /// Its name in logs and metrics.
+    pub fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| format!("{}{}", self.host.names().next().unwrap_or(""), self.path.text()))
+    }
+
+    /// The upstreams it names.
+    pub fn upstreams(&self) -> impl Iterator<Item = &str> {
+        let targets = self.split.iter().flat_map(|split| &split.targets).map(|target| target.upstream.as_str());
+        self.upstream.as_deref().into_iter().chain(targets)
+    }
 }
 
 /// Who may use a route.

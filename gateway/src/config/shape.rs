@@ -99,6 +99,7 @@ impl Shape {
             Shape::Text(text) => match text.format.as_str() {
                 "interval" => r#"a time such as "30s""#.to_owned(),
                 "size" => r#"a size such as "64KiB""#.to_owned(),
+                "percentage" => r#"a share such as "12.5%""#.to_owned(),
                 "" if !text.choices.is_empty() => crate::problem::alternatives(text.choices.iter().map(String::as_str)),
                 _ => "a string".to_owned(),
             },
@@ -294,6 +295,7 @@ fn integer(json: &Json) -> Shape {
         Some("uint16") => (0, i64::from(u16::MAX)),
         Some("uint32") => (0, i64::from(u32::MAX)),
         Some("int32") => (i64::from(i32::MIN), i64::from(i32::MAX)),
+        Some("int64") => (i64::MIN, i64::MAX),
         Some("uint64" | "uint") => (0, i64::MAX),
         _ => (i64::MIN, i64::MAX),
     };

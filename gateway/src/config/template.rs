@@ -1,13 +1,13 @@
 //! Header values with request variables: `"${client_ip}"`. Checked at load; compiled by whoever sends them.
 //!
-//! A value is text with `${name}` in it, where `name` is one of [`Variable`]; `$${` stands for a plain `${`. Variables in
+//! A value is text with `${name}` or `${what.name}` in it, see [`Variable`]; `$${` stands for a plain `${`. Variables in
 //! upper case are of the environment and were replaced before this module sees the text.
 
 use super::words::Wrong;
 use crate::problem::closest;
 
 /// What a request is asked for. None of them can carry a line break: all were checked when the request was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Variable {
     /// The client's address as the listener decided it.
     ClientIp,
@@ -22,9 +22,17 @@ pub enum Variable {
     Path,
     /// `http` or `https`, as the client spoke to us.
     Scheme,
+    /// `${path.name}`: what the route's path captured.
+    Capture(Box<str>),
+    /// `${header.name}`: a field of the request, its lines joined by `, `.
+    Header(Box<str>),
+    /// `${query.name}`: the first parameter of that name, as it was sent: still encoded.
+    Query(Box<str>),
+    /// `${cookie.name}`: the first cookie of that name.
+    Cookie(Box<str>),
 }
 
-/// Every variable and its name in the file.
+/// Every variable without a part of its own, and its name in the file.
 pub const VARIABLES: [(&str, Variable); 7] = [
     ("client_ip", Variable::ClientIp),
     ("request_id", Variable::RequestId),
@@ -34,6 +42,28 @@ pub const VARIABLES: [(&str, Variable); 7] = [
     ("path", Variable::Path),
     ("scheme", Variable::Scheme),
 ];
+
+/// Variables with a part: `${path.name}`.
+type Made = fn(Box<str>) -> Variable;
+const PARTS: [(&str, Made); 4] = [
+    ("path", Variable::Capture),
+    ("header", Variable::Header),
+    ("query", Variable::Query),
+    ("cookie", Variable::Cookie),
+];
+
+impl Variable {
+    /// The variable of that name.
+    fn named(name: &str) -> Option<Variable> {
+        if let Some((what, part)) = name.split_once('.') {
+            let (_, make) = PARTS.iter().find(|(known, _)| *known == what)?;
+            let fits =
+                !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.[]".contains(&byte));
+            return fits.then(|| make(part.into()));
+        }
+        VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, variable)| variable.clone())
+    }
+}
 
 /// A piece of a [`Template`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +79,30 @@ pub struct Template {
     pub pieces: Vec<Piece>,
 }
 
+impl Piece {
+    /// Its text, if it is no variable.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Piece::Text(text) => Some(text),
+            Piece::Variable(_) => None,
+        }
+    }
+}
+
 impl Template {
+    /// Whether it says the same for every request.
+    pub fn is_plain(&self) -> bool {
+        self.pieces.iter().all(|piece| piece.text().is_some())
+    }
+
+    /// The captures it shows.
+    pub fn captures(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Variable(Variable::Capture(name)) => Some(&**name),
+            _ => None,
+        })
+    }
+
     /// Values must be what RFC 9110 §5.5 lets a field carry, without the obsolete bytes beyond ASCII.
     pub fn parse(text: &str) -> Result<Template, Wrong> {
         if text.bytes().any(|byte| !matches!(byte, b'\t' | b' '..=b'~')) {
@@ -76,13 +129,13 @@ impl Template {
                 let why = "a `${` without its `}`; write `$${` where a plain `${` is meant";
                 return Err(Wrong { why: why.to_owned(), instead: None });
             };
-            let Some((_, variable)) = VARIABLES.iter().find(|(known, _)| *known == name) else {
+            let Some(variable) = Variable::named(name) else {
                 return Err(unknown(name));
             };
             if !plain.is_empty() {
                 pieces.push(Piece::Text(std::mem::take(&mut plain)));
             }
-            pieces.push(Piece::Variable(*variable));
+            pieces.push(Piece::Variable(variable));
             rest = after;
         }
         plain.push_str(rest);
@@ -94,8 +147,9 @@ impl Template {
 }
 
 fn unknown(name: &str) -> Wrong {
-    let names = VARIABLES.map(|(name, _)| name);
-    match closest(name, names) {
+    let names = VARIABLES.iter().map(|(name, _)| *name);
+    let names: Vec<&str> = names.chain(["path.name", "header.name", "query.name", "cookie.name"]).collect();
+    match closest(name, names.iter().copied()) {
         Some(known) => {
             Wrong { why: "no request variable has this name".to_owned(), instead: Some(format!("${{{known}}}")) }
         }

@@ -91,6 +91,13 @@ impl Node {
         self.table()?.get(name).map(|entry| &entry.node)
     }
 
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match self.value {
+            Value::Boolean(yes) => Some(yes),
+            _ => None,
+        }
+    }
+
     pub(super) fn table(&self) -> Option<&Table> {
         match &self.value {
             Value::Table(table) => Some(table),

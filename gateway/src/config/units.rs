@@ -41,6 +41,8 @@ pub enum UnitError {
     TimeOrder,
     /// Not one number with a size unit.
     NotASize,
+    /// Not a number from 0 to 100 with a percent sign.
+    NotAPercentage,
     /// More than 64 bits hold.
     TooLarge,
 }
@@ -54,6 +56,9 @@ impl fmt::Display for UnitError {
             UnitError::TimeOrder => r#"expected each unit once, the largest first, such as "1h30m""#,
             UnitError::NotASize => {
                 r#"expected a whole number with a unit: B, KiB, MiB, GiB, TiB (1024) or kB, MB, GB, TB (1000), such as "64KiB""#
+            }
+            UnitError::NotAPercentage => {
+                r#"expected a number from 0 to 100 with at most four decimals and a percent sign, such as "12.5%""#
             }
             UnitError::TooLarge => "more than 64 bits can hold",
         })
@@ -156,6 +161,49 @@ impl fmt::Display for Size {
     }
 }
 
+/// A share: `"10%"`, `"0.5%"`, to the ten-thousandth of a percent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Percentage {
+    millionths: u32,
+}
+
+impl Percentage {
+    /// 0 to 1,000,000
+    pub fn millionths(self) -> u32 {
+        self.millionths
+    }
+}
+
+impl FromStr for Percentage {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Percentage, UnitError> {
+        let number = text.strip_suffix('%').ok_or(UnitError::NotAPercentage)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(fraction) || fraction.len() > 4 {
+            return Err(UnitError::NotAPercentage);
+        }
+        let whole: u32 = whole.parse().map_err(|_| UnitError::NotAPercentage)?;
+        let fraction: u32 = format!("{fraction:0<4}").parse().map_err(|_| UnitError::NotAPercentage)?;
+        let millionths = whole.checked_mul(10_000).and_then(|whole| whole.checked_add(fraction));
+        millionths
+            .filter(|&all| all <= 1_000_000)
+            .map(|millionths| Percentage { millionths })
+            .ok_or(UnitError::NotAPercentage)
+    }
+}
+
+impl fmt::Display for Percentage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fraction = format!("{:04}", self.millionths % 10_000);
+        match fraction.trim_end_matches('0') {
+            "" => write!(f, "{}%", self.millionths / 10_000),
+            fraction => write!(f, "{}.{fraction}%", self.millionths / 10_000),
+        }
+    }
+}
+
 /// Text that must not be seen: it does not print, is not serialized, and its memory is overwritten when it is dropped.
 #[derive(Clone, Deserialize)]
 #[serde(from = "String")]
@@ -234,6 +282,7 @@ as_text!(
     "^[0-9]+([KMGT]i|[kMGT])?B$",
     "A number of bytes: B, KiB, MiB, GiB, TiB (powers of 1024) or kB, MB, GB, TB (powers of 1000)."
 );
+as_text!(Percentage, "percentage", "^[0-9]{1,3}([.][0-9]{1,4})?%$", "A share: 0 to 100 with a percent sign.");
 
 impl JsonSchema for Secret {
     fn inline_schema() -> bool {
@@ -300,6 +349,31 @@ mod tests {
             ("16777216TiB", Err(TooLarge)),
         ] {
             assert_eq!(text.parse(), expected.map(Size), "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages_are_numbers_to_a_hundred() {
+        for (text, expected) in [
+            ("0%", Some(0)),
+            ("100%", Some(1_000_000)),
+            ("12.5%", Some(125_000)),
+            ("0.0001%", Some(1)),
+            ("007%", Some(70_000)),
+            ("100.0001%", None),
+            ("101%", None),
+            ("12", None),
+            ("%", None),
+            (".5%", None),
+            ("5.%", None),
+            ("0.00001%", None),
+            ("-1%", None),
+            ("99999999999%", None),
+        ] {
+            assert_eq!(text.parse::<Percentage>().ok().map(Percentage::millionths), expected, "{text}");
+        }
+        for text in ["0%", "100%", "12.5%", "0.0001%"] {
+            assert_eq!(text.parse::<Percentage>().expect(text).to_string(), text);
         }
     }
 

@@ -7,8 +7,8 @@ use super::expand::{Environment, expand};
 use super::secrets;
 use super::shape::{Check, Field, Shape, TableShape, TextShape};
 use super::tree::{Node, Table, Text, Value};
-use super::units::{Size, Time};
-use super::words::Wrong;
+use super::units::{Percentage, Size, Time};
+use super::words::{self, Wrong};
 use crate::problem::{PROBLEMS_MAX, Place, Problem, Sources, alternatives, closest, quoted};
 
 /// What the walk needs to know and what it finds.
@@ -141,7 +141,7 @@ fn wrong_text(
             false => problem.meant(wrong.instead.as_deref()),
         })
     };
-    match expand(&text.text, shape.format == "field-value", environment) {
+    match expand(&text.text, words::is_template(&shape.format), environment) {
         Ok(None) => {}
         Ok(Some(expanded)) => *text = Text { text: expanded, hidden: true },
         Err(wrong) => return problem(wrong, false),
@@ -212,6 +212,7 @@ fn wrong_kind(path: &str, node: &Node, shape: &Shape) -> Problem {
         (Shape::Text(_), Value::Integer(Some(number))) => match format(shape).as_str() {
             "interval" => problem.hint(format!("write it with its unit: \"{number}s\" or \"{number}ms\"")),
             "size" => problem.hint(format!("write it with its unit: \"{number}B\"")),
+            "percentage" => problem.hint(format!("write it with its sign: \"{number}%\"")),
             _ => problem,
         },
         (Shape::Integer { .. } | Shape::Boolean, Value::Text(_)) => problem.hint("write it without quotes"),
@@ -249,6 +250,7 @@ fn outside(format: &str, text: &str, min: Option<&str>, max: Option<&str>) -> bo
     match format {
         "interval" => beyond::<Time>(text, min, max),
         "size" => beyond::<Size>(text, min, max),
+        "percentage" => beyond::<Percentage>(text, min, max),
         _ => false,
     }
 }

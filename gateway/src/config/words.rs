@@ -7,8 +7,10 @@ use http1::{Canonical, Fault, PathPolicy};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::template;
-use super::units::{Size, Time};
+use super::units::{Percentage, Size, Time};
+use crate::limits::REGEX_BYTES_MAX;
 use crate::problem::closest;
+use crate::route::pattern::{self as route, PatternError, linear_regex};
 
 /// Why a string is not what its key wants, and perhaps what was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,11 +58,17 @@ macro_rules! words {
                 $($format => Some($check),)*
                 "interval" => Some(|text| text.parse::<Time>().map(drop).map_err(|why| Wrong::because(why.to_string()))),
                 "size" => Some(|text| text.parse::<Size>().map(drop).map_err(|why| Wrong::because(why.to_string()))),
+                "percentage" => Some(percentage),
                 "secret" => Some(secret),
                 _ => None,
             }
         }
     };
+}
+
+/// Whether strings of this format may hold request variables.
+pub fn is_template(format: &str) -> bool {
+    matches!(format, "field-value" | "path-template" | "host-template")
 }
 
 words! {
@@ -74,7 +82,15 @@ words! {
     EndpointAddress "endpoint-address" endpoint_address, "`host:port`, `ip:port`, or `unix:` and an absolute path.";
     UpstreamHost "upstream-host" upstream_host, "`keep`, `endpoint`, or a host, perhaps with a port.";
     HostPattern "host-pattern" host_pattern, "A host name in lower case, or `*.` and a suffix of one.";
-    PathPattern "path-pattern" path_pattern, "`/exact`, or `/prefix/**`, in canonical form.";
+    PathPattern "path-pattern" path_pattern, "`/exact`, `/prefix/**`, `/a/{name}/b` or `/a/{rest=**}`, in canonical form.";
+    PathRegex "path-regex" path_regex, "A regular expression for a whole path.";
+    PathTemplate "path-template" path_template, "A path; `${path.name}` and the like are replaced.";
+    PathPrefix "path-prefix" path_prefix, "A path in canonical form, in place of another.";
+    HostTemplate "host-template" host_template, "A host, perhaps with a port; `${path.name}` and the like are replaced.";
+    SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
+    Host "host" host, "A host, perhaps with a port.";
+    Regex "regex" regex, "A regular expression for a whole value.";
+    MediaType "media-type" media_type, "`type/subtype`, perhaps with parameters.";
     Method "method" method, "A method, case-sensitive.";
     FieldName "field-name" field_name, "Name of a field the gateway does not own.";
     FieldValue "field-value" field_value, "A field's value; `${client_ip}` and the like are replaced.";
@@ -98,7 +114,7 @@ pub(super) fn secret(text: &str) -> Result<(), Wrong> {
     }
 }
 
-fn is_token(text: &str) -> bool {
+pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
@@ -236,6 +252,88 @@ fn host_pattern(text: &str) -> Result<(), Wrong> {
     if labels_fit { Ok(()) } else { Err(Wrong::because("a label of a host name has at most 63 bytes")) }
 }
 
+fn percentage(text: &str) -> Result<(), Wrong> {
+    text.parse::<Percentage>().map(drop).map_err(|why| Wrong::because(why.to_string()))
+}
+
+fn split_by(text: &str) -> Result<(), Wrong> {
+    text.parse::<super::model::SplitBy>().map(drop).map_err(|()| {
+        let why = r#"expected "client", "header:x-user" or "cookie:session""#;
+        match closest(text, ["client"]) {
+            Some(known) => Wrong::write(why, known),
+            None => Wrong::because(why),
+        }
+    })
+}
+
+fn host(text: &str) -> Result<(), Wrong> {
+    match http1::host_parts(text.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(Wrong::because(format!("not a host: {}", fault.detail()))),
+    }
+}
+
+/// A regular expression that is matched against a whole value.
+fn regex(text: &str) -> Result<(), Wrong> {
+    if text.len() > REGEX_BYTES_MAX {
+        return Err(Wrong::because(format!("a regular expression has at most {REGEX_BYTES_MAX} bytes")));
+    }
+    let compiled = linear_regex(&format!("^(?:{text})$"));
+    compiled.map(drop).map_err(|why| Wrong::because(format!("not a regular expression: {why}")))
+}
+
+fn path_regex(text: &str) -> Result<(), Wrong> {
+    route::PathPattern::regex(text).map(drop).map_err(|error| Wrong::because(error.to_string()))
+}
+
+/// RFC 9110 §8.3.1, without looking into the parameters.
+fn media_type(text: &str) -> Result<(), Wrong> {
+    let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+    let is_type = essence.trim().split_once('/').is_some_and(|(kind, sub)| is_token(kind) && is_token(sub));
+    match is_type && parameters.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        true => Ok(()),
+        false => Err(Wrong::because(r#"expected a media type such as "text/html; charset=utf-8""#)),
+    }
+}
+
+/// A path with variables: canonical, whatever the variables are.
+fn path_template(text: &str) -> Result<(), Wrong> {
+    let template = template::Template::parse(text)?;
+    // A letter stands for what a variable will hold; what it really holds is checked when it is known.
+    let plain: String = template.pieces.iter().map(|piece| piece.text().unwrap_or("x")).collect();
+    path_prefix(&plain).map_err(|wrong| match template.is_plain() {
+        true => wrong,
+        false => Wrong { instead: None, ..wrong },
+    })
+}
+
+/// A path as it is sent to a service or to a client.
+fn path_prefix(text: &str) -> Result<(), Wrong> {
+    if !text.starts_with('/') {
+        return Err(Wrong::write("a path begins with `/`", format!("/{text}")));
+    }
+    if text.contains(['?', '#']) {
+        return Err(Wrong::because("only the path: the query goes its own way"));
+    }
+    let mut canonical = Vec::new();
+    match http1::canonical_path(text.as_bytes(), &PathPolicy::KEEP, &mut canonical) {
+        Ok(Canonical::Unchanged(_)) => Ok(()),
+        Ok(Canonical::Rewritten(_)) => {
+            Err(Wrong::write("not in canonical form", String::from_utf8_lossy(&canonical).into_owned()))
+        }
+        Err(Fault::PathNotAscii | Fault::PathCharacter) => {
+            Err(Wrong::write("no path contains such a character", percent_encoded(text)))
+        }
+        Err(fault) => Err(Wrong::because(format!("no path is like this: {}", fault.detail()))),
+    }
+}
+
+fn host_template(text: &str) -> Result<(), Wrong> {
+    let template = template::Template::parse(text)?;
+    let plain: String = template.pieces.iter().map(|piece| piece.text().unwrap_or("x")).collect();
+    host(&plain)
+}
+
 /// What a path pattern is without its `/**`; `/**` alone is `/`. `true`: everything below it too.
 pub fn split_pattern(pattern: &str) -> (&str, bool) {
     match pattern.strip_suffix("/**") {
@@ -250,18 +348,17 @@ fn path_pattern(text: &str) -> Result<(), Wrong> {
     if !path.starts_with('/') {
         return Err(Wrong::write("a path begins with `/`", format!("/{text}")));
     }
-    if path.contains('*') {
-        let why = "`*` stands for nothing but in a final `/**`, which takes everything below";
-        return match path.strip_suffix("/*") {
-            Some(prefix) if !prefix.contains('*') => Err(Wrong::write(why, format!("{prefix}/**"))),
-            _ => Err(Wrong::because(why)),
-        };
-    }
     if path.contains(['?', '#']) {
         return Err(Wrong::because("routes compare paths, not queries or fragments"));
     }
-    if path.contains(['{', '}']) {
-        return Err(Wrong::because("`{` and `}` mean nothing here: a path is exact, or ends in `/**`"));
+    let pattern = route::PathPattern::parse(text).map_err(|error| match (&error, path.strip_suffix("/*")) {
+        (PatternError::Star, Some(prefix)) if !prefix.contains('*') => {
+            Wrong::write(error.to_string(), format!("{prefix}/**"))
+        }
+        _ => Wrong::because(error.to_string()),
+    })?;
+    if pattern.names().next().is_some() {
+        return literals(text);
     }
     let mut canonical = Vec::new();
     match http1::canonical_path(path.as_bytes(), &PathPolicy::KEEP, &mut canonical) {
@@ -279,6 +376,15 @@ fn path_pattern(text: &str) -> Result<(), Wrong> {
         Err(Fault::PathCharacter) => Err(Wrong::write("no path contains such a character", percent_encoded(text))),
         Err(fault) => Err(Wrong::because(format!("no request gets this far: {}", fault.detail()))),
     }
+}
+
+/// The literal parts of a pattern with captures: a letter stands for each capture.
+fn literals(text: &str) -> Result<(), Wrong> {
+    let segments = text.split('/').map(|segment| match segment.split_once('}') {
+        Some((_, suffix)) => format!("x{suffix}"),
+        None => segment.to_owned(),
+    });
+    path_prefix(&segments.collect::<Vec<_>>().join("/")).map_err(|wrong| Wrong { instead: None, ..wrong })
 }
 
 fn percent_encoded(path: &str) -> String {

@@ -16,6 +16,9 @@ use crate::observe::metrics::Metrics;
 use crate::snapshot::{self, Snapshot};
 use crate::worker::OffloadPool;
 
+/// Warnings about a configuration that are told as events; `bawab check` shows all.
+const WARNINGS_LOGGED_MAX: usize = 20;
+
 /// A configuration that can be put into effect.
 pub(super) struct Fresh {
     pub(super) config: Config,
@@ -43,6 +46,9 @@ struct Compiled {
 
 impl Compiled {
     fn of(path: &Path, loaded: Loaded, metrics: &Metrics) -> Compiled {
+        for warning in loaded.warnings().iter().flat_map(|warnings| warnings.lines()).take(WARNINGS_LOGGED_MAX) {
+            tracing::warn!(warning, "in the configuration");
+        }
         let snapshot = snapshot::compile(&loaded.config, metrics);
         let Loaded { config, digest, files, secret_files, folders, .. } = loaded;
         let watched = [vec![path.to_owned()], files, secret_files, folders].concat();

@@ -3,9 +3,10 @@
 //! Names and values were checked when the configuration was loaded, and variables hold no CR, LF or NUL by construction:
 //! what they show went through the head parser or is ours. Names the gateway itself speaks cannot be edited.
 
+use super::text::render;
 use super::{Context, Effect, Filter, Kind, Phase, Step};
 use crate::config::model::{self, HeaderEdits};
-use crate::config::template::{Piece, Template, Variable};
+use crate::config::template::Template;
 use crate::proxy::fields::Fields;
 use crate::proxy::head::ResponseHead;
 
@@ -21,24 +22,6 @@ struct Edits {
     remove: Vec<Box<[u8]>>,
     set: Vec<(Box<[u8]>, Template)>,
     add: Vec<(Box<[u8]>, Template)>,
-}
-
-fn show(variable: Variable, context: &Context<'_>, out: &mut Vec<u8>) {
-    use std::io::Write;
-    let facts = &context.facts;
-    match variable {
-        // Writing to memory does not fail.
-        Variable::ClientIp => drop(write!(out, "{}", facts.client.address)),
-        Variable::RequestId => out.extend_from_slice(facts.request_id),
-        Variable::Route => out.extend_from_slice(facts.route.as_bytes()),
-        Variable::Host => {
-            let authority = context.request.authority();
-            out.extend_from_slice(http1::host_parts(authority).map_or(authority, |(name, _)| name));
-        }
-        Variable::Method => out.extend_from_slice(context.request.method_text()),
-        Variable::Path => out.extend_from_slice(context.request.path()),
-        Variable::Scheme => out.extend_from_slice(facts.scheme.as_bytes()),
-    }
 }
 
 fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
@@ -73,12 +56,7 @@ impl Edits {
             .chain(&self.add)
             .map(|(_, template)| {
                 let mut out = Vec::new();
-                for piece in &template.pieces {
-                    match piece {
-                        Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
-                        Piece::Variable(variable) => show(*variable, context, &mut out),
-                    }
-                }
+                render(template, context, &mut out);
                 out
             })
             .collect()

@@ -9,8 +9,10 @@
 
 pub mod chain;
 mod headers;
+pub mod rewrite;
 #[cfg(test)]
 mod testkit;
+mod text;
 
 use std::any::Any;
 use std::rc::Rc;
@@ -23,6 +25,7 @@ use crate::config::model;
 use crate::proxy::fetch::{Fetched, Shared, Subrequest};
 use crate::proxy::head::{Client, RequestHead, ResponseHead};
 use crate::refusal::Refusal;
+use crate::snapshot::Route;
 
 /// When a filter runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +58,7 @@ pub struct Kind {
 }
 
 /// Every policy. Filters of one phase run in this order.
-pub const KINDS: &[Kind] = &[headers::KIND];
+pub const KINDS: &[Kind] = &[rewrite::KIND, headers::KIND];
 
 /// The chain of a route.
 pub fn compile(route: &model::Route) -> Chain {
@@ -138,8 +141,15 @@ pub struct Context<'a> {
 pub struct Facts<'a> {
     pub client: &'a Client,
     pub request_id: &'a [u8],
-    pub route: &'a str,
+    pub route: Option<&'a Route>,
     pub scheme: &'static str,
+}
+
+impl<'a> Facts<'a> {
+    /// Name of the route; empty before it is found.
+    pub fn route_name(&self) -> &'a str {
+        self.route.map_or("", |route| &route.name)
+    }
 }
 
 /// What filters leave in the exchange. Released when it ends, however it does.

@@ -28,10 +28,12 @@ use crate::filter::{self, Context, Facts, Kept, Output};
 use crate::limits::{BODY_HELD_FOR_RETRY_BYTES, OFFLOAD_WAIT_MS};
 use crate::observe::access_log::Record;
 use crate::refusal::{Party, Refusal};
-use crate::route::Found;
+use crate::route::action::Action;
+use crate::route::condition::WHOLE;
+use crate::route::{Asked, Found};
 use crate::rt::deadline::{Cause, Guard, now_us};
 use crate::rt::{Either, select};
-use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream};
+use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::worker::Worker;
 
 /// One request and its answer.
@@ -162,7 +164,7 @@ impl<'a> Exchange<'a> {
             request_id: &self.request_id,
             trace: &self.trace,
             via: self.snapshot.settings.via(self.head.version),
-            forwarded: self.snapshot.upstreams[route.upstream].forwarded,
+            forwarded: self.snapshot.settings.forwarded,
         };
         forward::request(&mut self.head, &self.options, self.listener.underscores, &said);
         if let Err(ended) = route.chain.request(self).await {
@@ -175,17 +177,49 @@ impl<'a> Exchange<'a> {
                 }
             };
         }
-        let upstream = &self.snapshot.upstreams[route.upstream];
-        self.seen.upstream = Some(route.upstream);
-        self.guard.arm_total(upstream.timeouts.total);
-        self.attempts(route, upstream).await
+        let upstream = match &route.action {
+            Action::Upstream(upstream) => *upstream,
+            Action::Split(split) => {
+                let lot = self.worker.ids.borrow_mut().next_u64();
+                split.pick(&self.head.fields, self.client.address, lot)
+            }
+            own => return Box::pin(self.answer_own(route, own)).await,
+        };
+        self.seen.upstream = Some(upstream);
+        let settings = &self.snapshot.upstreams[upstream];
+        self.guard.arm_total(route.timeouts.over(settings.timeouts).total);
+        self.attempts(route, upstream, settings).await
+    }
+
+    /// Answers as the route itself says.
+    async fn answer_own(&mut self, route: &Route, action: &Action) -> Result<(), Refusal> {
+        let (mut head, body) = match action {
+            Action::Redirect(redirect) => redirect.answer(&self.context())?,
+            Action::Respond(respond) => respond.answer(),
+            Action::Upstream(_) | Action::Split(_) => unreachable!("answered by their upstream"),
+        };
+        head.fields.add(b"date", &self.worker.date());
+        route.chain.response(&mut self.context(), &mut head, route.chain.len());
+        self.send_own(head, body).await;
+        Ok(())
     }
 
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {
         let snapshot = self.snapshot;
         let head = &self.head;
-        let found = snapshot.routes.find(head.authority(), head.path(), head.method, head.method_text());
-        let route = match found {
+        let routes = &snapshot.routes;
+        let lot = if routes.draws() { (self.worker.ids.borrow_mut().next_u64() % u64::from(WHOLE)) as u32 } else { 0 };
+        let asked = Asked {
+            host: head.authority(),
+            path: head.path(),
+            query: head.query(),
+            method: head.method,
+            method_text: head.method_text(),
+            fields: &head.fields,
+            client: self.client.address,
+            lot,
+        };
+        let route = match routes.find(&asked) {
             Found::Route(route) => route,
             Found::MethodNotAllowed(allow) => {
                 self.kept.put(reply::Allow(allow));
@@ -203,8 +237,7 @@ impl<'a> Exchange<'a> {
             if let http1::Canonical::Rewritten(_) = canonical
                 && decoded != head.path()
             {
-                let again = snapshot.routes.find(head.authority(), &decoded, head.method, head.method_text());
-                match again {
+                match routes.find(&Asked { path: &decoded, ..asked }) {
                     Found::Route(same) if std::ptr::eq(same, route) => self.head.set_path(decoded),
                     _ => return Err(Refusal::Malformed(http1::Fault::PathEncodedSlash)),
                 }
@@ -214,11 +247,12 @@ impl<'a> Exchange<'a> {
     }
 
     /// Tries endpoints until one answers or a repetition is not safe.
-    async fn attempts(&mut self, route: &Route, upstream: &Upstream) -> Result<(), Refusal> {
-        let endpoints = &self.snapshot.endpoints[route.upstream];
+    async fn attempts(&mut self, route: &Route, index: usize, upstream: &Upstream) -> Result<(), Refusal> {
+        let endpoints = &self.snapshot.endpoints[index];
+        let timeouts = route.timeouts.over(upstream.timeouts);
         let mut fresh = false;
         loop {
-            let endpoint = endpoints.pick(&self.cursors[route.upstream]).ok_or(Refusal::NoEndpoint)?.clone();
+            let endpoint = endpoints.pick(&self.cursors[index]).ok_or(Refusal::NoEndpoint)?.clone();
             self.seen.attempts += 1;
             let connection = self.connect(upstream, &endpoint, fresh).await;
             self.seen.endpoint = Some(endpoint);
@@ -233,7 +267,7 @@ impl<'a> Exchange<'a> {
             };
             let reused = connection.reused;
             let replay = if reused { self.hold_for_replay() } else { Replay::Not };
-            match self.attempt(upstream, connection).await {
+            match self.attempt(upstream, timeouts, connection).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => {
                     self.guard.attach(None);
@@ -308,21 +342,26 @@ impl<'a> Exchange<'a> {
     }
 
     /// One request on one connection. On success the answer is out and the connection back in the pool or closed.
-    async fn attempt(&mut self, upstream: &Upstream, mut connection: Connection) -> Result<(), Failure> {
+    async fn attempt(
+        &mut self,
+        upstream: &Upstream,
+        timeouts: UpstreamTimeouts,
+        mut connection: Connection,
+    ) -> Result<(), Failure> {
         let series = upstream.series.core(self.worker.id);
         series.requests.inc();
         self.guard.attach(Some(connection.wire.fd()));
         let length = if self.hop.websocket { Length::Absent } else { self.body.length() };
         let mut scratch = self.worker.take_scratch();
-        let host = match &upstream.host {
-            HostPolicy::Keep => self.head.authority(),
-            HostPolicy::Endpoint => {
+        let host = match (self.head.sent_host(), &upstream.host) {
+            (Some(host), _) => host,
+            (None, HostPolicy::Keep) => self.head.authority(),
+            (None, HostPolicy::Endpoint) => {
                 self.seen.endpoint.as_ref().map_or(&b""[..], |endpoint| endpoint.written.as_bytes())
             }
-            HostPolicy::Fixed(host) => host.as_bytes(),
+            (None, HostPolicy::Fixed(host)) => host.as_bytes(),
         };
         h1::encode_request(&mut scratch, &self.head, host, length, self.hop);
-        let timeouts = upstream.timeouts;
         let mut outgoing = super::h1::outgoing::Outgoing::new(scratch, length == Length::Unknown);
         if self.options.lists_fields {
             outgoing.withhold_trailers(self.head.fields.listed().names());
@@ -567,7 +606,7 @@ impl Replay {
 
 /// Takes fields and not the exchange: its body may be borrowed by an upload that is still running.
 fn facts<'f>(client: &'f Client, id: &'f RequestId, route: Option<&'f Route>, scheme: &'static str) -> Facts<'f> {
-    Facts { client, request_id: id.as_bytes(), route: route.map_or("", |route| &route.name), scheme }
+    Facts { client, request_id: id.as_bytes(), route, scheme }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

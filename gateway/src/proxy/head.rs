@@ -17,7 +17,15 @@ pub struct RequestHead {
     query: Option<Span>,
     received_path: Span,
     traits: PathTraits,
+    sent: Option<Box<Sent>>,
     pub fields: Fields,
+}
+
+/// What the upstream is asked for, where that is not what the client asked for.
+#[derive(Default)]
+struct Sent {
+    path: Option<Vec<u8>>,
+    host: Option<Vec<u8>>,
 }
 
 /// The canonical path: the received one when that was canonical already.
@@ -45,6 +53,7 @@ impl RequestHead {
             query: target.query,
             received_path: target.path,
             traits,
+            sent: None,
             fields,
         }
     }
@@ -87,6 +96,26 @@ impl RequestHead {
     /// Replaces the path by what a route's policy decoded it to. The caller has checked that the route stays the same.
     pub fn set_path(&mut self, path: Vec<u8>) {
         self.path = Path::Rewritten(path);
+    }
+
+    /// The upstream is asked for this path, which the caller vouches is canonical.
+    pub fn send_path(&mut self, path: Vec<u8>) {
+        self.sent.get_or_insert_default().path = Some(path);
+    }
+
+    /// The upstream is asked by this host, which the caller vouches is one.
+    pub fn send_host(&mut self, host: Vec<u8>) {
+        self.sent.get_or_insert_default().host = Some(host);
+    }
+
+    /// The path the upstream is asked for.
+    pub fn sent_path(&self) -> &[u8] {
+        self.sent.as_ref().and_then(|sent| sent.path.as_deref()).unwrap_or_else(|| self.path())
+    }
+
+    /// The host the upstream is asked by, if it is not decided by the upstream itself.
+    pub fn sent_host(&self) -> Option<&[u8]> {
+        self.sent.as_ref()?.host.as_deref()
     }
 
     /// The query without its `?`; `None` when the target had no `?`.

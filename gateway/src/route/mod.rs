@@ -1,54 +1,257 @@
-//! Finds the route of a request. Compiled once a snapshot; a lookup allocates nothing.
+//! Finds the route of a request. Compiled once a snapshot; a lookup allocates nothing, but for hosts with regular expressions.
 //!
-//! Among all routes that take the request the most specific one wins: exact host, then `*.suffix` with the longer suffix
-//! first, then any host; within a host the exact path, then the longest prefix by whole segments.
+//! Among all routes that take a request the most specific one wins. In this order (Gateway API, HTTPRoute rules, with what
+//! that leaves open decided):
+//!
+//! 1. the higher `priority`, when somebody wrote one;
+//! 2. the exact host, then `*.suffix` with the longer suffix first, then any host;
+//! 3. the path, see [`PathPattern::precedence`];
+//! 4. a route that names the method before one for all;
+//! 5. more conditions: headers, then query, cookies, client, percentage;
+//! 6. the name, by the alphabet: a tie, which `check` reports.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`action`] | what a route does with a request |
+//! | [`pattern`] | what a `path` takes |
+//! | [`condition`] | what `when` asks for |
+//! | [`table`] | all routes, compiled for finding |
+//! | [`overlap`] | routes that tie, and routes that can never match |
+//! | [`explain`] | why a request got its route: the same answer, from asking every route by itself |
 
-use std::collections::HashMap;
+pub mod action;
+pub mod condition;
+pub mod explain;
+pub mod overlap;
+pub mod pattern;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use http1::Method;
 
+use self::condition::{Unmet, When};
+use self::pattern::PathPattern;
+use self::table::Table;
+use crate::config::model;
+use crate::proxy::fields::Fields;
 use crate::snapshot::Route;
 
 /// What a lookup found.
 pub enum Found<'a> {
     Route(&'a Route),
-    /// A route takes this host and path, but not with this method. The methods that would do, as `Allow` lists them.
+    /// Routes take this host and path, but not with this method. The methods that would do, as `Allow` lists them.
     MethodNotAllowed(String),
     Nothing,
+}
+
+/// What a request says of itself, as far as routes ask.
+pub struct Asked<'a> {
+    /// `name` or `name:port`, any case
+    pub host: &'a [u8],
+    /// canonical
+    pub path: &'a [u8],
+    /// without its `?`
+    pub query: Option<&'a [u8]>,
+    pub method: Method,
+    pub method_text: &'a [u8],
+    pub fields: &'a Fields,
+    pub client: IpAddr,
+    /// 0 to 999,999, drawn once an exchange: what `percentage` is compared with.
+    pub lot: u32,
+}
+
+/// What a route takes.
+#[derive(Debug, Clone)]
+pub struct Matcher {
+    /// Name of the route.
+    pub name: Box<str>,
+    pub priority: i32,
+    /// At least one.
+    pub hosts: Vec<HostPattern>,
+    pub path: Arc<PathPattern>,
+    pub methods: Methods,
+    pub when: When,
+}
+
+/// What a request's host is compared with. In lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    Exact(Box<str>),
+    /// `.example.com`: one label or more before it.
+    Suffix(Box<str>),
+    Any,
+}
+
+/// Methods a route takes. Without a name it is all of them.
+#[derive(Debug, Clone, Default)]
+pub struct Methods(Vec<Box<str>>);
+
+/// Why a route does not take a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Miss {
+    Host,
+    Path,
+    Method,
+    When(Unmet),
 }
 
 /// All routes.
 #[derive(Default)]
 pub struct RouteTable {
-    routes: Vec<Entry>,
-    exact_hosts: HashMap<Box<[u8]>, Paths>,
-    /// keyed by `.suffix`
-    suffixes: HashMap<Box<[u8]>, Paths>,
-    any_host: Paths,
+    /// by falling priority
+    tables: Vec<Table>,
+    /// of the route with the same index
+    matchers: Vec<Matcher>,
+    routes: Vec<Route>,
+    /// Some route asks for a share of the requests.
+    draws: bool,
 }
-
-struct Entry {
-    methods: Methods,
-    route: Route,
-}
-
-/// Paths of one host. Values are indices of routes that differ by method.
-#[derive(Default)]
-struct Paths {
-    exact: HashMap<Box<[u8]>, Vec<u32>>,
-    /// keyed by the path without `/**`; the root is the empty key
-    prefixes: HashMap<Box<[u8]>, Vec<u32>>,
-}
-
-/// Methods a route takes; an empty list is all of them.
-struct Methods(Vec<Box<[u8]>>);
 
 impl Methods {
-    /// A route that takes GET takes HEAD: the answer is the same without its body (RFC 9110 §9.3.2).
-    fn take(&self, method: Method, text: &[u8]) -> bool {
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Methods {
+        Methods(names.into_iter().map(Box::from).collect())
+    }
+
+    pub fn is_all(&self) -> bool {
         self.0.is_empty()
-            || self.0.iter().any(|taken| &**taken == text)
-            || (method == Method::Head && self.0.iter().any(|taken| &**taken == b"GET"))
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|name| name.as_bytes())
+    }
+
+    /// Whether this very method is taken.
+    pub fn take(&self, text: &[u8]) -> bool {
+        self.is_all() || self.names().any(|name| name == text)
+    }
+
+    /// Whether both take some method.
+    pub fn overlap(&self, other: &Methods) -> bool {
+        self.is_all() || other.is_all() || self.names().any(|name| other.take(name))
+    }
+
+    fn covers(&self, other: &Methods) -> bool {
+        self.is_all() || (!other.is_all() && other.names().all(|name| self.take(name)))
+    }
+}
+
+impl HostPattern {
+    /// The hosts of a checked route.
+    pub fn of(route: &model::Route) -> Vec<HostPattern> {
+        let hosts = route.host.names().map(|host| match host.strip_prefix('*') {
+            Some(suffix) => HostPattern::Suffix(suffix.to_ascii_lowercase().into()),
+            None => HostPattern::Exact(host.to_ascii_lowercase().into()),
+        });
+        let mut hosts: Vec<HostPattern> = hosts.collect();
+        if hosts.is_empty() {
+            hosts.push(HostPattern::Any);
+        }
+        hosts
+    }
+
+    /// `host` is in lower case, without port and final dot.
+    pub fn takes(&self, host: &[u8]) -> bool {
+        match self {
+            HostPattern::Exact(name) => name.as_bytes() == host,
+            HostPattern::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_bytes()),
+            HostPattern::Any => true,
+        }
+    }
+
+    /// The more specific one is less.
+    pub fn precedence(&self, other: &HostPattern) -> Ordering {
+        let rank = |host: &HostPattern| match host {
+            HostPattern::Exact(_) => (0, 0),
+            HostPattern::Suffix(suffix) => (1, usize::MAX - suffix.len()),
+            HostPattern::Any => (2, 0),
+        };
+        rank(self).cmp(&rank(other))
+    }
+
+    fn covers(&self, other: &HostPattern) -> bool {
+        match (self, other) {
+            (HostPattern::Any, _) => true,
+            (HostPattern::Suffix(suffix), HostPattern::Suffix(longer)) => longer.ends_with(&**suffix),
+            (_, HostPattern::Exact(name)) => self.takes(name.as_bytes()),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostPattern::Exact(name) => f.write_str(name),
+            HostPattern::Suffix(suffix) => write!(f, "*{suffix}"),
+            HostPattern::Any => f.write_str("any host"),
+        }
+    }
+}
+
+impl Matcher {
+    /// What a checked route takes.
+    pub fn of(route: &model::Route) -> Matcher {
+        let path = match &route.path {
+            model::PathMatch::Pattern(text) => PathPattern::parse(text),
+            model::PathMatch::Regex(expression) => PathPattern::regex(&expression.regex),
+        };
+        Matcher {
+            name: route.name().into(),
+            priority: route.priority,
+            hosts: HostPattern::of(route),
+            path: Arc::new(path.expect("config::load checked the path")),
+            methods: Methods::new(route.methods.iter().map(String::as_str)),
+            when: When::of(&route.when),
+        }
+    }
+
+    /// Every reason why this does not take `asked`; empty: it does.
+    pub fn misses(&self, asked: &Asked<'_>) -> Vec<Miss> {
+        let mut lowered = [0u8; HOST_BYTES_MAX];
+        let host = host_name(asked.host, &mut lowered);
+        let mut misses = Vec::new();
+        if !self.hosts.iter().any(|pattern| pattern.takes(host)) {
+            misses.push(Miss::Host);
+        }
+        if !self.path.takes(asked.path) {
+            misses.push(Miss::Path);
+        }
+        if !self.methods.take(asked.method_text) && !(asked.method == Method::Head && self.methods.take(b"GET")) {
+            misses.push(Miss::Method);
+        }
+        misses.extend(self.when.first_unmet(asked).map(Miss::When));
+        misses
+    }
+
+    /// How well the method is named: itself, by GET, not at all.
+    fn method_rank(&self, asked: &Asked<'_>) -> u8 {
+        match (self.methods.is_all(), self.methods.take(asked.method_text)) {
+            (true, _) => 2,
+            (false, true) => 0,
+            (false, false) => 1,
+        }
+    }
+
+    /// The most specific of its hosts that takes `host`.
+    fn best_host(&self, host: &[u8]) -> Option<&HostPattern> {
+        self.hosts.iter().filter(|pattern| pattern.takes(host)).min_by(|one, other| one.precedence(other))
+    }
+
+    /// The order in which two routes that both could take a request are tried, apart from their hosts; and, at the end,
+    /// whatever makes it one order.
+    fn precedence(&self, other: &Matcher) -> Ordering {
+        let named = |matcher: &Matcher| matcher.methods.is_all();
+        self.path
+            .precedence(&other.path)
+            .then_with(|| named(self).cmp(&named(other)))
+            .then_with(|| other.when.rank().cmp(&self.when.rank()))
+            .then_with(|| self.name.cmp(&other.name))
     }
 }
 
@@ -56,96 +259,69 @@ impl Methods {
 const HOST_BYTES_MAX: usize = http1::target::HOST_BYTES_MAX;
 
 impl RouteTable {
-    /// Adds a route. `path` is `/exact` or `/prefix/**`; `host` is a name, `*.suffix` or nothing. All were checked.
-    pub fn insert(&mut self, host: Option<&str>, path: &str, methods: &[String], route: Route) {
-        let paths = match host.map(str::to_ascii_lowercase) {
-            None => &mut self.any_host,
-            Some(host) => match host.strip_prefix('*') {
-                Some(suffix) => self.suffixes.entry(suffix.as_bytes().into()).or_default(),
-                None => self.exact_hosts.entry(host.as_bytes().into()).or_default(),
-            },
-        };
-        let index = self.routes.len() as u32;
-        match path.strip_suffix("/**") {
-            Some(prefix) => paths.prefixes.entry(prefix.as_bytes().into()).or_default().push(index),
-            None => paths.exact.entry(path.as_bytes().into()).or_default().push(index),
-        }
-        let methods = Methods(methods.iter().map(|method| method.as_bytes().into()).collect());
-        self.routes.push(Entry { methods, route });
+    /// Compiles routes, each with what it takes.
+    pub fn new(routes: Vec<(Matcher, Route)>) -> RouteTable {
+        let (matchers, routes): (Vec<Matcher>, Vec<Route>) = routes.into_iter().unzip();
+        let mut order: Vec<u32> = (0..matchers.len() as u32).collect();
+        // Names differ, or the indices do: the order is one.
+        order.sort_by(|&one, &other| {
+            let (first, second) = (&matchers[one as usize], &matchers[other as usize]);
+            second.priority.cmp(&first.priority).then_with(|| first.precedence(second)).then(one.cmp(&other))
+        });
+        let tables = order
+            .chunk_by(|&one, &other| matchers[one as usize].priority == matchers[other as usize].priority)
+            .map(|members| Table::build(&matchers, members))
+            .collect();
+        let draws = matchers.iter().any(|matcher| matcher.when.share.is_some());
+        RouteTable { tables, matchers, routes, draws }
     }
 
     /// Every route, to be edited before the table is shared.
     pub fn routes_mut(&mut self) -> impl Iterator<Item = &mut Route> {
-        self.routes.iter_mut().map(|entry| &mut entry.route)
+        self.routes.iter_mut()
     }
 
-    /// Finds the route for `host` (name or `name:port`, any case), a canonical `path` and a method.
-    pub fn find(&self, host: &[u8], path: &[u8], method: Method, method_text: &[u8]) -> Found<'_> {
-        let mut lowered = [0u8; HOST_BYTES_MAX];
-        let host = host_name(host, &mut lowered);
-        let exact = (!self.exact_hosts.is_empty()).then(|| self.exact_hosts.get(host)).flatten();
-        let suffixes = host.iter().enumerate().filter(|&(_, &byte)| byte == b'.' && !self.suffixes.is_empty());
-        let tables = exact
-            .into_iter()
-            .chain(suffixes.filter_map(|(dot, _)| self.suffixes.get(&host[dot..])))
-            .chain([&self.any_host]);
-        let mut refused: Option<&[u32]> = None;
-        for paths in tables {
-            for candidates in paths.candidates(path) {
-                let entries = candidates.iter().map(|&index| &self.routes[index as usize]);
-                // A route for this very method is more specific than one for all.
-                let mut taking = entries.filter(|entry| entry.methods.take(method, method_text));
-                if let Some(first) = taking.next() {
-                    let best = match first.methods.0.is_empty() {
-                        true => taking.find(|entry| !entry.methods.0.is_empty()).unwrap_or(first),
-                        false => first,
-                    };
-                    return Found::Route(&best.route);
-                }
-                refused.get_or_insert(candidates);
+    /// Every route with what it takes.
+    pub fn iter(&self) -> impl Iterator<Item = (&Matcher, &Route)> {
+        self.matchers.iter().zip(&self.routes)
+    }
+
+    /// Whether a lookup looks at [`Asked::lot`].
+    pub fn draws(&self) -> bool {
+        self.draws
+    }
+
+    /// Finds the route of a request.
+    pub fn find(&self, asked: &Asked<'_>) -> Found<'_> {
+        match self.index(asked) {
+            Ok(route) => Found::Route(&self.routes[route as usize]),
+            Err(refused) if refused.is_empty() => Found::Nothing,
+            Err(refused) => {
+                Found::MethodNotAllowed(allow(refused.iter().map(|&route| &self.matchers[route as usize].methods)))
             }
         }
-        match refused {
-            Some(candidates) => Found::MethodNotAllowed(self.allow(candidates)),
-            None => Found::Nothing,
-        }
     }
 
-    fn allow(&self, candidates: &[u32]) -> String {
-        let mut methods: Vec<String> = candidates
-            .iter()
-            .flat_map(|&index| &self.routes[index as usize].methods.0)
-            .map(|method| String::from_utf8_lossy(method).into_owned())
-            .collect();
-        if methods.iter().any(|method| method == "GET") {
-            methods.push("HEAD".to_owned());
-        }
-        methods.sort_unstable();
-        methods.dedup();
-        methods.join(", ")
+    /// Finds the index of the route; or else those that would take the request with another method.
+    fn index(&self, asked: &Asked<'_>) -> Result<u32, Vec<u32>> {
+        let mut lowered = [0u8; HOST_BYTES_MAX];
+        let host = host_name(asked.host, &mut lowered);
+        let mut refused = Vec::new();
+        let found = self.tables.iter().find_map(|table| table.find(&self.matchers, host, asked, &mut refused));
+        found.ok_or(refused)
     }
 }
 
-impl Paths {
-    /// Routes for `path`, most specific first.
-    fn candidates<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a Vec<u32>> {
-        let exact = (!self.exact.is_empty()).then(|| self.exact.get(path)).flatten();
-        let mut end = (!self.prefixes.is_empty()).then_some(path.len());
-        let prefixes = std::iter::from_fn(move || {
-            while let Some(len) = end {
-                let prefix = &path[..len];
-                end = memchr::memrchr(b'/', prefix);
-                // `/a/` is not the prefix `/a`, it lies below it; the cut at its last slash finds that.
-                if !prefix.ends_with(b"/")
-                    && let Some(found) = self.prefixes.get(prefix)
-                {
-                    return Some(found);
-                }
-            }
-            None
-        });
-        exact.into_iter().chain(prefixes)
+/// The value of `Allow` for routes of which none takes the method.
+fn allow<'a>(methods: impl Iterator<Item = &'a Methods>) -> String {
+    let mut names: Vec<&[u8]> = methods.flat_map(Methods::names).collect();
+    if names.contains(&&b"GET"[..]) {
+        names.push(b"HEAD");
     }
+    names.sort_unstable();
+    names.dedup();
+    let names: Vec<String> = names.into_iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    names.join(", ")
 }
 
 /// The host without port and trailing dot, in lower case.
@@ -159,86 +335,5 @@ fn host_name<'a>(host: &[u8], lowered: &'a mut [u8; HOST_BYTES_MAX]) -> &'a [u8]
             space
         }
         None => b"",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::filter::Chain;
-    use crate::observe::metrics::Metrics;
-
-    fn table(routes: &[(&str, Option<&str>, &str, &[&str])]) -> RouteTable {
-        let metrics = Metrics::new(1, &[]);
-        let mut table = RouteTable::default();
-        for (name, host, path, methods) in routes {
-            let methods: Vec<String> = methods.iter().map(|method| (*method).to_owned()).collect();
-            let route = Route {
-                name: (*name).to_owned(),
-                upstream: 0,
-                chain: Chain::default(),
-                body_bytes_max: 0,
-                path_policy: http1::PathPolicy::KEEP,
-                websocket: false,
-                series: metrics.route(name),
-            };
-            table.insert(*host, path, &methods, route);
-        }
-        table
-    }
-
-    #[track_caller]
-    fn check(table: &RouteTable, host: &str, path: &str, method: &str, expected: &str) {
-        let found = match table.find(host.as_bytes(), path.as_bytes(), Method::of(method.as_bytes()), method.as_bytes())
-        {
-            Found::Route(route) => route.name.clone(),
-            Found::MethodNotAllowed(allow) => format!("405 {allow}"),
-            Found::Nothing => "404".to_owned(),
-        };
-        assert_eq!(found, expected, "{method} {host}{path}");
-    }
-
-    #[test]
-    fn the_most_specific_route_wins() {
-        let table = table(&[
-            ("any", None, "/**", &[]),
-            ("a", None, "/a/**", &[]),
-            ("ab", None, "/a/b/**", &[]),
-            ("exact", None, "/a/b", &[]),
-            ("host", Some("api.example.com"), "/**", &[]),
-            ("wild", Some("*.example.com"), "/a/b", &[]),
-            ("deep", Some("*.eu.example.com"), "/**", &[]),
-        ]);
-        check(&table, "x", "/", "GET", "any");
-        check(&table, "x", "/a", "GET", "a");
-        check(&table, "x", "/a/", "GET", "a");
-        check(&table, "x", "/ab", "GET", "any");
-        check(&table, "x", "/a/b", "GET", "exact");
-        check(&table, "x", "/a/b/", "GET", "ab");
-        check(&table, "x", "/a/b/c/d", "GET", "ab");
-        check(&table, "API.example.com:8080", "/a/b", "GET", "host");
-        check(&table, "www.example.com.", "/a/b", "GET", "wild");
-        check(&table, "www.example.com", "/a/c", "GET", "a");
-        check(&table, "a.eu.example.com", "/a/b", "GET", "deep");
-        check(&table, "example.com", "/a/c", "GET", "a");
-    }
-
-    #[test]
-    fn methods_choose_among_routes_and_head_goes_with_get() {
-        let table = table(&[
-            ("read", None, "/x", &["GET"]),
-            ("write", None, "/x", &["POST", "PUT"]),
-            ("rest", None, "/y", &[]),
-            ("delete", None, "/y", &["DELETE"]),
-            ("below", None, "/z/**", &["PATCH"]),
-        ]);
-        check(&table, "h", "/x", "GET", "read");
-        check(&table, "h", "/x", "HEAD", "read");
-        check(&table, "h", "/x", "PUT", "write");
-        check(&table, "h", "/x", "DELETE", "405 GET, HEAD, POST, PUT");
-        check(&table, "h", "/y", "DELETE", "delete");
-        check(&table, "h", "/y", "GET", "rest");
-        check(&table, "h", "/z", "GET", "405 PATCH");
-        check(&table, "h", "/", "GET", "404");
     }
 }

@@ -1,19 +1,22 @@
 //! From a checked configuration to a snapshot. Cannot fail: what could is a problem found by `config::load`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{HostPolicy, Listener, PoolSettings, Route, Settings, Snapshot, Upstream, UpstreamTimeouts};
+use super::{HostPolicy, Listener, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream, UpstreamTimeouts};
 use crate::balance::Endpoints;
 use crate::config::model::{Config, PathRule, SlashRule, Upgrade};
 use crate::filter;
 use crate::observe::metrics::Metrics;
-use crate::route::RouteTable;
+use crate::route::action::Action;
+use crate::route::{Matcher, RouteTable};
 use crate::rt::deadline::ms;
 
 /// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. Listeners stand in the order
 /// they are written; no upstream has endpoints yet: they are resolved apart, because that waits.
 pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
-    let names: Vec<&String> = config.upstream.keys().collect();
+    let indices: HashMap<&str, usize> =
+        config.upstream.keys().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
     let upstreams: Vec<Upstream> = config
         .upstream
         .iter()
@@ -24,7 +27,6 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
                 Some("endpoint") => HostPolicy::Endpoint,
                 Some(fixed) => HostPolicy::Fixed(fixed.to_owned()),
             },
-            forwarded: config.gateway.forwarded,
             timeouts: UpstreamTimeouts {
                 connect: ms(upstream.timeout.connect.into()),
                 first_byte: ms(upstream.timeout.first_byte.into()),
@@ -39,14 +41,17 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
             series: metrics.upstream(name),
         })
         .collect();
-    let mut table = RouteTable::default();
-    for written in &config.route {
-        let name = written
-            .name
-            .clone()
-            .unwrap_or_else(|| format!("{}{}", written.host.as_deref().unwrap_or(""), written.path));
+    let routes = config.route.iter().map(|written| {
+        let matcher = Matcher::of(written);
+        let name = written.name();
         let route = Route {
-            upstream: names.iter().position(|&name| *name == written.upstream).expect("config::load checked the name"),
+            pattern: matcher.path.clone(),
+            action: Action::of(written, |name| indices[name]),
+            timeouts: RouteTimeouts {
+                first_byte: written.timeout.first_byte.map(|time| ms(time.into())),
+                idle: written.timeout.idle.map(|time| ms(time.into())),
+                total: written.timeout.total.map(|time| ms(time.into())),
+            },
             chain: filter::compile(written),
             body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).0,
             path_policy: http1::PathPolicy {
@@ -59,8 +64,9 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
             series: metrics.route(&name),
             name,
         };
-        table.insert(written.host.as_deref(), &written.path, &written.methods, route);
-    }
+        (matcher, route)
+    });
+    let table = RouteTable::new(routes.collect());
     let limits = &config.limits;
     let timeouts = &config.timeouts;
     let settings = Settings {
@@ -77,6 +83,7 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
         tunnel_idle_ms: ms(timeouts.tunnel_idle.into()),
         tunnel_age_ms: ms(timeouts.tunnel_age.into()),
         trusted_hops: config.gateway.trusted_hops.clone(),
+        forwarded: config.gateway.forwarded,
         via: ["1.0", "1.1"].map(|version| format!("{version} {}", config.gateway.via.as_deref().unwrap_or("bawab"))),
     };
     let listeners = config

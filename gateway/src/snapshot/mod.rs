@@ -15,6 +15,8 @@ use crate::config::model::{ClientAddress, ForwardedField, Underscores};
 use crate::filter::Chain;
 use crate::observe::metrics::{RouteSeries, UpstreamSeries};
 use crate::route::RouteTable;
+use crate::route::action::Action;
+use crate::route::pattern::PathPattern;
 
 /// Everything a worker must know to serve.
 #[derive(Clone)]
@@ -44,6 +46,7 @@ pub struct Settings {
     pub tunnel_idle_ms: u64,
     pub tunnel_age_ms: u64,
     pub trusted_hops: Vec<IpNet>,
+    pub forwarded: ForwardedField,
     /// `1.0 name` and `1.1 name`: `Via` says which version was received.
     pub via: [String; 2],
 }
@@ -75,8 +78,9 @@ impl Listener {
 /// A route found.
 pub struct Route {
     pub name: String,
-    /// index into `Snapshot::upstreams`
-    pub upstream: usize,
+    pub pattern: Arc<PathPattern>,
+    pub action: Action,
+    pub timeouts: RouteTimeouts,
     pub chain: Chain,
     pub body_bytes_max: u64,
     pub path_policy: http1::PathPolicy,
@@ -85,11 +89,30 @@ pub struct Route {
     pub series: Arc<RouteSeries>,
 }
 
+/// Waits of a route instead of its upstream's, milliseconds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RouteTimeouts {
+    pub first_byte: Option<u64>,
+    pub idle: Option<u64>,
+    pub total: Option<u64>,
+}
+
+impl RouteTimeouts {
+    /// Those of an upstream, as this route wants them.
+    pub fn over(self, upstream: UpstreamTimeouts) -> UpstreamTimeouts {
+        UpstreamTimeouts {
+            connect: upstream.connect,
+            first_byte: self.first_byte.unwrap_or(upstream.first_byte),
+            idle: self.idle.unwrap_or(upstream.idle),
+            total: self.total.unwrap_or(upstream.total),
+        }
+    }
+}
+
 /// A service.
 pub struct Upstream {
     pub name: String,
     pub host: HostPolicy,
-    pub forwarded: ForwardedField,
     pub timeouts: UpstreamTimeouts,
     pub pool: PoolSettings,
     pub series: Arc<UpstreamSeries>,

@@ -23,7 +23,7 @@ pub struct Hop {
 
 /// Encodes the head of a request. What is not passed on was struck before.
 pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8], length: Length, hop: Hop) {
-    encode::request_line(out, head.method_text(), head.path(), head.query());
+    encode::request_line(out, head.method_text(), head.sent_path(), head.query());
     encode::field(out, b"host", host);
     head.fields.encode(out, |_| true);
     encode_framing(out, length);

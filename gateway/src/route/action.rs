@@ -1,0 +1,223 @@
+//! What a route does with a request that passed its filters: one upstream, one of several, or an answer of its own.
+
+use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+
+use super::condition::{cookie, field};
+use crate::config::model::{self, KeepQuery, SplitBy};
+use crate::filter::Context;
+use crate::filter::rewrite::Path;
+use crate::proxy::fields::Fields;
+use crate::proxy::head::ResponseHead;
+use crate::refusal::Refusal;
+
+/// What a route does. Upstreams are indices into `Snapshot::upstreams`.
+pub enum Action {
+    Upstream(usize),
+    Split(Split),
+    Redirect(Box<Redirect>),
+    Respond(Box<Respond>),
+}
+
+/// Requests divided among upstreams.
+pub struct Split {
+    /// Each with the sum of the weights up to it and with it.
+    targets: Vec<(u64, usize)>,
+    by: Option<By>,
+}
+
+/// What keeps a client with one target.
+enum By {
+    Client,
+    Header(Box<str>),
+    Cookie(Box<str>),
+}
+
+/// An answer that sends the client elsewhere.
+pub struct Redirect {
+    status: u16,
+    scheme: Option<&'static str>,
+    host: Option<Box<str>>,
+    path: Path,
+    query: bool,
+}
+
+/// A fixed answer.
+pub struct Respond {
+    status: u16,
+    content_type: Box<str>,
+    body: Bytes,
+}
+
+impl Action {
+    /// What a checked route does. `upstream` finds the index of a name.
+    pub fn of(route: &model::Route, upstream: impl Fn(&str) -> usize) -> Action {
+        if let Some(split) = &route.split {
+            return Action::Split(Split::of(split, upstream));
+        }
+        if let Some(redirect) = &route.redirect {
+            return Action::Redirect(Box::new(Redirect {
+                status: redirect.status.0,
+                scheme: redirect.scheme.map(model::Scheme::text),
+                host: redirect.host.as_deref().map(Box::from),
+                path: Path::of(redirect.path.as_deref(), redirect.prefix.as_deref()),
+                query: redirect.query == KeepQuery::Keep,
+            }));
+        }
+        if let Some(respond) = &route.respond {
+            return Action::Respond(Box::new(Respond {
+                status: respond.status,
+                content_type: respond.content_type.as_deref().unwrap_or("text/plain; charset=utf-8").into(),
+                body: Bytes::from(respond.body.clone()),
+            }));
+        }
+        Action::Upstream(upstream(route.upstream.as_deref().expect("config::load found one action")))
+    }
+}
+
+impl Split {
+    fn of(written: &model::Split, upstream: impl Fn(&str) -> usize) -> Split {
+        let mut sum = 0;
+        let weighted = written.targets.iter().filter(|target| target.weight > 0);
+        let targets = weighted.map(|target| {
+            sum += u64::from(target.weight);
+            (sum, upstream(&target.upstream))
+        });
+        let by = written.by.as_ref().map(|by| match by {
+            SplitBy::Client => By::Client,
+            SplitBy::Header(header) => By::Header(header.to_ascii_lowercase().into()),
+            SplitBy::Cookie(cookie) => By::Cookie(cookie.as_str().into()),
+        });
+        Split { targets: targets.collect(), by }
+    }
+
+    /// The upstream of a request. `lot`: 64 random bits, for whom nothing keeps with a target.
+    pub fn pick(&self, fields: &Fields, client: IpAddr, lot: u64) -> usize {
+        let bits = self.by.as_ref().and_then(|by| by.bits(fields, client)).unwrap_or(lot);
+        let whole = self.targets.last().map_or(1, |(sum, _)| *sum);
+        // The high half of the product is uniform below `whole` (Lemire).
+        let at = ((u128::from(bits) * u128::from(whole)) >> 64) as u64;
+        let target = self.targets.partition_point(|(sum, _)| *sum <= at);
+        self.targets[target].1
+    }
+}
+
+impl By {
+    /// The same bits for the same client, on every worker and every host of a fleet. `None`: there is nothing to go by.
+    fn bits(&self, fields: &Fields, client: IpAddr) -> Option<u64> {
+        let hash = |bytes: &[u8]| {
+            let mut hasher = FixedState::with_seed(0).build_hasher();
+            bytes.hash(&mut hasher);
+            hasher.finish()
+        };
+        match self {
+            By::Client => Some(match client.to_canonical() {
+                IpAddr::V4(address) => hash(&address.octets()),
+                IpAddr::V6(address) => hash(&address.octets()),
+            }),
+            By::Header(name) => field(fields, name).map(|value| hash(&value)),
+            By::Cookie(name) => cookie(fields, name).map(hash),
+        }
+    }
+}
+
+impl Redirect {
+    /// The answer, or why there is none.
+    pub fn answer(&self, context: &Context<'_>) -> Result<(ResponseHead, Bytes), Refusal> {
+        let mut location = Vec::new();
+        if self.scheme.is_some() || self.host.is_some() {
+            let authority = context.request.authority();
+            let host = match (&self.host, self.scheme) {
+                (Some(host), _) => host.as_bytes(),
+                // The port belonged to the other scheme.
+                (None, Some(_)) => http1::host_parts(authority).map_or(authority, |(name, _)| name),
+                (None, None) => authority,
+            };
+            if host.is_empty() {
+                // HTTP/1.0 without Host: there is nothing to say where to.
+                return Err(Refusal::Malformed(http1::Fault::HostMissing));
+            }
+            location.extend_from_slice(self.scheme.unwrap_or(context.facts.scheme).as_bytes());
+            location.extend_from_slice(b"://");
+            location.extend_from_slice(host);
+        }
+        match self.path.make(context)? {
+            Some(path) => location.extend_from_slice(&path),
+            None => location.extend_from_slice(context.request.path()),
+        }
+        if let Some(query) = context.request.query().filter(|_| self.query) {
+            location.push(b'?');
+            location.extend_from_slice(query);
+        }
+        let mut head = ResponseHead::new(self.status);
+        head.fields.add(b"location", &location);
+        Ok((head, Bytes::new()))
+    }
+}
+
+impl Respond {
+    /// The answer.
+    pub fn answer(&self) -> (ResponseHead, Bytes) {
+        let mut head = ResponseHead::new(self.status);
+        if !self.body.is_empty() {
+            head.fields.add(b"content-type", self.content_type.as_bytes());
+        }
+        (head, self.body.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(text: &str) -> Split {
+        let written: model::Split = toml::from_str(text).expect(text);
+        Split::of(&written, |name| name.parse().expect("a number"))
+    }
+
+    fn fields(lines: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::new();
+        lines.iter().for_each(|(name, value)| fields.add(name.as_bytes(), value.as_bytes()));
+        fields
+    }
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    #[test]
+    fn weights_divide_the_whole_range() {
+        let split =
+            split("targets = [{ upstream = '0', weight = 3 }, { upstream = '1', weight = 0 }, { upstream = '2' }]");
+        let mut counts = [0; 3];
+        for step in 0..400u64 {
+            counts[split.pick(&Fields::new(), CLIENT, step * (u64::MAX / 400) + u64::MAX / 800)] += 1;
+        }
+        assert_eq!(counts, [300, 0, 100]);
+        assert_eq!(split.pick(&Fields::new(), CLIENT, u64::MAX), 2);
+        assert_eq!(split.pick(&Fields::new(), CLIENT, 0), 0);
+    }
+
+    #[test]
+    fn a_client_stays_with_its_target() {
+        let text = |by: &str| format!("by = '{by}'\ntargets = [{{ upstream = '0' }}, {{ upstream = '1' }}]");
+        let by_cookie = split(&text("cookie:id"));
+        let by_header = split(&text("header:X-User"));
+        let by_client = split(&text("client"));
+        let mut seen = [0; 2];
+        for user in 0..200 {
+            let head = fields(&[("cookie", &format!("a=b; id={user}")), ("x-user", &user.to_string())]);
+            let client = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, user as u8));
+            let first = by_cookie.pick(&head, CLIENT, 0);
+            seen[first] += 1;
+            assert_eq!(by_cookie.pick(&head, CLIENT, u64::MAX), first);
+            // The same value is the same client, wherever it stands.
+            assert_eq!(by_header.pick(&head, CLIENT, 7), first);
+            assert_eq!(by_client.pick(&head, client, 0), by_client.pick(&Fields::new(), client, u64::MAX));
+        }
+        assert!(seen.iter().all(|count| (60..140).contains(count)), "{seen:?}");
+        // Without the cookie it is drawn.
+        assert_ne!(by_cookie.pick(&Fields::new(), CLIENT, 0), by_cookie.pick(&Fields::new(), CLIENT, u64::MAX));
+    }
+}
