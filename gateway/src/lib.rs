@@ -26,6 +26,7 @@
 //! | | [`control`] | start, signals, name resolution, admin listener: one event loop |
 //! | | [`observe`] | counters a core, histograms, access log, events |
 //! | | [`cli`] | one file a subcommand |
+//! | | [`explain`] | what the gateway would do, and why |
 //!
 //! # Invariants
 //!
@@ -48,6 +49,7 @@ pub mod balance;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod explain;
 pub mod filter;
 pub mod limits;
 pub mod observe;

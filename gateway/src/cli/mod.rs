@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand. Answers go to stdout, everything else to stderr.
 
+mod ask;
 pub mod check;
+pub mod explain;
 mod run;
 pub mod schema;
 pub mod version;
@@ -23,7 +25,7 @@ pub const EXIT_USAGE: u8 = 2;
 
 /// An edge API gateway: an XDP door in the kernel, a thread-per-core io_uring proxy behind it.
 #[derive(Debug, clap::Parser)]
-#[command(name = "bawab", version = version::VERSION, override_usage = "bawab run|check|schema|version [FILE]")]
+#[command(name = "bawab", version = version::VERSION, override_usage = "bawab run|check|explain|schema|version ...")]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -47,6 +49,11 @@ pub enum Command {
         #[arg(default_value = FILE_DEFAULT)]
         file: PathBuf,
     },
+    /// Says what the gateway would do with a request, and why.
+    Explain {
+        #[command(subcommand)]
+        what: explain::What,
+    },
     /// Prints the JSON Schema of the configuration: every key with its meaning, default and bounds.
     Schema,
     /// Prints the version and how this binary was built.
@@ -58,6 +65,7 @@ pub fn dispatch(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run { file } => run::main(&file),
         Command::Check { file } => check::main(&file),
+        Command::Explain { what } => explain::main(&what),
         Command::Schema => schema::main(),
         Command::Version => version::main(),
     }
@@ -76,6 +84,13 @@ pub(super) fn show(problems: &Problems) {
     let renderer = if stderr.is_terminal() && !is_plain { Renderer::styled() } else { Renderer::plain() };
     // Whoever closed stderr does not want to know.
     let _ = stderr.write_all(problems.render(&renderer).as_bytes());
+}
+
+/// Says what is wrong with a command.
+fn usage(why: &str) -> ExitCode {
+    // Whoever closed stderr does not want to know.
+    let _ = writeln!(io::stderr(), "{why}");
+    ExitCode::from(EXIT_USAGE)
 }
 
 /// Prints a command's answer. A closed pipe (`bawab schema | head`) is no failure.

@@ -55,6 +55,13 @@ impl Loaded {
         self.places.find(key)
     }
 
+    /// File and line of `key`, as compilers write it.
+    pub fn line(&self, key: &str) -> Option<String> {
+        let place = self.place(key)?;
+        let (line, _) = self.sources.line_column(place)?;
+        Some(format!("{}:{line}", self.sources.path(place.file)?.display()))
+    }
+
     /// A problem at `key`, for what only shows when the configuration is compiled.
     pub fn problem(&self, key: &str, what: impl Into<String>) -> Problem {
         Problem::new(key, what).at(self.place(key))

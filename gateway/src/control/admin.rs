@@ -13,7 +13,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{Request, State as Shared};
+use axum::extract::{Query, Request, State as Shared};
 use axum::http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state, map_response};
@@ -25,9 +25,11 @@ use subtle::ConstantTimeEq;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::listen::{Listener, adopt, bind};
+use crate::explain::route::{Question, explain};
 use crate::observe::metrics::Metrics;
 use crate::observe::reloads::Outcome;
 use crate::observe::rfc3339;
+use crate::snapshot::Snapshot;
 
 /// After `shutdown`, how long answers in the making may take.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
@@ -39,6 +41,8 @@ pub struct State {
     pub ready: Arc<Ready>,
     /// What every request must carry as `Authorization: Bearer`; `None`: nothing. A reload may change it.
     pub token: Arc<Mutex<Option<Token>>>,
+    /// What the workers serve by.
+    pub snapshot: Arc<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
     /// Where the control loop takes what is asked of it.
     pub commands: mpsc::Sender<Command>,
 }
@@ -164,6 +168,7 @@ fn router(state: State) -> Router {
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readiness))
         .route("/config", get(configuration))
+        .route("/explain/route", get(explain_route))
         .route("/reload", post(reload))
         .fallback(async || problem(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
         .method_not_allowed_fallback(async || {
@@ -217,6 +222,30 @@ async fn readiness(Shared(state): Shared<State>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE,
         json!({ "title": title, "status": 503, "code": "not_ready", "reasons": reasons }),
     )
+}
+
+/// What the running routes make of a request: `method`, `url`, `header` (any number), `client`; `format=text` for people.
+async fn explain_route(Shared(state): Shared<State>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
+    let first = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let headers: Vec<String> =
+        pairs.iter().filter(|(name, _)| name == "header").map(|(_, value)| value.clone()).collect();
+    let (Some(method), Some(url)) = (first("method"), first("url")) else {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "question",
+            "say `method` and `url`; `header` and `client` may follow",
+        );
+    };
+    match Question::new(method, url, &headers, first("client")) {
+        Ok(question) => {
+            let answer = explain(&(state.snapshot)(), &question);
+            match first("format") {
+                Some("text") => answer.text(|_| None).into_response(),
+                _ => Json(answer).into_response(),
+            }
+        }
+        Err(why) => problem(StatusCode::BAD_REQUEST, "question", &why),
+    }
 }
 
 /// Which configuration runs, and what became of the last attempt to load another.

@@ -393,7 +393,7 @@ impl Running {
         };
         let admin = match is_admin_there {
             true => None,
-            false => Some(Admin::start(&config, None, &self.shared.metrics, &self.ready, &self.commander).await?),
+            false => Some(Admin::start(&config, None, &self.shared, &self.ready, &self.commander).await?),
         };
         let before = self.workers.ids();
         if count > before.len()

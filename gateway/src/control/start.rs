@@ -111,7 +111,6 @@ pub(super) async fn start(
     let signals = Signals::take().map_err(other("signal handlers"))?;
     let ready = Ready::because("starting");
     let (commander, commands) = mpsc::channel(COMMANDS_MAX);
-    let admin = Admin::start(&config, admin_given, &metrics, &ready, &commander).await?;
     let (retire, retired) = sync_channel(RETIRED_MAX);
     let shared = Arc::new(Shared {
         metrics,
@@ -121,6 +120,7 @@ pub(super) async fn start(
         retired: retire,
         draining: AtomicBool::new(false),
     });
+    let admin = Admin::start(&config, admin_given, &shared, &ready, &commander).await?;
     let (mut workers, ended) = Workers::new(shared.clone(), ring);
     workers.start(worker_count(&config), &log).await?;
     shared.metrics.reloads.started(&digest.shown, SystemTime::now());
@@ -217,7 +217,7 @@ impl Admin {
     pub(super) async fn start(
         config: &Config,
         given: Option<(String, OwnedFd)>,
-        metrics: &Arc<Metrics>,
+        shared: &Arc<Shared>,
         ready: &Arc<Ready>,
         commands: &mpsc::Sender<Command>,
     ) -> Result<Option<Admin>, StartError> {
@@ -229,8 +229,14 @@ impl Admin {
         };
         let (address, token) = (written.address.clone(), Arc::new(Mutex::new(token(written))));
         let (socket, keep_file, gate) = (listener.socket().map_err(failed)?, listener.keep_file(), listener.gate());
-        let state =
-            State { metrics: metrics.clone(), ready: ready.clone(), token: token.clone(), commands: commands.clone() };
+        let served = shared.clone();
+        let state = State {
+            metrics: shared.metrics.clone(),
+            ready: ready.clone(),
+            token: token.clone(),
+            snapshot: Arc::new(move || served.snapshot.load_full()),
+            commands: commands.clone(),
+        };
         tracing::info!(address = listener.address(), "admin listening");
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::task::spawn_local(admin::serve(listener, state, async move {

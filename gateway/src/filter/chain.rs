@@ -14,7 +14,15 @@ use crate::rt::deadline::ms;
 #[derive(Default)]
 pub struct Chain {
     /// in the order of their phases
-    filters: Vec<(Phase, Box<dyn Filter>)>,
+    filters: Vec<Link>,
+}
+
+/// A filter in its place.
+pub struct Link {
+    pub phase: Phase,
+    /// The name of its kind.
+    pub name: &'static str,
+    pub filter: Box<dyn Filter>,
 }
 
 /// An exchange that ended in the chain.
@@ -25,10 +33,15 @@ pub struct Ended {
 }
 
 impl Chain {
-    pub fn new(mut filters: Vec<(Phase, Box<dyn Filter>)>) -> Chain {
+    pub fn new(mut filters: Vec<Link>) -> Chain {
         // Stable: within a phase the order stays.
-        filters.sort_by_key(|(phase, _)| *phase);
+        filters.sort_by_key(|link| link.phase);
         Chain { filters }
+    }
+
+    /// The filters in the order in which a request meets them.
+    pub fn steps(&self) -> impl Iterator<Item = (Phase, &'static str)> {
+        self.filters.iter().map(|link| (link.phase, link.name))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -41,7 +54,7 @@ impl Chain {
 
     /// Walks the request through all filters.
     pub async fn request(&self, exchange: &mut Exchange<'_>) -> Result<(), Box<Ended>> {
-        for (passed, (phase, filter)) in self.filters.iter().enumerate() {
+        for (passed, Link { phase, filter, .. }) in self.filters.iter().enumerate() {
             let mut step = Step::Start;
             let mut effects = 0;
             loop {
@@ -65,8 +78,8 @@ impl Chain {
 
     /// Walks the answer back through the first `passed` filters.
     pub fn response(&self, context: &mut Context<'_>, head: &mut ResponseHead, passed: usize) {
-        for (_, filter) in self.filters[..passed].iter().rev() {
-            filter.response(context, head);
+        for link in self.filters[..passed].iter().rev() {
+            link.filter.response(context, head);
         }
     }
 }

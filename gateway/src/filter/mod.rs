@@ -48,6 +48,22 @@ pub enum Phase {
     Finish,
 }
 
+impl Phase {
+    /// As it is shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Access => "access",
+            Phase::Identify => "identify",
+            Phase::Authorize => "authorize",
+            Phase::Limit => "limit",
+            Phase::Inspect => "inspect",
+            Phase::Reuse => "reuse",
+            Phase::Convert => "convert",
+            Phase::Finish => "finish",
+        }
+    }
+}
+
 /// A policy a route can have: its name, when it runs, and how its settings become a filter.
 pub struct Kind {
     /// Its TOML table and metric label.
@@ -62,7 +78,10 @@ pub const KINDS: &[Kind] = &[rewrite::KIND, headers::KIND];
 
 /// The chain of a route.
 pub fn compile(route: &model::Route) -> Chain {
-    Chain::new(KINDS.iter().filter_map(|kind| Some((kind.phase, (kind.compile)(route)?))).collect())
+    let links = KINDS
+        .iter()
+        .filter_map(|kind| Some(chain::Link { phase: kind.phase, name: kind.name, filter: (kind.compile)(route)? }));
+    Chain::new(links.collect())
 }
 
 /// A policy, compiled for one route. Shared by all workers and never changed: what it counts is in the tables.

@@ -90,8 +90,10 @@ impl Bench {
         );
         let config = toml::from_str(&text).expect("a good configuration");
         let edit = |snapshot: &mut crate::snapshot::Snapshot| {
+            let links =
+                filters.into_iter().map(|(phase, filter)| chain::Link { phase, name: "test", filter }).collect();
             let table = Arc::get_mut(&mut snapshot.routes).expect("not shared yet");
-            table.routes_mut().next().expect("one route").chain = Chain::new(filters);
+            table.routes_mut().next().expect("one route").chain = Chain::new(links);
         };
         Bench { solo: Solo::start(&config, edit, || {}).expect("start") }
     }

@@ -28,9 +28,9 @@ use crate::filter::{self, Context, Facts, Kept, Output};
 use crate::limits::{BODY_HELD_FOR_RETRY_BYTES, OFFLOAD_WAIT_MS};
 use crate::observe::access_log::Record;
 use crate::refusal::{Party, Refusal};
+use crate::route::Found;
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
-use crate::route::{Asked, Found};
 use crate::rt::deadline::{Cause, Guard, now_us};
 use crate::rt::{Either, select};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
@@ -205,45 +205,22 @@ impl<'a> Exchange<'a> {
     }
 
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {
-        let snapshot = self.snapshot;
-        let head = &self.head;
-        let routes = &snapshot.routes;
+        let routes = &self.snapshot.routes;
         let lot = if routes.draws() { (self.worker.ids.borrow_mut().next_u64() % u64::from(WHOLE)) as u32 } else { 0 };
-        let asked = Asked {
-            host: head.authority(),
-            path: head.path(),
-            query: head.query(),
-            method: head.method,
-            method_text: head.method_text(),
-            fields: &head.fields,
-            client: self.client.address,
-            lot,
-        };
-        let route = match routes.find(&asked) {
-            Found::Route(route) => route,
+        let (found, decoded) = routes.decide(&self.head, self.client.address, lot).map_err(Refusal::Malformed)?;
+        match found {
+            Found::Route(route) => {
+                if let Some(path) = decoded {
+                    self.head.set_path(path);
+                }
+                Ok(route)
+            }
             Found::MethodNotAllowed(allow) => {
                 self.kept.put(reply::Allow(allow));
-                return Err(Refusal::MethodNotAllowed);
+                Err(Refusal::MethodNotAllowed)
             }
-            Found::Nothing => return Err(Refusal::NoRoute),
-        };
-        let traits = head.path_traits();
-        if traits.any() {
-            // The route was found by the path with everything ambiguous kept. What its policy makes of the path must
-            // lead back to it, or a decoded slash would pass one route's rules and reach what another one guards.
-            let mut decoded = Vec::new();
-            let canonical = http1::canonical_path(head.received_path(), &route.path_policy, &mut decoded)
-                .map_err(Refusal::Malformed)?;
-            if let http1::Canonical::Rewritten(_) = canonical
-                && decoded != head.path()
-            {
-                match routes.find(&Asked { path: &decoded, ..asked }) {
-                    Found::Route(same) if std::ptr::eq(same, route) => self.head.set_path(decoded),
-                    _ => return Err(Refusal::Malformed(http1::Fault::PathEncodedSlash)),
-                }
-            }
+            Found::Nothing => Err(Refusal::NoRoute),
         }
-        Ok(route)
     }
 
     /// Tries endpoints until one answers or a repetition is not safe.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http1::{Form, Method, PathTraits, Span, Version};
 
 use super::fields::Fields;
+use crate::route::Asked;
 
 /// A request head. The target's parts are ranges of the arena, except for a path that had to be rewritten.
 pub struct RequestHead {
@@ -96,6 +97,20 @@ impl RequestHead {
     /// Replaces the path by what a route's policy decoded it to. The caller has checked that the route stays the same.
     pub fn set_path(&mut self, path: Vec<u8>) {
         self.path = Path::Rewritten(path);
+    }
+
+    /// What routes ask of this head. The lot is 0.
+    pub fn asked(&self, client: IpAddr) -> Asked<'_> {
+        Asked {
+            host: self.authority(),
+            path: self.path(),
+            query: self.query(),
+            method: self.method,
+            method_text: self.method_text(),
+            fields: &self.fields,
+            client,
+            lot: 0,
+        }
     }
 
     /// The upstream is asked for this path, which the caller vouches is canonical.

@@ -94,6 +94,17 @@ impl Split {
         Split { targets: targets.collect(), by }
     }
 
+    /// Each upstream with its share, 0 to 1.
+    pub fn shares(&self) -> impl Iterator<Item = (usize, f64)> {
+        let whole = self.targets.last().map_or(1, |(sum, _)| *sum) as f64;
+        let mut before = 0;
+        self.targets.iter().map(move |&(sum, upstream)| {
+            let share = (sum - before) as f64 / whole;
+            before = sum;
+            (upstream, share)
+        })
+    }
+
     /// The upstream of a request. `lot`: 64 random bits, for whom nothing keeps with a target.
     pub fn pick(&self, fields: &Fields, client: IpAddr, lot: u64) -> usize {
         let bits = self.by.as_ref().and_then(|by| by.bits(fields, client)).unwrap_or(lot);
@@ -125,6 +136,10 @@ impl By {
 }
 
 impl Redirect {
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
     /// The answer, or why there is none.
     pub fn answer(&self, context: &Context<'_>) -> Result<(ResponseHead, Bytes), Refusal> {
         let mut location = Vec::new();
@@ -159,6 +174,10 @@ impl Redirect {
 }
 
 impl Respond {
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
     /// The answer.
     pub fn answer(&self) -> (ResponseHead, Bytes) {
         let mut head = ResponseHead::new(self.status);

@@ -40,6 +40,7 @@ use self::pattern::PathPattern;
 use self::table::Table;
 use crate::config::model;
 use crate::proxy::fields::Fields;
+use crate::proxy::head::RequestHead;
 use crate::snapshot::Route;
 
 /// What a lookup found.
@@ -51,6 +52,7 @@ pub enum Found<'a> {
 }
 
 /// What a request says of itself, as far as routes ask.
+#[derive(Clone, Copy)]
 pub struct Asked<'a> {
     /// `name` or `name:port`, any case
     pub host: &'a [u8],
@@ -289,6 +291,34 @@ impl RouteTable {
     /// Whether a lookup looks at [`Asked::lot`].
     pub fn draws(&self) -> bool {
         self.draws
+    }
+
+    /// Finds the route of a request head, and the path as that route's policy reads it (`None`: it stays). A fault: the
+    /// policy refuses the path.
+    ///
+    /// The route is found by the path with everything ambiguous kept. What its policy makes of the path must lead back to
+    /// it, or a decoded slash would pass one route's rules and reach what another one guards.
+    pub fn decide(
+        &self,
+        head: &RequestHead,
+        client: IpAddr,
+        lot: u32,
+    ) -> Result<(Found<'_>, Option<Vec<u8>>), http1::Fault> {
+        let asked = Asked { lot, ..head.asked(client) };
+        let found = self.find(&asked);
+        let Found::Route(route) = found else { return Ok((found, None)) };
+        if !head.path_traits().any() {
+            return Ok((found, None));
+        }
+        let mut decoded = Vec::new();
+        match http1::canonical_path(head.received_path(), &route.path_policy, &mut decoded)? {
+            http1::Canonical::Rewritten(_) if decoded != head.path() => {}
+            _ => return Ok((found, None)),
+        }
+        match self.find(&Asked { path: &decoded, ..asked }) {
+            Found::Route(same) if std::ptr::eq(same, route) => Ok((found, Some(decoded))),
+            _ => Err(http1::Fault::PathEncodedSlash),
+        }
     }
 
     /// Finds the route of a request.

@@ -28,14 +28,29 @@ struct Server {
     serving: JoinHandle<io::Result<()>>,
 }
 
+/// What the workers would serve by.
+fn served() -> Arc<dyn Fn() -> Arc<Snapshot> + Send + Sync> {
+    let text = "listener = [{ address = '127.0.0.1:0' }]\n\
+                upstream.shelf.endpoints = ['127.0.0.1:9']\n\
+                route = [{ name = 'books', path = '/books/{id}', methods = ['GET'], upstream = 'shelf', auth = 'none' }]";
+    let config = toml::from_str(text).expect("a good configuration");
+    let snapshot = Arc::new(crate::snapshot::compile(&config, &Metrics::new(1, &[])));
+    Arc::new(move || snapshot.clone())
+}
+
 impl Server {
     fn start(listener: Listener, token: Option<&str>) -> Server {
         let metrics = Metrics::new(1, &[]);
         let ready = Arc::new(Ready::default());
         let address = listener.address();
         let token = Arc::new(Mutex::new(token.map(|token| Token::new(token).unwrap())));
-        let state =
-            State { metrics: Arc::clone(&metrics), ready: Arc::clone(&ready), token, commands: mpsc::channel(1).0 };
+        let state = State {
+            metrics: Arc::clone(&metrics),
+            ready: Arc::clone(&ready),
+            token,
+            snapshot: served(),
+            commands: mpsc::channel(1).0,
+        };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async { stopped.await.unwrap_or_default() };
         let serving = tokio::spawn(serve_until(listener, state, shutdown, AGE_MAX));
@@ -198,6 +213,7 @@ async fn an_address_others_can_reach_needs_a_token() {
         metrics: Metrics::new(1, &[]),
         ready: Arc::default(),
         token: Arc::default(),
+        snapshot: served(),
         commands: mpsc::channel(1).0,
     };
     let error = serve(listener, state, std::future::pending()).await.unwrap_err();
@@ -365,4 +381,26 @@ async fn stopping_does_not_wait_for_a_client_that_does_not_read() {
     slow.read_exact(&mut [0; 12]).await.unwrap();
     server.stop().await;
     assert!(!path.exists(), "{} routes", held.len());
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_request_is_explained() {
+    let server = Server::start_tcp(None).await;
+    for (query, status, pointer, expected) in [
+        ("method=GET&url=http%3A%2F%2Fh%2Fbooks%2F7", 200, "/route/name", "books"),
+        ("method=GET&url=/books/7&header=x-a:1&client=10.0.0.1", 200, "/route/action", "upstream shelf"),
+        ("method=PUT&url=/books/7", 200, "/refusal/allow", "GET, HEAD"),
+        ("method=GET&url=/books/../../x", 200, "/refusal/code", "path_above_root"),
+        ("method=GET&url=/shelves", 200, "/refusal/code", "no_route"),
+        ("method=GET", 400, "/code", "question"),
+        ("method=GET&url=books", 400, "/code", "question"),
+        ("method=GET&url=/&client=me", 400, "/code", "question"),
+    ] {
+        let answer = server.get(&format!("/explain/route?{query}")).await;
+        assert_eq!(answer.status, status, "{query}: {}", answer.body);
+        let said: Value = serde_json::from_str(&answer.body).expect("json");
+        assert_eq!(said.pointer(pointer).and_then(Value::as_str), Some(expected), "{query}: {said}");
+    }
+    let text = server.get("/explain/route?method=GET&url=/books/7&format=text").await;
+    assert!(text.body.starts_with("route      books\n"), "{}", text.body);
 }

@@ -346,6 +346,16 @@ impl Prepared {
     }
 }
 
+/// A head that did not come over a connection, read as one that did. `text` is all of it, at most one buffer.
+pub fn read_head(text: &[u8], limits: &HeadLimits, underscores: Underscores) -> Result<RequestHead, Refusal> {
+    let mut fields = Fields::over(Buf::copy_of(text).ok_or(Refusal::Malformed(Fault::HeadTooLarge))?);
+    let (bytes, table) = fields.parse_into();
+    let line = http1::read_request(&mut Scanner::default(), bytes, limits, table).map_err(Refusal::Malformed)?;
+    let line = line.ok_or(Refusal::Malformed(Fault::HeadIncomplete))?;
+    let Prepared { target, canonical, traits, .. } = Prepared::of(&fields, &line, underscores)?;
+    Ok(RequestHead::new(&line, &target, canonical, traits, fields))
+}
+
 /// Decides the client's address, once.
 fn client_of(fields: &Fields, rule: ClientAddress, peer: IpAddr, trusted_hops: &[ipnet::IpNet]) -> Client {
     let is_trusted = |address: IpAddr| trusted_hops.iter().any(|hop| hop.contains(&address));
