@@ -14,6 +14,7 @@ mod package;
 mod paths;
 mod programs;
 mod reload;
+mod routes;
 mod service;
 mod slow;
 mod systemd;

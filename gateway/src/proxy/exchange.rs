@@ -485,7 +485,11 @@ impl<'a> Exchange<'a> {
     }
 
     /// Sends an answer of our own.
-    async fn send_own(&mut self, head: ResponseHead, body: Bytes) {
+    async fn send_own(&mut self, mut head: ResponseHead, body: Bytes) {
+        if self.head.method == Method::Head && !body.is_empty() {
+            // What GET would have brought (RFC 9110 §8.6).
+            head.fields.set(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
+        }
         if !self.body.ended() || self.worker.draining() || self.listener.is_closed() {
             self.answer.close_after();
         }

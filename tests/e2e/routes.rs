@@ -1,0 +1,411 @@
+//! Which route a request gets and what the route does with it, seen from both sides of the gateway.
+
+use std::process::Command;
+
+use e2e::origin::{echo, ok};
+use e2e::{Gateway, Origin, binary};
+
+/// A gateway in front of an origin that answers with the head it saw.
+fn echoing(routes: &str) -> (Gateway, e2e::origin::Serving) {
+    let origin = Origin::tcp().unwrap().answer(|request| echo(&request.head));
+    let gateway = Gateway::start(routes, origin.address()).unwrap();
+    (gateway, origin)
+}
+
+#[test]
+fn captures_prefixes_and_hosts_are_rewritten() {
+    let (gateway, _origin) = echoing(
+        r#"
+        [[route]]
+        path = "/v1/shelves/{shelf}/books/{book}"
+        upstream = "main"
+        auth = "none"
+        rewrite = { path = "/s/${path.shelf}/b-${path.book}/${query.q}/${header.x-a}", host = "${path.shelf}.internal" }
+        headers.request.set = { x-book = "${path.book}", x-cookie = "${cookie.c}", x-path = "${path}" }
+        headers.response.set = { x-shelf = "${path.shelf}" }
+        [[route]]
+        path = "/api/**"
+        upstream = "main"
+        auth = "none"
+        rewrite = { prefix = "/internal" }
+        [[route]]
+        path = "/root/**"
+        upstream = "main"
+        auth = "none"
+        rewrite = { prefix = "/" }
+        [[route]]
+        path = "/files/{rest=**}"
+        upstream = "main"
+        auth = "none"
+        rewrite = { path = "/f/${path.rest}" }
+        [[route]]
+        path = "/bare/{name}x"
+        upstream = "main"
+        auth = "none"
+        rewrite = { path = "/${path.name}/secret" }
+        "#,
+    );
+    let request =
+        "GET /v1/shelves/7/books/le%20petit?q=a/b HTTP/1.1\r\nHost: h\r\nX-A: 1/2 \u{7e}\r\nCookie: b=1; c=two\r\n\r\n";
+    let answer = gateway.ask(request).unwrap();
+    let seen = answer.text().to_lowercase();
+    // What is no part of the path stays within a segment, whatever it holds; the query goes along as it was.
+    assert!(seen.starts_with("get /s/7/b-le%20petit/a%2fb/1%2f2%20~?q=a/b http/1.1"), "{seen}");
+    for field in ["host: 7.internal", "x-book: le%20petit", "x-cookie: two", "x-path: /v1/shelves/7/books/le%20petit"] {
+        assert!(seen.contains(field), "no {field} in {seen}");
+    }
+    assert_eq!(answer.head.field("x-shelf"), Some("7"));
+    for (sent, expected) in [
+        ("/api", "/internal"),
+        ("/api/", "/internal/"),
+        ("/api/a/b?c", "/internal/a/b?c"),
+        ("/root", "/"),
+        ("/root/a", "/a"),
+        ("/files/a/b", "/f/a/b"),
+        ("/files", "/f/"),
+        ("/bare/ax", "/a/secret"),
+    ] {
+        let seen = gateway.get(sent).unwrap().text();
+        assert_eq!(seen.lines().next(), Some(&*format!("GET {expected} HTTP/1.1")), "{sent}");
+    }
+    // A capture that would become a dot segment between its new neighbours; dots between slashes that are escaped.
+    for sent in ["/bare/.x", "/bare/..x", "/v1/shelves/7/books/8?q=a/../b"] {
+        assert_eq!(gateway.get(sent).unwrap().refusal().unwrap(), (400, "rewrite_not_canonical".to_owned()), "{sent}");
+    }
+}
+
+#[test]
+fn conditions_choose_among_routes() {
+    let (gateway, _origin) = echoing(
+        r#"
+        [[listener]]
+        name = "main"
+        address = "127.0.0.1:0"
+        client_address = "forwarded"
+        [gateway]
+        trusted_hops = ["127.0.0.0/8"]
+        [[route]]
+        name = "any"
+        path = "/**"
+        auth = "none"
+        respond = { body = "any" }
+        [[route]]
+        name = "v2"
+        path = "/**"
+        auth = "none"
+        when.headers = { accept-version = { prefix = "2" } }
+        respond = { body = "v2" }
+        [[route]]
+        name = "big"
+        path = "/**"
+        auth = "none"
+        when.query = { size = { min = 100 } }
+        respond = { body = "big" }
+        [[route]]
+        name = "beta"
+        path = "/**"
+        auth = "none"
+        when.cookies = { beta = "on" }
+        respond = { body = "beta" }
+        [[route]]
+        name = "inside"
+        path = "/**"
+        auth = "none"
+        when.client = ["10.0.0.0/8"]
+        respond = { body = "inside" }
+        [[route]]
+        name = "plain"
+        path = "/plain"
+        auth = "none"
+        when.headers = { authorization = { present = false } }
+        respond = { body = "plain" }
+        "#,
+    );
+    for (target, fields, expected) in [
+        ("/", "", "any"),
+        ("/", "Accept-Version: 2.1\r\n", "v2"),
+        ("/", "Accept-Version: 3\r\n", "any"),
+        ("/?size=100", "", "big"),
+        ("/?size=99", "", "any"),
+        ("/?%73ize=1%300", "", "big"),
+        ("/", "Cookie: a=b; beta=on\r\n", "beta"),
+        ("/", "X-Forwarded-For: 10.1.1.1\r\n", "inside"),
+        ("/", "X-Forwarded-For: 11.1.1.1\r\n", "any"),
+        // Headers before query before cookies before the client.
+        ("/?size=100", "Accept-Version: 2\r\nCookie: beta=on\r\n", "v2"),
+        ("/plain", "", "plain"),
+        ("/plain", "Authorization: x\r\n", "any"),
+    ] {
+        let answer = gateway.ask(format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n")).unwrap();
+        assert_eq!(answer.text(), expected, "{target} {fields}");
+    }
+    let metrics = gateway.metrics().unwrap();
+    assert_eq!(metrics.sum("bawab_route_requests_total", &[("route", "v2")]), 2.0);
+}
+
+#[test]
+fn a_split_divides_by_weight_and_keeps_clients() {
+    let one = Origin::tcp().unwrap().answer(|_| ok("one"));
+    let two = Origin::tcp().unwrap().answer(|_| ok("two"));
+    let config = r#"
+        [upstream.one]
+        endpoints = ["{one}"]
+        [upstream.two]
+        endpoints = ["{two}"]
+        [[route]]
+        path = "/drawn"
+        auth = "none"
+        split = { targets = [{ upstream = "one", weight = 3 }, { upstream = "two" }] }
+        [[route]]
+        path = "/kept"
+        auth = "none"
+        split = { targets = [{ upstream = "one" }, { upstream = "two" }], by = "cookie:id" }
+    "#;
+    let values = [("one", one.address()), ("two", two.address()), ("upstream", one.address())];
+    let gateway = Gateway::start_with(config, &values).unwrap();
+    let mut client = gateway.client().unwrap();
+    let mut ask = |target: &str, fields: &str| {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n")).unwrap();
+        e2e::message::Message::answer(&mut client, "GET").unwrap().text()
+    };
+    let ones = (0..400).filter(|_| ask("/drawn", "") == "one").count();
+    // 300 expected; 250 and 350 are more than five standard deviations away.
+    assert!((250..=350).contains(&ones), "{ones}");
+    let mut seen = std::collections::BTreeSet::new();
+    for user in 0..20 {
+        let cookie = format!("Cookie: id={user}\r\n");
+        let first = ask("/kept", &cookie);
+        for _ in 0..3 {
+            assert_eq!(ask("/kept", &cookie), first, "{user}");
+        }
+        seen.insert(first);
+    }
+    assert_eq!(seen.len(), 2, "twenty clients, two targets");
+}
+
+#[test]
+fn redirects_and_fixed_answers_need_no_service() {
+    let (gateway, _origin) = echoing(
+        r#"
+        [[route]]
+        path = "/old/{page=**}"
+        auth = "none"
+        redirect = { status = 308, scheme = "https", host = "www.example.com", path = "/new/${path.page}" }
+        [[route]]
+        path = "/moved/**"
+        auth = "none"
+        redirect = { prefix = "/here", query = "drop" }
+        [[route]]
+        path = "/secure/**"
+        auth = "none"
+        redirect = { scheme = "https" }
+        [[route]]
+        path = "/robots.txt"
+        auth = "none"
+        respond = { body = "User-agent: *\n" }
+        headers.response.set = { cache-control = "max-age=60" }
+        [[route]]
+        path = "/gone"
+        auth = "none"
+        respond = { status = 410, body = "<p>gone", content_type = "text/html" }
+        [[route]]
+        path = "/empty"
+        auth = "none"
+        respond = { status = 204 }
+        "#,
+    );
+    for (target, status, location) in [
+        ("/old/a/b?c=d", 308, "https://www.example.com/new/a/b?c=d"),
+        ("/moved/x?y", 307, "/here/x"),
+        ("/moved", 307, "/here"),
+        ("/secure/%41", 307, "https://h/secure/A"),
+    ] {
+        let answer = gateway.ask(format!("GET {target} HTTP/1.1\r\nHost: h:8080\r\n\r\n")).unwrap();
+        assert_eq!((answer.head.status(), answer.head.field("location")), (status, Some(location)), "{target}");
+        assert_eq!(answer.text(), "");
+    }
+    let answer = gateway.get("/robots.txt").unwrap();
+    assert_eq!(answer.text(), "User-agent: *\n");
+    assert_eq!(answer.head.field("content-type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(answer.head.field("cache-control"), Some("max-age=60"));
+    assert!(answer.head.field("date").is_some());
+    let answer = gateway.ask("HEAD /robots.txt HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    assert_eq!(answer.head.field("content-length"), Some("14"));
+    let answer = gateway.get("/gone").unwrap();
+    assert_eq!((answer.head.status(), answer.text().as_str()), (410, "<p>gone"));
+    assert_eq!(answer.head.field("content-type"), Some("text/html"));
+    let answer = gateway.get("/empty").unwrap();
+    assert_eq!((answer.head.status(), answer.head.field("content-length")), (204, None));
+    // HTTP/1.0 without Host: nobody knows where to send it.
+    let answer = gateway.ask("GET /secure/a HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(answer.refusal().unwrap(), (400, "host_missing".to_owned()));
+    // A body that nobody reads costs the connection, and nothing more.
+    let answer = gateway.ask("POST /gone HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc").unwrap();
+    assert_eq!(answer.head.status(), 410);
+}
+
+#[test]
+fn a_route_waits_as_long_as_it_says() {
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start(
+        r#"
+        [[route]]
+        path = "/quick"
+        upstream = "main"
+        auth = "none"
+        timeout = { first_byte = "50ms" }
+        [[route]]
+        path = "/whole"
+        upstream = "main"
+        auth = "none"
+        timeout = { total = "50ms" }
+        "#,
+        origin.address(),
+    )
+    .unwrap();
+    for (target, code) in [("/quick", "upstream_first_byte_timeout"), ("/whole", "upstream_total_timeout")] {
+        assert_eq!(gateway.get(target).unwrap().refusal().unwrap(), (504, code.to_owned()), "{target}");
+    }
+}
+
+#[test]
+fn a_priority_goes_before_how_specific_a_route_is() {
+    let (gateway, _origin) = echoing(
+        r#"
+        [[route]]
+        path = "/orders/{id}"
+        upstream = "main"
+        auth = "none"
+        [[route]]
+        path = { regex = "/orders/[0-9]+" }
+        auth = "none"
+        respond = { body = "a number" }
+        [[route]]
+        path = "/**"
+        priority = 10
+        when.headers = { x-down = "1" }
+        auth = "none"
+        respond = { status = 503, body = "back soon" }
+        "#,
+    );
+    assert_eq!(gateway.get("/orders/7").unwrap().text(), "a number");
+    assert!(gateway.get("/orders/x").unwrap().text().starts_with("GET /orders/x "));
+    let answer = gateway.ask("GET /orders/7 HTTP/1.1\r\nHost: h\r\nX-Down: 1\r\n\r\n").unwrap();
+    assert_eq!((answer.head.status(), answer.text().as_str()), (503, "back soon"));
+}
+
+const EXPLAINED: &str = r#"
+[[listener]]
+address = "127.0.0.1:0"
+
+[upstream.orders]
+endpoints = ["127.0.0.1:8000"]
+
+[[route]]
+name = "orders"
+path = "/orders/**"
+upstream = "orders"
+auth = "none"
+headers.response.set = { x-a = "b" }
+
+[[route]]
+name = "canary"
+path = "/orders/**"
+when.headers = { x-canary = "1" }
+upstream = "orders"
+auth = "none"
+
+[[route]]
+name = "everything"
+path = "/**"
+methods = ["GET"]
+upstream = "orders"
+auth = "none"
+"#;
+
+fn bawab(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(binary::path()).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn explain_says_who_gets_a_request_and_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gateway.toml");
+    std::fs::write(&file, EXPLAINED).unwrap();
+    let file = file.to_str().unwrap();
+    let explain = |args: &[&str]| bawab(&[&["explain", "route", "--config", file], args].concat());
+    let (code, said, _) = explain(&["GET", "https://api.example.com/orders/./7?x"]);
+    assert_eq!(code, Some(0), "{said}");
+    for line in [
+        format!("route      orders  ({file}:10)"),
+        "matched    any host, path /orders/**, all methods".to_owned(),
+        "path       /orders/7, after it was made canonical".to_owned(),
+        "filters    finish     headers".to_owned(),
+        "then       upstream orders".to_owned(),
+        format!("not        everything: takes it too, but `orders` has the more specific path  ({file}:24)"),
+        format!("           canary: its condition on the header `x-canary` does not hold  ({file}:17)"),
+    ] {
+        assert!(said.lines().any(|said| said == line), "no `{line}` in\n{said}");
+    }
+    let (_, said, _) = explain(&["GET", "/orders/7", "-H", "X-Canary: 1"]);
+    assert!(said.starts_with("route      canary"), "{said}");
+    let (code, said, _) = explain(&["PUT", "/books"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("refused    405 method_not_allowed") && said.contains("allow      GET, HEAD"), "{said}");
+    let (code, said, _) = explain(&["GET", "/a%2Fb"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("refused    400 path_encoded_slash"), "{said}");
+    let (code, _, said) = explain(&["GET", "orders"]);
+    assert_eq!((code, said.as_str()), (Some(2), "the URL begins with `http://`, `https://` or `/`\n"));
+}
+
+#[test]
+fn explain_asks_the_gateway_that_runs() {
+    let (gateway, _origin) =
+        echoing("[[route]]\nname = \"first\"\npath = \"/a\"\nupstream = \"main\"\nauth = \"none\"");
+    let file = gateway.config_file();
+    let explain = |url: &str| bawab(&["explain", "route", "--running", "--config", file.to_str().unwrap(), "GET", url]);
+    let (code, said, _) = explain("/a");
+    assert_eq!(code, Some(0));
+    assert!(said.starts_with("route      first\n"), "{said}");
+    let (code, said, _) = explain("/b c");
+    assert_eq!(code, Some(2), "{said}");
+    let path = file.clone();
+    drop(gateway);
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join("gateway.toml");
+    std::fs::write(&left, format!("{EXPLAINED}\n[admin]\naddress = \"unix:{}/admin.sock\"", dir.path().display()))
+        .unwrap();
+    let (code, _, said) = bawab(&["explain", "route", "--running", "--config", left.to_str().unwrap(), "GET", "/"]);
+    assert_eq!(code, Some(2), "{path:?}");
+    assert!(said.contains("nobody answers at") && said.contains("is the gateway running?"), "{said}");
+}
+
+#[test]
+fn check_warns_of_routes_that_tie_or_never_match() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gateway.toml");
+    let odd = r#"
+[[route]]
+name = "other"
+path = "/orders/**"
+when.headers = { x-other = "1" }
+upstream = "orders"
+auth = "none"
+
+[[route]]
+name = "down"
+path = "/orders/**"
+priority = 1
+auth = "none"
+respond = { status = 503 }
+"#;
+    std::fs::write(&file, format!("{EXPLAINED}{odd}")).unwrap();
+    let (code, said, warned) = bawab(&["check", file.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
+    assert!(said.contains("no problems, 4 warnings"), "{said}");
+    assert!(warned.contains("warning: route[0].path: never gets a request: `route[4]` goes first"), "{warned}");
+    assert!(warned.contains("some requests fit this route and `route[1]` alike"), "{warned}");
+}
