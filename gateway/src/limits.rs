@@ -85,6 +85,9 @@ pub const SUBREQUEST_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Times one filter may ask for another effect in one exchange. A filter that never decides is a bug, answered with 500.
 pub const EFFECTS_PER_FILTER_MAX: u32 = 8;
 
+/// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
+pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
+
 /// Bytes of request body a filter may ask to see.
 pub const BODY_COLLECT_BYTES_MAX: usize = 16 * 1024 * 1024;
 

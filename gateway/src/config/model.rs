@@ -40,6 +40,8 @@ pub struct Config {
     /// Which request goes where. At least one.
     #[schemars(length(min = 1))]
     pub route: Vec<Route>,
+    /// What errors look like, on every route and where there is none.
+    pub error: Vec<ErrorPage>,
 }
 
 /// The process.
@@ -498,6 +500,22 @@ pub struct Route {
     /// Waits instead of the upstream's.
     #[serde(default)]
     pub timeout: RouteTimeout,
+    /// Hold requests until their body is here, of at most so many bytes (413 beyond), before the upstream hears of them. Default: pass it on as it comes. At most 16MiB.
+    #[serde(default)]
+    #[schemars(extend("x-max" = "16MiB"))]
+    pub buffer_request: Option<Size>,
+    /// Upstreams that get a copy of requests; what they answer is dropped.
+    #[serde(default)]
+    pub mirror: Vec<Mirror>,
+    /// Answers 503 for everybody but a few.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
+    /// Failures on purpose.
+    #[serde(default)]
+    pub fault: Option<Fault>,
+    /// What errors of this route look like. Goes before the pages for all routes.
+    #[serde(default)]
+    pub error: Vec<ErrorPage>,
     /// Who may use it. Must be written: `"none"` lets everybody in.
     #[schemars(extend("x-missing" = "write `auth = \"none\"` to let everybody in"))]
     pub auth: Auth,
@@ -522,7 +540,7 @@ impl Route {
         self.name.clone().unwrap_or_else(|| format!("{}{}", self.host.names().next().unwrap_or(""), self.path.text()))
     }
 
-    /// The upstreams it names.
+    /// The upstreams it sends requests to.
     pub fn upstreams(&self) -> impl Iterator<Item = &str> {
         let targets = self.split.iter().flat_map(|split| &split.targets).map(|target| target.upstream.as_str());
         self.upstream.as_deref().into_iter().chain(targets)

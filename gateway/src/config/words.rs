@@ -68,7 +68,7 @@ macro_rules! words {
 
 /// Whether strings of this format may hold request variables.
 pub fn is_template(format: &str) -> bool {
-    matches!(format, "field-value" | "path-template" | "host-template")
+    matches!(format, "field-value" | "path-template" | "host-template" | "error-body")
 }
 
 words! {
@@ -90,6 +90,8 @@ words! {
     SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
     Host "host" host, "A host, perhaps with a port.";
     Regex "regex" regex, "A regular expression for a whole value.";
+    Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
+    ErrorBody "error-body" error_body, "A body; `${status}` and the like are replaced.";
     MediaType "media-type" media_type, "`type/subtype`, perhaps with parameters.";
     Method "method" method, "A method, case-sensitive.";
     FieldName "field-name" field_name, "Name of a field the gateway does not own.";
@@ -284,6 +286,28 @@ fn regex(text: &str) -> Result<(), Wrong> {
 
 fn path_regex(text: &str) -> Result<(), Wrong> {
     route::PathPattern::regex(text).map(drop).map_err(|error| Wrong::because(error.to_string()))
+}
+
+fn error_body(text: &str) -> Result<(), Wrong> {
+    template::Page::parse(text).map(drop)
+}
+
+fn statuses(text: &str) -> Result<(), Wrong> {
+    match status_range(text) {
+        Some(_) => Ok(()),
+        None => Err(Wrong::because(r#"expected a status from 400 to 599, or several: "404", "5xx", "400-499""#)),
+    }
+}
+
+/// The first and the last status that a text such as `5xx` stands for.
+pub fn status_range(text: &str) -> Option<(u16, u16)> {
+    let range = match (text, text.split_once('-')) {
+        ("4xx", _) => (400, 499),
+        ("5xx", _) => (500, 599),
+        (_, Some((first, last))) => (first.parse().ok()?, last.parse().ok()?),
+        (one, None) => (one.parse().ok()?, one.parse().ok()?),
+    };
+    (400 <= range.0 && range.0 <= range.1 && range.1 <= 599).then_some(range)
 }
 
 /// RFC 9110 §8.3.1, without looking into the parameters.

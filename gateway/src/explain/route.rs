@@ -135,7 +135,7 @@ fn found(snapshot: &Snapshot, head: &RequestHead, client: IpAddr) -> Answer {
     // Not drawn, whatever the share: the explanation says that there is a lot.
     let asked = Asked { lot: WHOLE - 1, ..head.asked(client) };
     let explanation = routes.explain(&asked);
-    let named = |index: usize| routes.iter().nth(index).map(|(matcher, route)| (matcher, route));
+    let named = |index: usize| routes.iter().nth(index);
     let others = explanation
         .others
         .into_iter()

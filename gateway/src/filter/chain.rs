@@ -90,7 +90,8 @@ async fn wait_for(exchange: &mut Exchange<'_>, phase: Phase, effect: Effect) -> 
         Effect::NeedBody(_) if phase < Phase::Identify => Err(Refusal::Internal),
         Effect::NeedBody(bytes_max) => exchange.hold_body(bytes_max.min(BODY_COLLECT_BYTES_MAX)).await.map(Step::Body),
         Effect::Call(subrequest) => {
-            let reply = exchange.until_over(fetch::fetch(exchange.worker.clone(), subrequest)).await?;
+            let reply =
+                exchange.until_over(fetch::fetch(exchange.worker.clone(), exchange.pinned(), subrequest)).await?;
             Ok(Step::Reply(reply.map(Rc::new)))
         }
         Effect::Follow(shared) => Ok(Step::Reply(exchange.until_over(shared.wait()).await?)),

@@ -7,8 +7,11 @@
 //! A new policy is one file here (module doc, settings, `compile`, `impl Filter`, tests, `pub const KIND`) and one line in
 //! [`KINDS`].
 
+mod buffer;
 pub mod chain;
+mod fault;
 mod headers;
+mod maintenance;
 pub mod rewrite;
 #[cfg(test)]
 mod testkit;
@@ -74,7 +77,7 @@ pub struct Kind {
 }
 
 /// Every policy. Filters of one phase run in this order.
-pub const KINDS: &[Kind] = &[rewrite::KIND, headers::KIND];
+pub const KINDS: &[Kind] = &[maintenance::KIND, fault::KIND, buffer::KIND, rewrite::KIND, headers::KIND];
 
 /// The chain of a route.
 pub fn compile(route: &model::Route) -> Chain {

@@ -125,6 +125,9 @@ fn subrequest() -> Subrequest {
     Subrequest {
         upstream: 0,
         method: http1::Method::Post,
+        method_text: None,
+        host: None,
+        keep_body: true,
         target: "/side?x=1".to_owned(),
         fields: Fields::new(),
         body: Bytes::from_static(b"question"),

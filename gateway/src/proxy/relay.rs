@@ -14,6 +14,7 @@ use super::forward;
 use super::h1::answer::{Answer, length_of};
 use super::h1::body::{BodyError, H1Body};
 use super::h1::outgoing::Outgoing;
+use super::mirror::Tee;
 use super::upstream::Connection;
 use super::upstream::h1::{self, HeadError, Received};
 use super::wire::{Chunk, Halt, Pace, Wait, WireReader, WireWriter};
@@ -53,11 +54,19 @@ pub struct Sending<'s, 'b> {
     pub body: &'s mut Body<'b>,
     pub outgoing: Outgoing,
     pub timeouts: UpstreamTimeouts,
+    /// Who else wants the body.
+    pub tee: Option<&'s mut Tee>,
 }
 
 impl Sending<'_, '_> {
     fn idle(&self) -> Wait {
         Wait { ms: self.timeouts.idle, cause: Cause::Idle }
+    }
+
+    fn seen(&mut self, piece: Option<&Chunk>) {
+        if let (Some(tee), Some(piece)) = (&mut self.tee, piece) {
+            tee.see(piece.bytes());
+        }
     }
 }
 
@@ -81,6 +90,7 @@ pub enum Sent {
 pub async fn send_first(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Result<Sent, Failure> {
     let idle = sending.idle();
     let first = sending.body.next_buffered().map_err(client_failure)?;
+    sending.seen(first.as_ref());
     let ended = sending.body.ended();
     let sent = match first {
         piece if ended => sending.outgoing.end(writer, piece, sending.body.trailers(), idle).await,
@@ -127,6 +137,12 @@ pub async fn collect(
         whole.extend_from_slice(piece.bytes());
     }
     Ok(whole.freeze())
+}
+
+/// Reads a body to its end, for nobody.
+pub async fn pass_over(body: &mut H1Body, reader: &mut WireReader, idle: Wait) -> Result<(), Failure> {
+    while body.next(reader, idle).await.map_err(upstream_body_failure)?.is_some() {}
+    Ok(())
 }
 
 /// Passes interim answers on until the final head is there.
@@ -215,6 +231,7 @@ async fn upload(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Resul
     let idle = sending.idle();
     loop {
         let piece = sending.body.next().await.map_err(|error| UploadError::Client(client_failure(error)))?;
+        sending.seen(piece.as_ref());
         let ended = piece.is_none() || sending.body.ended();
         let sent = match piece {
             piece if ended => sending.outgoing.end(writer, piece, sending.body.trailers(), idle).await,

@@ -6,7 +6,9 @@
 //! `present = false` holds for it.
 
 use std::borrow::Cow;
+use std::hash::BuildHasher as _;
 
+use foldhash::fast::FixedState;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
@@ -229,6 +231,13 @@ fn integer(value: &[u8]) -> Option<i64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
+/// A draw for `id`, the same each time: 0 to 999,999. Draws of one id with different salts have nothing to do with each other.
+pub fn lot(id: &[u8], salt: u64) -> u32 {
+    let bits = FixedState::with_seed(salt).hash_one(id);
+    // The high half of the product is uniform below the bound (Lemire).
+    ((u128::from(bits) * u128::from(WHOLE)) >> 64) as u32
+}
+
 /// The value of a field, its lines joined.
 pub fn field<'a>(fields: &'a Fields, name: &str) -> Option<Cow<'a, [u8]>> {
     let mut lines =
@@ -334,6 +343,19 @@ mod tests {
         ] {
             assert_eq!(holds(test, value), expected, "{test} {value:?}");
         }
+    }
+
+    #[test]
+    fn draws_are_even_and_independent() {
+        let mut both = [0; 4];
+        for number in 0..4000u32 {
+            let id = format!("{number:032x}");
+            let low = |salt| usize::from(lot(id.as_bytes(), salt) < WHOLE / 2);
+            both[low(1) * 2 + low(2)] += 1;
+            assert_eq!(lot(id.as_bytes(), 1), lot(id.as_bytes(), 1));
+        }
+        // 1,000 each; 150 is five standard deviations.
+        assert!(both.iter().all(|count| (850..1150).contains(count)), "{both:?}");
     }
 
     #[test]

@@ -224,7 +224,8 @@ impl Matcher {
         if !self.path.takes(asked.path) {
             misses.push(Miss::Path);
         }
-        if !self.methods.take(asked.method_text) && !(asked.method == Method::Head && self.methods.take(b"GET")) {
+        let by_get = asked.method == Method::Head && self.methods.take(b"GET");
+        if !self.methods.take(asked.method_text) && !by_get {
             misses.push(Miss::Method);
         }
         misses.extend(self.when.first_unmet(asked).map(Miss::When));

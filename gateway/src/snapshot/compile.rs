@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{HostPolicy, Listener, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream, UpstreamTimeouts};
+use super::{
+    HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream, UpstreamTimeouts,
+};
 use crate::balance::Endpoints;
 use crate::config::model::{Config, PathRule, SlashRule, Upgrade};
 use crate::filter;
 use crate::observe::metrics::Metrics;
+use crate::proxy::error_page::ErrorPage;
 use crate::route::action::Action;
 use crate::route::{Matcher, RouteTable};
 use crate::rt::deadline::ms;
@@ -52,6 +55,16 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
                 idle: written.timeout.idle.map(|time| ms(time.into())),
                 total: written.timeout.total.map(|time| ms(time.into())),
             },
+            mirrors: written
+                .mirror
+                .iter()
+                .map(|mirror| Mirror {
+                    upstream: indices[&*mirror.upstream],
+                    share: mirror.percentage.millionths(),
+                    body_bytes_max: mirror.body_bytes.0 as usize,
+                })
+                .collect(),
+            errors: written.error.iter().map(ErrorPage::of).collect(),
             chain: filter::compile(written),
             body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).0,
             path_policy: http1::PathPolicy {
@@ -84,6 +97,7 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
         tunnel_age_ms: ms(timeouts.tunnel_age.into()),
         trusted_hops: config.gateway.trusted_hops.clone(),
         forwarded: config.gateway.forwarded,
+        errors: config.error.iter().map(ErrorPage::of).collect(),
         via: ["1.0", "1.1"].map(|version| format!("{version} {}", config.gateway.via.as_deref().unwrap_or("bawab"))),
     };
     let listeners = config

@@ -18,7 +18,7 @@ pub use self::desk::{OffloadPool, Ticket};
 use self::listen::Accepting;
 pub use self::listen::{BoundListener, Open, Queued, Until, bind};
 use crate::filter::{Job, Output};
-use crate::limits::{DRAIN_QUIET_MS, RING_ENTRIES, TICK_MS};
+use crate::limits::{DRAIN_QUIET_MS, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
 use crate::observe::access_log::{Lines, Record};
 use crate::observe::metrics::{Core, Metrics};
 use crate::proxy::trace::{Ids, RequestId};
@@ -74,6 +74,8 @@ pub struct Worker {
     pub ids: RefCell<Ids>,
     pub lines: RefCell<Lines>,
     pub pool: Pool,
+    /// One reference for each copy of a request that is on its way, and one more.
+    mirrors: Rc<()>,
     scratch: RefCell<Vec<Vec<u8>>>,
     tickets: desk::Tickets,
     mailbox: Sender<Message>,
@@ -154,6 +156,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
     let pinned = Pinned::new(snapshot, &shared, &mut ids);
     let worker = Rc::new(Worker {
         id,
+        mirrors: Rc::default(),
         pinned: RefCell::new(pinned),
         ids: RefCell::new(ids),
         lines: RefCell::new(lines),
@@ -244,6 +247,12 @@ impl Worker {
 
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// A place for a copy of a request, if there is room; dropping it makes room.
+    pub fn enter_mirror(&self) -> Option<Rc<()>> {
+        let running = Rc::strong_count(&self.mirrors) - 1;
+        (running < MIRRORS_PER_WORKER_MAX as usize).then(|| self.mirrors.clone())
     }
 
     /// The snapshot of now: one atomic load when it is the one of before.
