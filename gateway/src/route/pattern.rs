@@ -496,7 +496,7 @@ mod tests {
         ] {
             assert_eq!(PathPattern::parse(text).expect_err(text), error, "{text}");
         }
-        assert!(matches!(PathPattern::parse(&"/a".repeat(PATTERN_SEGMENTS_MAX)), Ok(_)));
+        assert!(PathPattern::parse(&"/a".repeat(PATTERN_SEGMENTS_MAX)).is_ok());
         assert!(PathPattern::parse(&"/a".repeat(PATTERN_SEGMENTS_MAX + 1)).is_err());
         for bomb in ["/(a{1000}){1000}", "/(((((a{100}){100}){100}){100}){100})"] {
             let PatternError::Regex(why) = PathPattern::regex(bomb).expect_err(bomb) else { panic!("{bomb}") };
