@@ -108,6 +108,21 @@ pub const CONNECT_ATTEMPTS_MAX: u32 = 3;
 /// Bytes of a body kept to be sent again when a kept connection turns out to be closed.
 pub const BODY_HELD_FOR_RETRY_BYTES: usize = 16 * 1024;
 
+/// Bytes of an expression for origins, as written.
+pub const ORIGIN_REGEX_TEXT_BYTES_MAX: usize = 1024;
+
+/// Bytes of such an expression compiled: some hundred alternatives.
+pub const ORIGIN_REGEX_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes a worker may use to remember how far such an expression got; beyond it forgets and goes on, slower.
+pub const ORIGIN_REGEX_CACHE_BYTES: usize = 64 * 1024;
+
+/// Such expressions in one `cors` table: each is tried until one matches.
+pub const ORIGIN_REGEXES_MAX: usize = 32;
+
+/// Origins in one `cors` table.
+pub const ORIGINS_MAX: usize = 1000;
+
 /// Bytes of a request id accepted from a trusted hop.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 

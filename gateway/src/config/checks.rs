@@ -3,6 +3,8 @@
 //! Works on the tree and not on the model, so that it finds what it can while other keys are still wrong; what is missing
 //! or malformed was reported before and is passed over here.
 
+mod policies;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
@@ -171,6 +173,7 @@ fn routes(tree: &Node, problems: &mut Vec<Problem>) {
         }
         known_upstream(tree, &path, route, problems);
         reachable(&path, route, problems);
+        policies::route(&path, route, problems);
         let mut methods = Once::default();
         for (index, method) in route.get("methods").map(Node::items).unwrap_or_default().iter().enumerate() {
             methods.see(format!("{path}.methods[{index}]"), method, method.text().map(str::to_owned), problems);

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::policies;
 use super::units::{Secret, Size, Time};
 use super::words;
 
@@ -479,6 +480,9 @@ pub struct Route {
     /// Header edits on the way in and out. `${client_ip}`, `${request_id}`, `${route}`, `${host}`, `${method}`, `${path}`, `${scheme}` are replaced.
     #[serde(default)]
     pub headers: Headers,
+    /// Which pages of other origins may use it from a browser. Default: none, and nothing is said about it. Preflights are answered here, before anybody is asked who they are.
+    #[serde(default)]
+    pub cors: Option<policies::Cors>,
     /// Bytes of a request body. Default: `limits.body_bytes`.
     #[serde(default)]
     #[schemars(extend("x-max" = "1TiB"))]

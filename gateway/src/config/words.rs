@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use http1::{Canonical, Fault, PathPolicy};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::template;
 use super::units::{Size, Time};
+use super::{origin, template};
 use crate::problem::closest;
 
 /// Why a string is not what its key wants, and perhaps what was meant.
@@ -78,6 +78,8 @@ words! {
     Method "method" method, "A method, case-sensitive.";
     FieldName "field-name" field_name, "Name of a field the gateway does not own.";
     FieldValue "field-value" field_value, "A field's value; `${client_ip}` and the like are replaced.";
+    CorsOrigin "cors-origin" origin::origin, "An origin, `https://*.example.com`, `null`, or `*`.";
+    OriginRegex "origin-regex" origin::regex, "A regular expression that takes linear time.";
     AccessLog "access-log" access_log, "`stdout`, `off`, or a file's path.";
 }
 

@@ -8,9 +8,11 @@
 //! [`KINDS`].
 
 pub mod chain;
+pub mod cors;
 mod headers;
 #[cfg(test)]
 mod testkit;
+mod vary;
 
 use std::any::Any;
 use std::rc::Rc;
@@ -55,7 +57,7 @@ pub struct Kind {
 }
 
 /// Every policy. Filters of one phase run in this order.
-pub const KINDS: &[Kind] = &[headers::KIND];
+pub const KINDS: &[Kind] = &[cors::KIND, headers::KIND];
 
 /// The chain of a route.
 pub fn compile(route: &model::Route) -> Chain {
@@ -68,8 +70,19 @@ pub trait Filter: Send + Sync {
     /// until it says [`Effect::Next`] or [`Effect::Answer`].
     fn request(&self, context: &mut Context<'_>, step: Step) -> Effect;
 
-    /// Edits the answer's head, and may add a transform of its body. Also called for answers of filters behind this one.
+    /// Edits the answer's head, and may add a transform of its body. Also called for answers of filters behind this one,
+    /// and in [`Phase::Finish`] for those of any filter, whether this one saw the request or not.
     fn response(&self, context: &mut Context<'_>, head: &mut ResponseHead) {
+        let _ = (context, head);
+    }
+
+    /// Whether preflights that ask about its route's requests are its to answer.
+    fn answers_preflights(&self) -> bool {
+        false
+    }
+
+    /// Edits the head of a refusal of ours, whether this filter saw the request or not.
+    fn refusal(&self, context: &mut Context<'_>, head: &mut ResponseHead) {
         let _ = (context, head);
     }
 }

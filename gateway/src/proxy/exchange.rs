@@ -169,6 +169,9 @@ impl<'a> Exchange<'a> {
             return match ended.answer {
                 filter::Answer::Refuse(refusal) => Err(refusal),
                 filter::Answer::Send { mut head, body } => {
+                    if head.fields.first(Known::Date).is_none() {
+                        head.fields.add(b"date", &self.worker.date());
+                    }
                     route.chain.response(&mut self.context(), &mut head, ended.passed);
                     Box::pin(self.send_own(head, body)).await;
                     Ok(())
@@ -184,7 +187,10 @@ impl<'a> Exchange<'a> {
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {
         let snapshot = self.snapshot;
         let head = &self.head;
-        let found = snapshot.routes.find(head.authority(), head.path(), head.method, head.method_text());
+        let asked = if head.method == Method::Options { self.preflight() } else { None };
+        let is_preflight = asked.is_some();
+        let (method, method_text) = asked.unwrap_or((head.method, head.method_text()));
+        let found = snapshot.routes.find(head.authority(), head.path(), method, method_text);
         let route = match found {
             Found::Route(route) => route,
             Found::MethodNotAllowed(allow) => {
@@ -203,14 +209,28 @@ impl<'a> Exchange<'a> {
             if let http1::Canonical::Rewritten(_) = canonical
                 && decoded != head.path()
             {
-                let again = snapshot.routes.find(head.authority(), &decoded, head.method, head.method_text());
+                let again = snapshot.routes.find(head.authority(), &decoded, method, method_text);
                 match again {
                     Found::Route(same) if std::ptr::eq(same, route) => self.head.set_path(decoded),
                     _ => return Err(Refusal::Malformed(http1::Fault::PathEncodedSlash)),
                 }
             }
         }
+        if is_preflight {
+            self.kept.put(filter::cors::Preflight);
+        }
         Ok(route)
+    }
+
+    /// The method a preflight asks about. It is for the route of the request it asks about, if that one speaks for itself.
+    fn preflight(&self) -> Option<(Method, &[u8])> {
+        let head = &self.head;
+        let text = filter::cors::asked_method(head)?;
+        let method = Method::of(text);
+        match self.snapshot.routes.find(head.authority(), head.path(), method, text) {
+            Found::Route(route) if route.chain.answers_preflights() => Some((method, text)),
+            _ => None,
+        }
     }
 
     /// Tries endpoints until one answers or a repetition is not safe.
@@ -464,7 +484,10 @@ impl<'a> Exchange<'a> {
         // A body that is here already need not cost the client its connection.
         while let Ok(Some(_)) = self.body.next_buffered() {}
         let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
-        let (head, body) = reply::problem(refusal, &self.request_id, allow, &self.worker.date());
+        let (mut head, body) = reply::problem(refusal, &self.request_id, allow, &self.worker.date());
+        if let Some(route) = self.route {
+            route.chain.refusal(&mut self.context(), &mut head);
+        }
         self.send_own(head, body).await;
     }
 
