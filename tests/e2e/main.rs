@@ -7,6 +7,7 @@ mod balance;
 mod bodies;
 mod caps;
 mod cli;
+mod compression;
 mod cors;
 mod crowd;
 mod drain;

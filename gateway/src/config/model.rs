@@ -483,6 +483,10 @@ pub struct Route {
     /// Which pages of other origins may use it from a browser. Default: none, and nothing is said about it. Preflights are answered here, before anybody is asked who they are.
     #[serde(default)]
     pub cors: Option<policies::Cors>,
+    /// Answers in the content coding the client would have: `true`, or a table. Default: they go as the service sends them. An answer that holds a secret beside text of the client's choice must not be compressed (BREACH).
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<policies::Compression>>")]
+    pub compression: Option<policies::Compression>,
     /// Bytes of a request body. Default: `limits.body_bytes`.
     #[serde(default)]
     #[schemars(extend("x-max" = "1TiB"))]

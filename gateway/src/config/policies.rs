@@ -2,9 +2,9 @@
 //! Part of the [`super::model`], and by its rules: every field documents meaning, unit, range and default.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::units::Time;
+use super::units::{Size, Time};
 use super::words;
 
 /// Cross-origin requests of browsers (the CORS protocol of the Fetch standard).
@@ -60,4 +60,72 @@ pub struct CorsPattern {
     /// Must match the whole origin. At most 1024 bytes; no backreferences and no looking around, so that it takes linear time.
     #[schemars(with = "words::OriginRegex")]
     pub regex: String,
+}
+
+/// A policy that `true` turns on with its defaults, and that a table sets otherwise.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum Switch<T> {
+    /// `true`: with its defaults. `false`: off.
+    Plain(bool),
+    Table(T),
+}
+
+/// The table a switch stands for.
+pub(super) fn switch<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<Option<T>, D::Error> {
+    Ok(match Switch::deserialize(from)? {
+        Switch::Plain(false) => None,
+        Switch::Plain(true) => Some(T::default()),
+        Switch::Table(table) => Some(table),
+    })
+}
+
+/// Answers in the content coding the client would have (RFC 9110 §12.5.3).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compression {
+    /// Codings offered; of those the client likes best, the first here. `zstd`, `br` and `gzip` by default.
+    #[schemars(length(min = 1))]
+    pub algorithms: Vec<Algorithm>,
+    /// Media types to compress: `application/json`, `text/*`, `+json` for every type that ends so. `text/event-stream` and gRPC only where they are written out. By default text, JSON, XML, JavaScript and WebAssembly.
+    #[schemars(length(min = 1), with = "Vec<words::MediaRange>")]
+    pub types: Vec<String>,
+    /// Answers of fewer bytes go as they are, as far as their length is known. Default 1KiB, at most 1MiB.
+    #[schemars(extend("x-max" = "1MiB"))]
+    pub bytes_min: Size,
+    /// How much time to spend on it: `fast`, `balanced` (default) or `small`.
+    pub level: CompressionLevel,
+}
+
+impl Default for Compression {
+    fn default() -> Compression {
+        let types = ["text/*", "application/json", "application/javascript", "application/xml", "application/wasm"];
+        let more = ["application/x-ndjson", "+json", "+xml"];
+        Compression {
+            algorithms: vec![Algorithm::Zstd, Algorithm::Br, Algorithm::Gzip],
+            types: types.iter().chain(&more).map(|&kind| kind.to_owned()).collect(),
+            bytes_min: Size::from_kib(1),
+            level: CompressionLevel::default(),
+        }
+    }
+}
+
+/// A content coding answers can be sent in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    Zstd,
+    Br,
+    Gzip,
+}
+
+/// How much time a piece of an answer may take to compress.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CompressionLevel {
+    Fast,
+    #[default]
+    Balanced,
+    Small,
 }

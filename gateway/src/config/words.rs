@@ -80,6 +80,7 @@ words! {
     FieldValue "field-value" field_value, "A field's value; `${client_ip}` and the like are replaced.";
     CorsOrigin "cors-origin" origin::origin, "An origin, `https://*.example.com`, `null`, or `*`.";
     OriginRegex "origin-regex" origin::regex, "A regular expression that takes linear time.";
+    MediaRange "media-range" media_range, "`type/subtype`, `type/*`, or `+suffix`.";
     AccessLog "access-log" access_log, "`stdout`, `off`, or a file's path.";
 }
 
@@ -337,6 +338,24 @@ fn field_name(text: &str) -> Result<(), Wrong> {
 
 fn field_value(text: &str) -> Result<(), Wrong> {
     template::Template::parse(text).map(drop)
+}
+
+fn media_range(text: &str) -> Result<(), Wrong> {
+    if text.strip_prefix('+').is_some_and(|suffix| is_token(suffix) && !suffix.contains('*')) {
+        return Ok(());
+    }
+    if let Some((kind, subtype)) = text.split_once('/')
+        && is_token(kind)
+        && is_token(subtype)
+        && (!text.contains('*') || text == "*/*" || (!kind.contains('*') && subtype == "*"))
+    {
+        return Ok(());
+    }
+    if text.contains(';') {
+        let plain = text.split(';').next().unwrap_or_default().trim_end();
+        return Err(Wrong::write("types are compared without their parameters", plain));
+    }
+    Err(Wrong::because(r#"expected a media type such as "application/json", "text/*", or "+json" for all that end so"#))
 }
 
 fn access_log(text: &str) -> Result<(), Wrong> {

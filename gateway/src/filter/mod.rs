@@ -8,6 +8,8 @@
 //! [`KINDS`].
 
 pub mod chain;
+pub mod coding;
+mod compression;
 pub mod cors;
 mod headers;
 #[cfg(test)]
@@ -56,8 +58,9 @@ pub struct Kind {
     pub compile: fn(&model::Route) -> Option<Box<dyn Filter>>,
 }
 
-/// Every policy. Filters of one phase run in this order.
-pub const KINDS: &[Kind] = &[cors::KIND, headers::KIND];
+/// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out: compression comes last, when
+/// every field that could forbid it is there.
+pub const KINDS: &[Kind] = &[cors::KIND, compression::KIND, headers::KIND];
 
 /// The chain of a route.
 pub fn compile(route: &model::Route) -> Chain {
@@ -132,11 +135,18 @@ pub enum Answer {
     Send { head: ResponseHead, body: Bytes },
 }
 
-/// A change of an answer's body, piece by piece.
+/// A change of an answer's body, piece by piece. What it makes goes behind `out`.
 pub trait Transform {
-    fn piece(&mut self, piece: Bytes) -> Bytes;
+    /// `piece` is not empty and no longer than a pooled buffer.
+    fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>);
+
+    /// The next piece is not here yet: what is held back goes out, so that the client has all that came so far.
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        let _ = out;
+    }
+
     /// What comes after the last piece.
-    fn end(&mut self) -> Bytes;
+    fn end(&mut self, out: &mut Vec<u8>);
 }
 
 /// What a filter sees of the exchange, and may leave in it.

@@ -172,6 +172,10 @@ impl<'a> Exchange<'a> {
                     if head.fields.first(Known::Date).is_none() {
                         head.fields.add(b"date", &self.worker.date());
                     }
+                    if !body.is_empty() {
+                        // Filters see it there; on the wire the length is ours to say.
+                        head.fields.set(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
+                    }
                     route.chain.response(&mut self.context(), &mut head, ended.passed);
                     Box::pin(self.send_own(head, body)).await;
                     Ok(())
@@ -483,6 +487,7 @@ impl<'a> Exchange<'a> {
         }
         // A body that is here already need not cost the client its connection.
         while let Ok(Some(_)) = self.body.next_buffered() {}
+        self.kept.transforms.clear();
         let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
         let (mut head, body) = reply::problem(refusal, &self.request_id, allow, &self.worker.date());
         if let Some(route) = self.route {
@@ -496,9 +501,14 @@ impl<'a> Exchange<'a> {
         if !self.body.ended() || self.worker.draining() || self.listener.is_closed() {
             self.answer.close_after();
         }
-        self.answer.head(&head, Length::Exact(body.len() as u64));
-        let body = (self.head.method != Method::Head && !body.is_empty()).then_some(super::wire::Chunk::Shared(body));
-        if let Err(halt) = self.answer.end(body, None).await {
+        let transforms = &mut self.kept.transforms;
+        let length = if transforms.is_empty() { Length::Exact(body.len() as u64) } else { Length::Unknown };
+        self.answer.head(&head, length);
+        let sent = match self.head.method {
+            Method::Head => self.answer.end(None, None).await,
+            _ => relay::send_whole(body, &mut self.answer, transforms).await,
+        };
+        if let Err(halt) = sent {
             let failure = relay::answer_failure(halt);
             self.seen.detail = failure.detail;
             self.seen.refusal.get_or_insert(failure.refusal);

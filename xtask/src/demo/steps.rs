@@ -23,6 +23,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("103 Early Hints before the answer", early_hints),
     ("a WebSocket", upgrade),
     ("pages of other origins", policies::other_origins),
+    ("a compressed answer", policies::compressed),
     ("refused: what no route takes", unrouted),
     ("refused: requests that could mean two things", ambiguous),
     ("refused: a body too large", too_large),

@@ -8,6 +8,14 @@ pub(super) fn route(path: &str, route: &Node, problems: &mut Vec<Problem>) {
     if let Some(cors) = route.get("cors") {
         self::cors(&join(path, "cors"), cors, problems);
     }
+    for (table, list) in [("compression", "algorithms"), ("compression", "types")] {
+        let Some(items) = route.get(table).and_then(|table| table.get(list)) else { continue };
+        let mut seen = Once::default();
+        for (index, item) in items.items().iter().enumerate() {
+            let key = format!("{path}.{table}.{list}[{index}]");
+            seen.see(key, item, item.text().map(str::to_ascii_lowercase), problems);
+        }
+    }
 }
 
 fn cors(path: &str, cors: &Node, problems: &mut Vec<Problem>) {
