@@ -16,6 +16,7 @@ mod package;
 mod paths;
 mod programs;
 mod reload;
+mod security_headers;
 mod service;
 mod slow;
 mod systemd;

@@ -487,6 +487,10 @@ pub struct Route {
     #[serde(default, deserialize_with = "policies::switch")]
     #[schemars(with = "Option<policies::Switch<policies::Compression>>")]
     pub compression: Option<policies::Compression>,
+    /// Fields by which browsers are told to be careful, on answers that do not have them: `true`, or a table. Default: none are added.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<policies::SecurityHeaders>>")]
+    pub security_headers: Option<policies::SecurityHeaders>,
     /// Bytes of a request body. Default: `limits.body_bytes`.
     #[serde(default)]
     #[schemars(extend("x-max" = "1TiB"))]

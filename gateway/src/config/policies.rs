@@ -129,3 +129,98 @@ pub enum CompressionLevel {
     Balanced,
     Small,
 }
+
+/// Fields by which a service tells browsers to be careful.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SecurityHeaders {
+    /// `Strict-Transport-Security`, to clients that came by https only. Default `max-age=31536000`; `off` leaves it out.
+    #[schemars(with = "words::TransportSecurity")]
+    pub strict_transport_security: String,
+    /// `X-Content-Type-Options: nosniff`. Default true.
+    pub content_type_options: bool,
+    /// Who may show a page in a frame, as `X-Frame-Options` and as `frame-ancestors` of the `Content-Security-Policy`: `deny` (default, nobody), `same_origin` (pages of its own origin) or `off` (nothing is said).
+    pub frame: Frame,
+    /// `Content-Security-Policy`; `frame` adds its part where it has none. Default: what `frame` says alone.
+    #[schemars(with = "Option<words::FieldText>")]
+    pub content_security_policy: Option<String>,
+    /// `Referrer-Policy`. Default `strict-origin-when-cross-origin`; `off` leaves it out.
+    #[schemars(with = "words::ReferrerPolicy")]
+    pub referrer_policy: String,
+    /// `Cross-Origin-Opener-Policy`: `same-origin`, `same-origin-allow-popups`, `noopener-allow-popups` or `unsafe-none`. Default: not sent.
+    pub cross_origin_opener_policy: Option<OpenerPolicy>,
+    /// `Cross-Origin-Resource-Policy`: `same-origin`, `same-site` or `cross-origin`. Default: not sent.
+    pub cross_origin_resource_policy: Option<ResourcePolicy>,
+    /// `Permissions-Policy`. Default: not sent.
+    #[schemars(with = "Option<words::FieldText>")]
+    pub permissions_policy: Option<String>,
+    /// Whether what the service says itself is replaced. Default false.
+    #[serde(rename = "override")]
+    pub overrides: bool,
+}
+
+impl Default for SecurityHeaders {
+    fn default() -> SecurityHeaders {
+        SecurityHeaders {
+            strict_transport_security: "max-age=31536000".to_owned(),
+            content_type_options: true,
+            frame: Frame::default(),
+            content_security_policy: None,
+            referrer_policy: "strict-origin-when-cross-origin".to_owned(),
+            cross_origin_opener_policy: None,
+            cross_origin_resource_policy: None,
+            permissions_policy: None,
+            overrides: false,
+        }
+    }
+}
+
+/// Who may show a page in a frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Frame {
+    #[default]
+    Deny,
+    SameOrigin,
+    Off,
+}
+
+/// Whether a page shares its window with those that opened it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OpenerPolicy {
+    SameOrigin,
+    SameOriginAllowPopups,
+    NoopenerAllowPopups,
+    UnsafeNone,
+}
+
+impl OpenerPolicy {
+    pub fn name(self) -> &'static str {
+        match self {
+            OpenerPolicy::SameOrigin => "same-origin",
+            OpenerPolicy::SameOriginAllowPopups => "same-origin-allow-popups",
+            OpenerPolicy::NoopenerAllowPopups => "noopener-allow-popups",
+            OpenerPolicy::UnsafeNone => "unsafe-none",
+        }
+    }
+}
+
+/// Whose pages may embed an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResourcePolicy {
+    SameOrigin,
+    SameSite,
+    CrossOrigin,
+}
+
+impl ResourcePolicy {
+    pub fn name(self) -> &'static str {
+        match self {
+            ResourcePolicy::SameOrigin => "same-origin",
+            ResourcePolicy::SameSite => "same-site",
+            ResourcePolicy::CrossOrigin => "cross-origin",
+        }
+    }
+}

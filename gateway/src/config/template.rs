@@ -52,14 +52,7 @@ pub struct Template {
 impl Template {
     /// Values must be what RFC 9110 §5.5 lets a field carry, without the obsolete bytes beyond ASCII.
     pub fn parse(text: &str) -> Result<Template, Wrong> {
-        if text.bytes().any(|byte| !matches!(byte, b'\t' | b' '..=b'~')) {
-            let why = "a field's value is visible ASCII, spaces and tabs (RFC 9110 §5.5)";
-            return Err(Wrong { why: why.to_owned(), instead: None });
-        }
-        if text.trim_ascii() != text {
-            let why = "space around a field's value is not part of it (RFC 9110 §5.5)";
-            return Err(Wrong { why: why.to_owned(), instead: None });
-        }
+        field_value(text)?;
         let mut pieces = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -91,6 +84,18 @@ impl Template {
         }
         Ok(Template { pieces })
     }
+}
+
+/// Checks what no field could carry, variables or not.
+pub(super) fn field_value(text: &str) -> Result<(), Wrong> {
+    let why = match text {
+        _ if text.bytes().any(|byte| !matches!(byte, b'\t' | b' '..=b'~')) => {
+            "a field's value is visible ASCII, spaces and tabs (RFC 9110 §5.5)"
+        }
+        _ if text.trim_ascii() != text => "space around a field's value is not part of it (RFC 9110 §5.5)",
+        _ => return Ok(()),
+    };
+    Err(Wrong { why: why.to_owned(), instead: None })
 }
 
 fn unknown(name: &str) -> Wrong {

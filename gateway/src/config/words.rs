@@ -81,6 +81,9 @@ words! {
     CorsOrigin "cors-origin" origin::origin, "An origin, `https://*.example.com`, `null`, or `*`.";
     OriginRegex "origin-regex" origin::regex, "A regular expression that takes linear time.";
     MediaRange "media-range" media_range, "`type/subtype`, `type/*`, or `+suffix`.";
+    FieldText "field-text" field_text, "A field's value as it stands: visible ASCII, spaces and tabs.";
+    TransportSecurity "transport-security" transport_security, "A `Strict-Transport-Security`, or `off`.";
+    ReferrerPolicy "referrer-policy" referrer_policy, "A `Referrer-Policy`, or `off`.";
     AccessLog "access-log" access_log, "`stdout`, `off`, or a file's path.";
 }
 
@@ -356,6 +359,57 @@ fn media_range(text: &str) -> Result<(), Wrong> {
         return Err(Wrong::write("types are compared without their parameters", plain));
     }
     Err(Wrong::because(r#"expected a media type such as "application/json", "text/*", or "+json" for all that end so"#))
+}
+
+fn field_text(text: &str) -> Result<(), Wrong> {
+    match text {
+        "" => Err(Wrong::because("it is empty: leave the key out")),
+        _ => template::field_value(text),
+    }
+}
+
+/// RFC 6797 §6.1.
+fn transport_security(text: &str) -> Result<(), Wrong> {
+    if text == "off" {
+        return Ok(());
+    }
+    let why = r#"expected `off`, or "max-age=SECONDS", perhaps with "; includeSubDomains" and "; preload""#;
+    let (mut has_age, mut all_known) = (false, true);
+    for directive in text.split(';').map(str::trim) {
+        match directive.split_once('=') {
+            Some((name, seconds)) if name.eq_ignore_ascii_case("max-age") => {
+                all_known &= !has_age && !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+                has_age = true;
+            }
+            _ => all_known &= ["includesubdomains", "preload"].contains(&&*directive.to_ascii_lowercase()),
+        }
+    }
+    if has_age && all_known { field_text(text) } else { Err(Wrong::because(why)) }
+}
+
+const REFERRER_POLICIES: [&str; 9] = [
+    "off",
+    "no-referrer",
+    "no-referrer-when-downgrade",
+    "origin",
+    "origin-when-cross-origin",
+    "same-origin",
+    "strict-origin",
+    "strict-origin-when-cross-origin",
+    "unsafe-url",
+];
+
+fn referrer_policy(text: &str) -> Result<(), Wrong> {
+    // Several are fallbacks for browsers that do not know the later ones.
+    let mut policies = text.split(',').map(str::trim);
+    let unknown = policies.find(|policy| !REFERRER_POLICIES.contains(policy) || (*policy == "off" && text != "off"));
+    match unknown {
+        None => Ok(()),
+        Some(policy) => Err(Wrong {
+            why: format!("expected one of {}", REFERRER_POLICIES.join(", ")),
+            instead: closest(policy, REFERRER_POLICIES).filter(|_| !text.contains(',')).map(str::to_owned),
+        }),
+    }
 }
 
 fn access_log(text: &str) -> Result<(), Wrong> {

@@ -12,6 +12,7 @@ pub mod coding;
 mod compression;
 pub mod cors;
 mod headers;
+mod security_headers;
 #[cfg(test)]
 mod testkit;
 mod vary;
@@ -59,8 +60,8 @@ pub struct Kind {
 }
 
 /// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out: compression comes last, when
-/// every field that could forbid it is there.
-pub const KINDS: &[Kind] = &[cors::KIND, compression::KIND, headers::KIND];
+/// every field that could forbid it is there, and the route's own edits after the preset they may correct.
+pub const KINDS: &[Kind] = &[cors::KIND, compression::KIND, headers::KIND, security_headers::KIND];
 
 /// The chain of a route.
 pub fn compile(route: &model::Route) -> Chain {

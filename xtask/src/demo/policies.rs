@@ -54,3 +54,12 @@ pub(super) fn compressed(stage: &mut Stage, gateway: &mut Gateway, _: &Services)
     stage.check("a client that decodes nothing gets it plain", answer.head.field("content-encoding").is_none());
     Ok(())
 }
+
+pub(super) fn for_browsers(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result<()> {
+    let answer = stage.ask(gateway.public, "HEAD /catalogue/all HTTP/1.1\r\nHost: api.example\r\n\r\n")?;
+    let field = |name: &str| answer.head.field(name);
+    stage.check("types are not guessed", field("x-content-type-options") == Some("nosniff"));
+    stage.check("nobody may frame it", field("content-security-policy") == Some("frame-ancestors 'none'"));
+    stage.check("over http nothing is said of https", field("strict-transport-security").is_none());
+    Ok(())
+}
