@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::policies;
 use super::units::{Secret, Size, Time};
 use super::words;
 
@@ -522,6 +523,17 @@ pub struct Route {
     /// Header edits on the way in and out. `${client_ip}`, `${request_id}`, `${route}`, `${host}`, `${method}`, `${path}`, `${scheme}`, `${path.name}` (a capture), `${header.name}`, `${query.name}` and `${cookie.name}` are replaced.
     #[serde(default)]
     pub headers: Headers,
+    /// Which pages of other origins may use it from a browser. Default: none, and nothing is said about it. Preflights are answered here, before anybody is asked who they are.
+    #[serde(default)]
+    pub cors: Option<policies::Cors>,
+    /// Answers in the content coding the client would have: `true`, or a table. Default: they go as the service sends them. An answer that holds a secret beside text of the client's choice must not be compressed (BREACH).
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<policies::Compression>>")]
+    pub compression: Option<policies::Compression>,
+    /// Fields by which browsers are told to be careful, on answers that do not have them: `true`, or a table. Default: none are added.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<policies::SecurityHeaders>>")]
+    pub security_headers: Option<policies::SecurityHeaders>,
     /// Bytes of a request body. Default: `limits.body_bytes`.
     #[serde(default)]
     #[schemars(extend("x-max" = "1TiB"))]

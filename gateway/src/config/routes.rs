@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use http1::{PathPolicy, Rule};
 
-use super::checks::{Once, chosen, list};
+use super::checks::{Once, chosen, list, policies};
 use super::model;
 use super::places::Places;
 use super::template::Template;
@@ -37,6 +37,7 @@ pub(super) fn check(tree: &Node, problems: &mut Vec<Problem>) {
         hosts(&path, route, problems);
         action(tree, &path, route, problems);
         reachable(&path, route, problems);
+        policies::route(&path, route, problems);
         let mut methods = Once::default();
         for (index, method) in route.get("methods").map(Node::items).unwrap_or_default().iter().enumerate() {
             methods.see(format!("{path}.methods[{index}]"), method, method.text().map(str::to_owned), problems);

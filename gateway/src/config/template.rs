@@ -104,16 +104,21 @@ impl Template {
 
     /// Values must be what RFC 9110 §5.5 lets a field carry, without the obsolete bytes beyond ASCII.
     pub fn parse(text: &str) -> Result<Template, Wrong> {
-        if text.bytes().any(|byte| !matches!(byte, b'\t' | b' '..=b'~')) {
-            let why = "a field's value is visible ASCII, spaces and tabs (RFC 9110 §5.5)";
-            return Err(Wrong { why: why.to_owned(), instead: None });
-        }
-        if text.trim_ascii() != text {
-            let why = "space around a field's value is not part of it (RFC 9110 §5.5)";
-            return Err(Wrong { why: why.to_owned(), instead: None });
-        }
+        field_value(text)?;
         Ok(Template { pieces: pieces(text, Variable::named, unknown)? })
     }
+}
+
+/// Checks what no field could carry, variables or not.
+pub(super) fn field_value(text: &str) -> Result<(), Wrong> {
+    let why = match text {
+        _ if text.bytes().any(|byte| !matches!(byte, b'\t' | b' '..=b'~')) => {
+            "a field's value is visible ASCII, spaces and tabs (RFC 9110 §5.5)"
+        }
+        _ if text.trim_ascii() != text => "space around a field's value is not part of it (RFC 9110 §5.5)",
+        _ => return Ok(()),
+    };
+    Err(Wrong { why: why.to_owned(), instead: None })
 }
 
 /// What an error page shows of the error.

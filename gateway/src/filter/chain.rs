@@ -76,11 +76,23 @@ impl Chain {
         Ok(())
     }
 
-    /// Walks the answer back through the first `passed` filters.
+    /// Walks the answer back through the first `passed` filters, and through those that finish every answer.
     pub fn response(&self, context: &mut Context<'_>, head: &mut ResponseHead, passed: usize) {
-        for link in self.filters[..passed].iter().rev() {
-            link.filter.response(context, head);
+        for (at, link) in self.filters.iter().enumerate().rev() {
+            if at < passed || link.phase == Phase::Finish {
+                link.filter.response(context, head);
+            }
         }
+    }
+
+    /// Whether preflights that ask about this route's requests are answered here.
+    pub fn answers_preflights(&self) -> bool {
+        self.filters.iter().any(|link| link.filter.answers_preflights())
+    }
+
+    /// Walks a refusal of ours back through all filters.
+    pub fn refusal(&self, context: &mut Context<'_>, head: &mut ResponseHead) {
+        self.filters.iter().rev().for_each(|link| link.filter.refusal(context, head));
     }
 }
 

@@ -172,9 +172,8 @@ impl<'a> Exchange<'a> {
         if let Err(ended) = route.chain.request(self).await {
             return match ended.answer {
                 filter::Answer::Refuse(refusal) => Err(refusal),
-                filter::Answer::Send { mut head, body } => {
-                    route.chain.response(&mut self.context(), &mut head, ended.passed);
-                    Box::pin(self.send_own(head, body)).await;
+                filter::Answer::Send { head, body } => {
+                    Box::pin(self.answer_through(route, ended.passed, head, body)).await;
                     Ok(())
                 }
             };
@@ -213,24 +212,45 @@ impl<'a> Exchange<'a> {
 
     /// Answers as the route itself says.
     async fn answer_own(&mut self, route: &Route, action: &Action) -> Result<(), Refusal> {
-        let (mut head, body) = match action {
+        let (head, body) = match action {
             Action::Redirect(redirect) => redirect.answer(&self.context())?,
             Action::Respond(respond) => respond.answer(),
             Action::Upstream(_) | Action::Split(_) => unreachable!("answered by their upstream"),
         };
-        route.chain.response(&mut self.context(), &mut head, route.chain.len());
-        self.send_own(head, body).await;
+        self.answer_through(route, route.chain.len(), head, body).await;
         Ok(())
+    }
+
+    /// Sends an answer of our own back through the first `passed` filters.
+    async fn answer_through(&mut self, route: &Route, passed: usize, mut head: ResponseHead, body: Bytes) {
+        self.complete_own(&mut head, &body);
+        route.chain.response(&mut self.context(), &mut head, passed);
+        self.send_own(head, body).await;
+    }
+
+    /// Adds what every answer of our own says. The length is there for filters and for HEAD (RFC 9110 §8.6): on the wire it
+    /// is decided when the answer is framed.
+    fn complete_own(&self, head: &mut ResponseHead, body: &Bytes) {
+        if head.fields.first(Known::Date).is_none() {
+            head.fields.add(b"date", &self.worker.date());
+        }
+        if !body.is_empty() {
+            head.fields.set(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
+        }
     }
 
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {
         let routes = &self.snapshot.routes;
         let lot = if routes.draws() { (self.worker.ids.borrow_mut().next_u64() % u64::from(WHOLE)) as u32 } else { 0 };
-        let (found, decoded) = routes.decide(&self.head, self.client.address, lot).map_err(Refusal::Malformed)?;
+        let (asked, is_preflight) = routes.asked(&self.head, self.client.address, lot);
+        let (found, decoded) = routes.decide(&self.head, &asked).map_err(Refusal::Malformed)?;
         match found {
             Found::Route(route) => {
                 if let Some(path) = decoded {
                     self.head.set_path(path);
+                }
+                if is_preflight {
+                    self.kept.put(filter::cors::Preflight);
                 }
                 Ok(route)
             }
@@ -507,6 +527,7 @@ impl<'a> Exchange<'a> {
         }
         // A body that is here already need not cost the client its connection.
         while let Ok(Some(_)) = self.body.next_buffered() {}
+        self.kept.transforms.clear();
         let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
         let retry_after = self.kept.of::<reply::RetryAfter>().map_or(reply::RETRY_AFTER_S, |after| after.0);
         let (mut head, mut body) = reply::problem(refusal, &self.request_id, allow, retry_after);
@@ -515,24 +536,26 @@ impl<'a> Exchange<'a> {
             let told = Told::of(refusal, self.request_id.as_bytes());
             body = page.dress(&mut head.fields, &told);
         }
+        self.complete_own(&mut head, &body);
+        if let Some(route) = self.route {
+            route.chain.refusal(&mut self.context(), &mut head);
+        }
         self.send_own(head, body).await;
     }
 
     /// Sends an answer of our own.
-    async fn send_own(&mut self, mut head: ResponseHead, body: Bytes) {
-        if head.fields.first(Known::Date).is_none() {
-            head.fields.add(b"date", &self.worker.date());
-        }
-        if self.head.method == Method::Head && !body.is_empty() {
-            // What GET would have brought (RFC 9110 §8.6).
-            head.fields.set(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
-        }
+    async fn send_own(&mut self, head: ResponseHead, body: Bytes) {
         if !self.body.ended() || self.worker.draining() || self.listener.is_closed() {
             self.answer.close_after();
         }
-        self.answer.head(&head, Length::Exact(body.len() as u64));
-        let body = (self.head.method != Method::Head && !body.is_empty()).then_some(super::wire::Chunk::Shared(body));
-        if let Err(halt) = self.answer.end(body, None).await {
+        let transforms = &mut self.kept.transforms;
+        let length = if transforms.is_empty() { Length::Exact(body.len() as u64) } else { Length::Unknown };
+        self.answer.head(&head, length);
+        let sent = match self.head.method {
+            Method::Head => self.answer.end(None, None).await,
+            _ => relay::send_whole(body, &mut self.answer, transforms).await,
+        };
+        if let Err(halt) = sent {
             let failure = relay::answer_failure(halt);
             self.seen.detail = failure.detail;
             self.seen.refusal.get_or_insert(failure.refusal);

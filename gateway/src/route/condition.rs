@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use regex::bytes::Regex;
 
 use super::Asked;
-use super::pattern::linear_regex;
+use super::pattern::whole_regex;
 use crate::config::model;
 use crate::proxy::fields::Fields;
 
@@ -182,10 +182,7 @@ impl Test {
             prefix: bytes(&written.prefix),
             suffix: bytes(&written.suffix),
             contains: bytes(&written.contains),
-            regex: written
-                .regex
-                .as_ref()
-                .map(|text| linear_regex(&format!("^(?:{text})$")).expect("config::load compiled the expression")),
+            regex: written.regex.as_ref().map(|text| whole_regex(text).expect("config::load compiled the expression")),
             range,
         }
     }

@@ -12,7 +12,7 @@ use hashbrown::{HashMap, HashTable};
 use http1::Method;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
-use super::pattern::{End, PathPattern, Segment};
+use super::pattern::{End, PathPattern, Segment, whole};
 use super::{Asked, HostPattern, Matcher};
 use crate::limits::REGEX_COMPILED_BYTES_MAX;
 
@@ -175,7 +175,7 @@ impl Table {
             *if rest { &mut node.rest } else { &mut node.end } = leaf;
         }
         for (paths, members) in regexes {
-            let set = RegexSetBuilder::new(members.iter().map(|(text, _)| format!("^(?:{text})$")))
+            let set = RegexSetBuilder::new(members.iter().map(|(text, _)| whole(text)))
                 .unicode(false)
                 // Each of them fits, so all of them do.
                 .size_limit(REGEX_COMPILED_BYTES_MAX * (members.len() + 1))

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 pub use self::desk::{OffloadPool, Ticket};
 use self::listen::Accepting;
 pub use self::listen::{BoundListener, Open, Queued, Until, bind};
+use crate::filter::coding::encode;
 use crate::filter::{Job, Output};
 use crate::limits::{DRAIN_QUIET_MS, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
 use crate::observe::access_log::{Lines, Record};
@@ -338,6 +339,7 @@ impl Worker {
         core.upstream_pool_idle.set(self.pool.len() as i64);
         core.buffers_live.set(rt::buffers_live() as i64);
         set(&core.buffers_missed, rt::buffers_missed());
+        set(&core.compressions_missed, encode::missed());
         set(&core.task_panics, rt::panics());
     }
 

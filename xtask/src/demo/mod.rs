@@ -2,6 +2,7 @@
 //! demo's own, sends real requests through each thing that exists, shows what went and came, and checks every answer.
 
 mod gateway;
+mod policies;
 mod services;
 mod stage;
 mod steps;

@@ -6,6 +6,7 @@ use e2e::message::{Head, Message, chunk, fields};
 use serde_json::Value;
 
 use super::gateway::Gateway;
+use super::policies;
 use super::services::Services;
 use super::stage::Stage;
 use super::websocket;
@@ -21,6 +22,9 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("a download, piece by piece, with a trailer", download),
     ("103 Early Hints before the answer", early_hints),
     ("a WebSocket", upgrade),
+    ("pages of other origins", policies::other_origins),
+    ("a compressed answer", policies::compressed),
+    ("fields for browsers", policies::for_browsers),
     ("refused: what no route takes", unrouted),
     ("refused: requests that could mean two things", ambiguous),
     ("refused: a body too large", too_large),
