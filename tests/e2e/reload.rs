@@ -264,6 +264,23 @@ fn workers_become_more_and_fewer() {
 }
 
 #[test]
+fn a_worker_that_has_to_go_cuts_what_does_not_end() {
+    let origin = Origin::tcp().unwrap();
+    let drain = "drain = { delay = \"0s\", deadline = \"300ms\" }";
+    let gateway = Gateway::start(&format!("[gateway]\nworkers = 2\n{drain}"), origin.address()).unwrap();
+    // Enough for both workers to have some, none of which is ever answered.
+    let mut clients: Vec<Peer> = (0..32).map(|_| gateway.client().unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.send(GET).unwrap());
+    let _upstreams: Vec<Peer> = clients.iter().map(|_| origin.accept().unwrap()).collect();
+    gateway.rewrite(&format!("[gateway]\nworkers = 1\n{drain}")).unwrap();
+    assert_applied(&gateway.reload().unwrap());
+    gateway.metrics_when("one worker", |metrics| metrics.sum("bawab_workers", &[]) == 1.0).unwrap();
+    let sockets: Vec<_> = clients.iter().map(Peer::socket).collect();
+    let cut = origin::readable(&sockets, patience()).unwrap().into_iter().filter(|ended| *ended).count();
+    assert!((1..clients.len()).contains(&cut), "{cut} clients were let go");
+}
+
+#[test]
 fn a_port_that_is_taken_refuses_the_whole_configuration() {
     let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
     let gateway = Gateway::start(&edition("1"), origin.address()).unwrap();

@@ -105,11 +105,6 @@ impl Server {
         self.child.id()
     }
 
-    /// The child itself, for its pipes.
-    pub(crate) fn child(&mut self) -> &mut Child {
-        &mut self.child
-    }
-
     /// Waits until something accepts connections at `address`.
     pub(crate) fn wait_for(&mut self, address: SocketAddr, patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;

@@ -74,11 +74,12 @@ impl fmt::Display for StartError {
 }
 
 /// Brings the gateway up with the configuration read from `path`, on sockets of its own, of the service manager's, or of
-/// the process it takes over from.
+/// the process it takes over from. `signals` are taken when there is something to stop: before that they end the process.
 pub(super) async fn start(
     path: &Path,
     loaded: Loaded,
     inheritance: Option<Inheritance>,
+    signals: fn() -> io::Result<Signals>,
 ) -> Result<Running, StartError> {
     let other = |what| move |error| StartError::Other { what, error };
     let ring = RingFlags::probe().map_err(StartError::Ring)?;
@@ -108,7 +109,7 @@ pub(super) async fn start(
     }
     drop(given);
 
-    let signals = Signals::take().map_err(other("signal handlers"))?;
+    let signals = signals().map_err(other("signal handlers"))?;
     let ready = Ready::because("starting");
     let (commander, commands) = mpsc::channel(COMMANDS_MAX);
     let admin = Admin::start(&config, admin_given, &metrics, &ready, &commander).await?;

@@ -2,9 +2,12 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::ManuallyDrop;
 
 use io_uring::IoUring;
 use monoio::{IoUringDriver, RuntimeBuilder};
+
+use super::deadline;
 
 /// How a ring was set up. Better ones save 15 to 18 % of the CPU a request costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,19 +76,28 @@ impl std::fmt::Display for RingError {
     }
 }
 
-/// Runs `task` on a new ring of this thread until it ends. What it spawned is not waited for, and the ring stays with
-/// the process: a worker lives until exit.
+/// Runs `task` on a new ring of this thread until it ends or panics. What it spawned is not waited for, and the ring stays
+/// with the process; connections that are open then are shut down.
 pub fn run<F: Future>(flags: RingFlags, entries: u32, task: F) -> Result<F::Output, RingError> {
-    let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+    let runtime = RuntimeBuilder::<IoUringDriver>::new()
         .with_entries(entries)
         .uring_builder(flags.builder())
         .enable_timer()
         .build()
         .map_err(|cause| RingError { cause })?;
-    let output = runtime.block_on(task);
+    let _shut_all = ShutAll;
     // Dropping it would leak the ring anyway when an operation is pending, and close sockets under the kernel's feet.
-    std::mem::forget(runtime);
-    Ok(output)
+    let mut runtime = ManuallyDrop::new(runtime);
+    Ok(runtime.block_on(task))
+}
+
+/// Shuts down what is open when the ring's thread has run its last task, by a panic too.
+struct ShutAll;
+
+impl Drop for ShutAll {
+    fn drop(&mut self) {
+        deadline::shut_all();
+    }
 }
 
 #[cfg(test)]
