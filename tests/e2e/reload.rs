@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use e2e::message::{Head, Message};
 use e2e::metrics::Metrics;
-use e2e::{Gateway, Origin, Peer, config, origin, patience};
+use e2e::{Gateway, Kept, Origin, Peer, config, origin, patience};
 use rustix::process::Signal;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: e2e.test\r\n\r\n";
@@ -246,17 +246,17 @@ fn connections_queued_at_a_listener_that_goes_are_served() {
 fn workers_become_more_and_fewer() {
     let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
     let gateway = Gateway::start("[gateway]\nworkers = 1", origin.address()).unwrap();
-    let mut clients: Vec<Peer> = Vec::new();
+    let mut clients: Vec<Kept> = Vec::new();
+    let address = gateway.address_of("main").unwrap();
     for workers in [4, 2, 3, 1] {
         gateway.rewrite(&format!("[gateway]\nworkers = {workers}")).unwrap();
         assert_applied(&gateway.reload().unwrap());
         // Enough to meet every worker, the kernel spreading them.
-        clients.extend((0..32).map(|_| gateway.client().unwrap()));
-        for client in &mut clients {
-            client.send(GET).unwrap();
-        }
+        clients.extend((0..32).map(|_| Kept::connect(address).unwrap()));
         // Answers of workers that have to go say that their connections close.
-        clients.retain_mut(|client| Message::answer(client, "GET").unwrap().head.field("connection") != Some("close"));
+        for client in &mut clients {
+            assert_eq!(client.ask(GET).unwrap().head.status(), 200);
+        }
     }
     let metrics = gateway.metrics_when("one worker", |metrics| metrics.sum("bawab_workers", &[]) == 1.0).unwrap();
     assert_eq!(metrics.sum("bawab_worker_deadline_sweeps_total", &[("worker", "2")]), 0.0);

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::message::Message;
-use e2e::{Peer, patience};
+use e2e::{Kept, Peer, patience};
 
 use super::gateway::Gateway;
 use super::services::Services;
@@ -100,16 +100,14 @@ pub(super) fn take_over(stage: &mut Stage, gateway: &mut Gateway, _: &Services) 
 
 /// Asks again and again until it is over, on one connection for as long as that is kept, or on a new one each time.
 fn ask_until(over: &AtomicBool, to: SocketAddr, keeps: bool, answered: &Sender<()>) -> Result<()> {
-    let mut client = Peer::connect(to)?;
+    let mut client = Kept::connect(to)?;
     while !over.load(Ordering::Relaxed) {
-        client.send(GET)?;
-        let answer = Message::answer(&mut client, "GET")?;
+        let answer = client.ask(GET)?;
         ensure!(answer.head.status() == 200, "{}", answer.head.start);
         // Nobody counts any more when the step is failing.
         let _ = answered.send(());
-        // Whoever drains says so with the answer; a client that heeds it never meets a closed connection.
-        if !keeps || answer.head.field("connection") == Some("close") {
-            client = Peer::connect(to)?;
+        if !keeps {
+            client.reconnect()?;
         }
     }
     Ok(())
