@@ -5,12 +5,13 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use e2e::message::{Head, Message};
 use e2e::metrics::Metrics;
-use e2e::{Gateway, Kept, Origin, Peer, config, origin, patience};
+use e2e::{Gateway, Kept, Origin, Peer, binary, config, origin, patience};
 use rustix::process::Signal;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: e2e.test\r\n\r\n";
@@ -260,6 +261,65 @@ fn workers_become_more_and_fewer() {
     }
     let metrics = gateway.metrics_when("one worker", |metrics| metrics.sum("bawab_workers", &[]) == 1.0).unwrap();
     assert_eq!(metrics.sum("bawab_worker_deadline_sweeps_total", &[("worker", "2")]), 0.0);
+    assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+}
+
+#[test]
+fn workers_that_cannot_start_refuse_the_configuration() {
+    let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
+    let dir = tempfile::tempdir().unwrap();
+    let config = |workers: u32| {
+        let values = [
+            ("upstream".to_owned(), origin.address().to_owned()),
+            ("dir".to_owned(), dir.path().display().to_string()),
+        ];
+        let text = format!("[gateway]\nworkers = {workers}\nwatch = false\n[limits]\nconnections = 10");
+        config::fill(&config::over_base(&text).unwrap(), &values.into())
+    };
+    let (few, many) = (config(2), config(64));
+    let file = dir.path().join("gateway.toml");
+    let mut command = Command::new("sh");
+    // Enough descriptors for two workers and ten connections, and not for sixty-four.
+    command.args(["-c", "ulimit -n 100; exec \"$0\" run \"$1\""]).arg(binary::path()).arg(&file);
+    command.stdin(Stdio::null());
+    let mut gateway = Gateway::start_by(&mut command, &few, dir).unwrap();
+    fs::write(&file, many).unwrap();
+    let answer = gateway.reload().unwrap();
+    assert_eq!(answer.head.status(), 422, "{}", answer.text());
+    assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+    fs::write(&file, few).unwrap();
+    assert_eq!(gateway.reload().unwrap().json().unwrap()["outcome"], "unchanged");
+    gateway.metrics_when("two workers", |metrics| metrics.sum("bawab_workers", &[]) == 2.0).unwrap();
+    assert!(gateway.alive());
+}
+
+/// A worker's ring is half a MiB that the kernel lends: those of forty would be more than it does by default.
+#[test]
+fn workers_that_left_leave_nothing_behind() {
+    let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
+    let gateway = Gateway::start("[gateway]\nworkers = 1\nwatch = false", origin.address()).unwrap();
+    let become_so_many = |workers: u32| {
+        gateway.rewrite(&format!("[gateway]\nworkers = {workers}\nwatch = false")).unwrap();
+        assert_applied(&gateway.reload().unwrap());
+        let holds = |metrics: &Metrics| metrics.sum("bawab_workers", &[]) == f64::from(workers);
+        gateway.metrics_when("the configured workers", holds).unwrap();
+    };
+    let around = || {
+        become_so_many(5);
+        // Enough for each to have served somebody.
+        for _ in 0..20 {
+            assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+        }
+        become_so_many(1);
+    };
+    around();
+    let before = gateway.descriptors().unwrap();
+    (0..9).for_each(|_| around());
+    let deadline = Instant::now() + patience();
+    while gateway.descriptors().unwrap() > before + 2 {
+        assert!(Instant::now() < deadline, "{} descriptors, before {before}", gateway.descriptors().unwrap());
+        std::thread::yield_now();
+    }
     assert_eq!(gateway.get("/").unwrap().head.status(), 200);
 }
 

@@ -289,6 +289,18 @@ pub(super) fn shut_all() {
     });
 }
 
+/// Ends every running exchange and every connection of this thread, whose tasks still run.
+pub(super) fn end_all() {
+    let mut wakers = Vec::new();
+    TABLES.with(|tables| {
+        let mut table = tables.guards.borrow_mut();
+        let running = table.rows.iter_mut().flatten().filter(|row| row.fired.is_none());
+        wakers.extend(running.filter_map(|row| row.fire(Cause::Drain)));
+    });
+    wakers.into_iter().for_each(Waker::wake);
+    shut_all();
+}
+
 /// One running exchange: its deadline as a whole, a pause inside it, and whether its client is still there.
 pub struct Guard {
     row: u32,
