@@ -86,6 +86,8 @@ pub struct Worker {
     /// Nothing is accepted any more.
     draining: Cell<bool>,
     stopping: Cell<bool>,
+    /// The worker ends; its own tasks end with it.
+    over: Cell<bool>,
     open: Cell<u32>,
     date: RefCell<(u64, [u8; 29])>,
     /// The longest change to another snapshot since the last look.
@@ -169,6 +171,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         accept_loops: Cell::new(0),
         draining: Cell::new(false),
         stopping: Cell::new(false),
+        over: Cell::new(false),
         open: Cell::new(0),
         date: RefCell::new((u64::MAX, [0; 29])),
         swap_longest_us: Cell::new(0),
@@ -185,6 +188,9 @@ async fn serve(start: Start, ready: impl FnOnce()) {
     rt::spawn(sweep(worker.clone(), ticker));
     worker.ended.notified().await;
     worker.lines.borrow_mut().flush();
+    worker.over.set(true);
+    // A full mailbox is being read, which is all this is for.
+    let _ = worker.mailbox.send(Message::Stop);
 }
 
 /// Takes what other threads say.
@@ -201,8 +207,14 @@ async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>) {
                     worker.unlisten(None, queued, &until);
                     worker.pool.clear();
                 }
-                Message::Stop => worker.stopping.set(true),
+                Message::Stop => {
+                    worker.stopping.set(true);
+                    worker.unlisten(None, Queued::Leave, &(Arc::new(()) as Until));
+                }
             }
+        }
+        if worker.over.get() {
+            return;
         }
         worker.end_if_done();
     }
@@ -219,6 +231,9 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
             Err(_) => rt::sleep(Duration::from_millis(TICK_MS)).await,
         }
         deadline::sweep().await;
+        if worker.over.get() {
+            return;
+        }
         sweeps = sweeps.wrapping_add(1);
         worker.core().deadline_sweeps.inc();
         if sweeps.is_multiple_of(SWEEPS_PER_ROUND) {

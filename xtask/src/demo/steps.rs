@@ -1,4 +1,4 @@
-//! The steps of the demo, in the order of a request's way through the gateway.
+//! The steps of the demo, in the order of a request's way through the gateway; those that change it come last.
 
 use anyhow::{Context, Result};
 use e2e::Peer;
@@ -6,6 +6,7 @@ use e2e::message::{Head, Message, chunk, fields};
 use serde_json::Value;
 
 use super::gateway::Gateway;
+use super::lifecycle;
 use super::policies;
 use super::services::Services;
 use super::stage::Stage;
@@ -31,6 +32,8 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("refused: services that are gone or silent", unreachable),
     ("the access log", access_log),
     ("health and metrics", admin),
+    ("another configuration while it runs", lifecycle::reload),
+    ("another process takes over: SIGUSR2", lifecycle::take_over),
 ];
 
 /// The trace of one request, to be found again in the access log.

@@ -46,6 +46,7 @@ const NEEDS: &[Need] = &[
     need(Purpose::Test, Sign::Program("nginx"), "nginx-light", "a service behind the gateway"),
     need(Purpose::Test, Sign::Program("python3"), "python3", "another one, of its standard library"),
     need(Purpose::Test, Sign::Program("curl"), "curl", "a client"),
+    need(Purpose::Test, Sign::Program("logrotate"), "logrotate", "rotates the access log as the package has it"),
     need(Purpose::Bench, Sign::Program("wrk"), "wrk", "the load"),
     need(Purpose::Bench, Sign::Program("nginx"), "nginx-light", "a peer, and the service behind all peers"),
     need(Purpose::Bench, Sign::Program("haproxy"), "haproxy", "a peer"),
