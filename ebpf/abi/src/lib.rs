@@ -2,7 +2,7 @@
 //! the maps. `no_std`, so that the program is built from the very same lines.
 //!
 //! [`table`] says how a generation of lists lies in memory and finds the verdict for an address in it; both sides run it.
-//! [`compile`] (user space only) makes such a table from prefixes.
+//! [`compile`] (user space only) makes such a table from prefixes. [`door`] is everything else in the maps.
 //!
 //! Whoever changes a layout or a meaning here raises [`LAYOUT`]: pinned maps of another layout are never opened.
 #![no_std]
@@ -13,6 +13,7 @@ extern crate std;
 
 #[cfg(feature = "std")]
 pub mod compile;
+pub mod door;
 mod hash;
 pub mod table;
 mod verdict;

@@ -24,6 +24,7 @@ use crate::verdict::Verdict;
 pub const MAGIC: u64 = 0x6261_7761_6200_0000 | crate::LAYOUT as u64;
 
 /// Words of the header, by index.
+#[cfg_attr(not(feature = "std"), expect(dead_code, reason = "only the compiler writes all of them"))]
 pub(crate) mod header {
     pub(crate) const MAGIC: u32 = 0;
     /// Names what was compiled: equal for equal entries, whatever their order.
@@ -51,13 +52,15 @@ pub(crate) mod header {
 pub(crate) const CLASSES: u32 = 256;
 pub(crate) const V4_TOP: u32 = 512;
 /// Where the regions of variable size begin.
+#[cfg(feature = "std")]
 pub(crate) const REGIONS: u32 = 1536;
 
-/// Classes 1 to 253. What the next two mean as the byte of a /24:
+/// Classes are 1 to 253.
+#[cfg(feature = "std")]
 pub(crate) const CLASSES_MAX: u8 = 253;
-/// The bucket of the /24 (flag [`v4::WHOLE`]) holds the number of a page.
+/// As the byte of a /24: its bucket (flag [`v4::WHOLE`]) holds the number of a page.
 pub(crate) const PAGE: u8 = 254;
-/// Each address that is listed lies in a bucket of its own.
+/// As the byte of a /24: each address that is listed lies in a bucket of its own.
 pub(crate) const MIXED: u8 = 255;
 
 /// Words of bitmap and of class bytes in a chunk, of a page, of a bucket.

@@ -1,4 +1,5 @@
 //! The compiled table against a list read from top to bottom, and the lookup on words that nobody compiled.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -243,7 +244,7 @@ fn lists_beyond_the_largest_table_are_refused() {
     // A long IPv6 prefix takes a third of a line, so these are too many as well.
     let hosts: Vec<Entry> = (0..2_000_000_u128)
         .map(|host| {
-            let cidr = Cidr::host(Ipv6Addr::from_bits(0x2001_0db8 << 96 | host * 7).into());
+            let cidr = Cidr::host(Ipv6Addr::from_bits((0x2001_0db8 << 96) | (host * 7)).into());
             Entry { cidr, action: Action::Deny, rule: 1, shadow: false }
         })
         .collect();
