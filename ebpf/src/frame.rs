@@ -260,20 +260,22 @@ impl Upper {
     /// neighbour discovery (RFC 4861; only from the link, as its hop limit proves), multicast listener reports
     /// (RFC 3810), and what a DHCP server answers.
     #[inline(always)]
-    pub fn is_needed(&self, context: &XdpContext) -> bool {
+    pub fn is_needed(&self, context: &XdpContext, v6: bool) -> bool {
         let Some(header) = self.header(context, 4) else { return false };
         // SAFETY: checked.
         let (kind, code, from, to): (u8, u8, u16, u16) =
             unsafe { (read(header, 0), read(header, 1), read(header, 0), read(header, 2)) };
         let (from, to) = (u16::from_be(from), u16::from_be(to));
-        match self.protocol {
-            PROTOCOL_ICMP => kind == 3 && code == 4,
-            PROTOCOL_ICMPV6 => match kind {
+        // Of the other family each of these is nothing anybody needs.
+        match (self.protocol, v6) {
+            (PROTOCOL_ICMP, false) => kind == 3 && code == 4,
+            (PROTOCOL_UDP, false) => from == 67 && to == 68,
+            (PROTOCOL_ICMPV6, true) => match kind {
                 2 | 130..=132 | 143 => true,
                 133..=137 => self.hop_limit == 255,
                 _ => false,
             },
-            PROTOCOL_UDP => (from == 67 && to == 68) || (from == 547 && to == 546),
+            (PROTOCOL_UDP, true) => from == 547 && to == 546,
             _ => false,
         }
     }

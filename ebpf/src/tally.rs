@@ -39,6 +39,11 @@ pub fn count(counter: u32, bytes: u64) -> u64 {
     }
 }
 
+#[inline(always)]
+fn is_v6(frame: &Frame) -> bool {
+    matches!(frame.network, Network::V6(..))
+}
+
 impl<'a> Packet<'a> {
     #[inline(always)]
     pub fn new(context: &'a XdpContext, config: &Config) -> Self {
@@ -113,7 +118,7 @@ impl<'a> Packet<'a> {
 
     #[inline(always)]
     fn refuse(&self, frame: &Frame, upper: &Upper, source: [u64; 2], counter: u32, ban: u16, shadows: u64) -> u32 {
-        if upper.is_needed(self.context) {
+        if upper.is_needed(self.context, is_v6(frame)) {
             count(Counter::Spared.index(), self.bytes);
             return self.pass();
         }
@@ -144,7 +149,7 @@ impl<'a> Packet<'a> {
         let event = Event {
             counter,
             shadow,
-            v6: matches!(frame.network, Network::V6(..)),
+            v6: is_v6(frame),
             protocol: upper.protocol,
             bytes: self.bytes as u32,
             ban_reason,

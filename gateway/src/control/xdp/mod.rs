@@ -24,6 +24,8 @@ mod netlink;
 mod pins;
 mod program;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,7 +39,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 pub use error::DoorError;
 pub use maps::{Ban, Banned, Count, Maps, Rate, SynLimits};
-pub use program::{Draw, Object, Program, Trial};
+pub use program::{Draw, Object, Program, Runner, Trial};
 
 use netlink::Attached;
 use pins::{PinnedLink, Pins};
@@ -162,8 +164,7 @@ impl Door {
     /// Whether the program is on the interface still. An interface that vanishes takes it along, also when one of the same
     /// name comes back: open the door again then.
     pub fn is_attached(&self) -> bool {
-        number(&self.interface).is_ok_and(|number| number == self.number)
-            && self.pins.links().iter().any(|link| link.info.interface == self.number)
+        number(&self.interface).is_ok_and(|number| number == self.number) && live(&self.pins, self.number).is_some()
     }
 
     /// Replaces the lists: every packet is judged by all of the old ones or all of the new ones. On return none is judged by
@@ -174,9 +175,7 @@ impl Door {
             Err(DoorError::TableSize { .. }) => {
                 let mut program =
                     Program::load_with(&self.object, table, 0, Draw::Packet, Some(&self.pins.current()?))?;
-                let attached =
-                    netlink::attached(self.number).map_err(DoorError::kernel("asking for the attached program"))?;
-                let link = live(&self.pins, self.number, attached).ok_or_else(|| DoorError::Kernel {
+                let link = live(&self.pins, self.number).ok_or_else(|| DoorError::Kernel {
                     what: "replacing the program",
                     error: std::io::Error::other("it is not attached any more"),
                 })?;
@@ -242,10 +241,9 @@ fn check_capabilities() -> Result<(), DoorError> {
     if missing.is_empty() { Ok(()) } else { Err(DoorError::Capabilities { missing }) }
 }
 
-/// The pinned link that holds what is attached now.
-fn live(pins: &Pins, number: u32, attached: Option<Attached>) -> Option<PinnedLink> {
-    let attached = attached?;
-    pins.links().into_iter().find(|link| link.info.interface == number && link.info.program == attached.program)
+/// The pinned link that is attached to this interface. One whose interface is gone has the number 0.
+fn live(pins: &Pins, number: u32) -> Option<PinnedLink> {
+    pins.links().into_iter().find(|link| link.info.interface == number)
 }
 
 /// What an earlier process left that can be taken over, and whether it is native. Links of interfaces that are gone, and
@@ -257,7 +255,7 @@ fn find(
     attached: Option<Attached>,
     choice: ModeChoice,
 ) -> Result<Option<(PinnedLink, bool)>, DoorError> {
-    let kept = live(pins, number, attached);
+    let kept = live(pins, number);
     let (kept, attached) = match (kept, attached) {
         (Some(kept), Some(attached)) => (Some(kept), attached.native),
         (None, Some(attached)) => {

@@ -83,6 +83,25 @@ impl Trial {
     pub const PASS: u32 = 2;
 }
 
+/// Runs a loaded program, from any thread, whatever happens to its maps meanwhile.
+pub struct Runner {
+    program: OwnedFd,
+}
+
+impl Runner {
+    fn new(program: &Xdp) -> Result<Self, DoorError> {
+        let program = program.fd().map_err(DoorError::object)?.as_fd().try_clone_to_owned();
+        Ok(Self { program: program.map_err(DoorError::kernel("copying a descriptor"))? })
+    }
+
+    /// On a packet that nobody sent, again and again. At least 14 bytes: the kernel wants a frame.
+    pub fn run(&self, frame: &[u8], repeat: u32) -> Result<Trial, DoorError> {
+        let (action, nanos) = sys::test_run(self.program.as_fd(), frame, repeat, None)
+            .map_err(DoorError::kernel("trying the XDP program"))?;
+        Ok(Trial { action, time: Duration::from_nanos(nanos.into()) })
+    }
+}
+
 /// The loaded program with one generation of lists.
 pub struct Program {
     ebpf: Ebpf,
@@ -166,16 +185,13 @@ impl Program {
         &mut self.maps
     }
 
-    /// Runs the program on a packet that nobody sent, again and again. At least 14 bytes: the kernel wants a frame.
-    pub fn run(&mut self, frame: &[u8], repeat: u32) -> Result<Trial, DoorError> {
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        let program = self.entry(DOOR)?;
-        let result = program.test_run(options).map_err(DoorError::object)?;
-        Ok(Trial { action: result.return_value, time: result.duration })
+    /// Runs the program on packets that nobody sent.
+    pub fn runner(&mut self) -> Result<Runner, DoorError> {
+        Runner::new(self.entry(DOOR)?)
     }
 
-    /// Instructions the verifier looked at, and bytes of the program after the kernel's compiler.
-    pub fn size(&mut self) -> Result<Option<u32>, DoorError> {
+    /// Instructions the verifier looked at; `None` where the kernel does not say.
+    pub fn verified_instructions(&mut self) -> Result<Option<u32>, DoorError> {
         Ok(self.entry(DOOR)?.info().map_err(DoorError::object)?.verified_instruction_count())
     }
 

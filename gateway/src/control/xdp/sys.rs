@@ -16,6 +16,7 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
@@ -23,6 +24,7 @@ const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 const BPF_F_REPLACE: u32 = 1 << 2;
 const BPF_LINK_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
@@ -33,10 +35,10 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 ///
 /// # Safety
 /// Every pointer in the attributes is valid for what the command reads or writes there, until it returns.
-unsafe fn bpf<T>(command: libc::c_int, mut attributes: T) -> io::Result<libc::c_int> {
+unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
     // SAFETY: the attributes are valid for their size, the kernel takes the rest as zero; what they point to is the
     // caller's promise.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as libc::c_int) }
 }
 
@@ -74,7 +76,7 @@ fn create(name: &str, map_type: u32, value_bytes: u32, flags: u32, inner_map: u3
         *to = from;
     }
     // SAFETY: no pointers.
-    let fd = unsafe { bpf(BPF_MAP_CREATE, attributes)? };
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attributes)? };
     // SAFETY: a new descriptor of ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -92,7 +94,7 @@ pub(super) fn set_slot(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io::Resu
     let (key, value) = (0_u32, raw(inner));
     let (key, value) = ((&raw const key) as u64, (&raw const value) as u64);
     // SAFETY: key and value are four bytes each, as the map was made, and outlive the call.
-    unsafe { bpf(BPF_MAP_UPDATE_ELEM, Update { map: raw(outer), padding: 0, key, value, flags: 0 })? };
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut Update { map: raw(outer), padding: 0, key, value, flags: 0 })? };
     Ok(())
 }
 
@@ -107,7 +109,7 @@ struct Object {
 pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: a string that outlives the call.
-    unsafe { bpf(BPF_OBJ_PIN, Object { path: path.as_ptr() as u64, fd: raw(object), flags: 0 })? };
+    unsafe { bpf(BPF_OBJ_PIN, &mut Object { path: path.as_ptr() as u64, fd: raw(object), flags: 0 })? };
     Ok(())
 }
 
@@ -115,7 +117,7 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: a string that outlives the call.
-    let fd = unsafe { bpf(BPF_OBJ_GET, Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })? };
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })? };
     // SAFETY: a new descriptor of ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -132,7 +134,8 @@ pub(super) fn create_link(program: BorrowedFd<'_>, interface: u32, native: bool)
     }
     let flags = if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE };
     // SAFETY: no pointers.
-    let fd = unsafe { bpf(BPF_LINK_CREATE, Create { program: raw(program), interface, attach_type: BPF_XDP, flags })? };
+    let fd =
+        unsafe { bpf(BPF_LINK_CREATE, &mut Create { program: raw(program), interface, attach_type: BPF_XDP, flags })? };
     // SAFETY: a new descriptor of ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -146,9 +149,9 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>, old: Bo
         flags: u32,
         old: u32,
     }
-    let attributes = Update { link: raw(link), program: raw(program), flags: BPF_F_REPLACE, old: raw(old) };
+    let mut attributes = Update { link: raw(link), program: raw(program), flags: BPF_F_REPLACE, old: raw(old) };
     // SAFETY: no pointers.
-    unsafe { bpf(BPF_LINK_UPDATE, attributes)? };
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attributes)? };
     Ok(())
 }
 
@@ -180,10 +183,63 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Option<LinkInfo>> {
         info: u64,
     }
     let mut info = Info::default();
-    let ask = Ask { fd: raw(link), bytes: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
+    let mut ask = Ask { fd: raw(link), bytes: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
     // SAFETY: the kernel writes at most the bytes that are said, all of which may hold anything.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, ask)? };
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut ask)? };
     Ok((info.kind == BPF_LINK_TYPE_XDP).then_some(LinkInfo { program: info.program, interface: info.interface }))
+}
+
+/// Runs a program `repeat` times on a frame that nobody sent. What it returned at last, and nanoseconds of one run on
+/// average. `live`: the frame goes where the program says, as if it had been received by the interface of this number.
+pub(super) fn test_run(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    repeat: u32,
+    live: Option<u32>,
+) -> io::Result<(u32, u32)> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Test {
+        program: u32,
+        result: u32,
+        bytes_in: u32,
+        bytes_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        nanos: u32,
+        context_bytes_in: u32,
+        context_bytes_out: u32,
+        context_in: u64,
+        context_out: u64,
+        flags: u32,
+        cpu: u32,
+        batch: u32,
+        padding: u32,
+    }
+    /// `xdp_md`, as far as a test may set it.
+    #[repr(C)]
+    struct Context {
+        data: u32,
+        data_end: u32,
+        data_meta: u32,
+        interface: u32,
+        queue: u32,
+        egress: u32,
+    }
+    let bytes_in = u32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut test = Test { program: raw(program), bytes_in, data_in: frame.as_ptr() as u64, repeat, ..Test::default() };
+    let context =
+        Context { data: 0, data_end: bytes_in, data_meta: 0, interface: live.unwrap_or(0), queue: 0, egress: 0 };
+    if live.is_some() {
+        test.context_in = (&raw const context) as u64;
+        test.context_bytes_in = size_of::<Context>() as u32;
+        test.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+        test.batch = 64;
+    }
+    // SAFETY: frame and context are read for the bytes that are said, and outlive the call; nothing is written out.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut test)? };
+    Ok((test.result, test.nanos))
 }
 
 /// The words of a map in our address space. The kernel's program reads and we write them, each whole.
