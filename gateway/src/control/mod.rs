@@ -13,6 +13,7 @@ mod systemd;
 mod takeover;
 mod watch;
 mod workers;
+pub mod xdp;
 
 use std::io;
 use std::net::SocketAddr;
