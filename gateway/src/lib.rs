@@ -16,6 +16,7 @@
 //! | both | [`snapshot`] | what we were told, compiled and immutable; workers read it once an exchange |
 //! | | [`tables`] | what all cores must agree on: bounded, never waited on, surviving a reload |
 //! | | [`refusal`] | why we answer ourselves: cause → status, code, whose fault |
+//! | | [`lists`] | address lists: read, compiled, asked by every tier |
 //! | | [`limits`] | every bound nobody configures, with its reason |
 //! | data path | [`rt`] | the seam to the runtime: ring, sockets, buffers, deadlines, wakes; the only one to name monoio |
 //! | | [`worker`] | one core: its listeners, connections, pools, drain |
@@ -52,6 +53,7 @@ pub mod control;
 pub mod explain;
 pub mod filter;
 pub mod limits;
+pub mod lists;
 pub mod observe;
 pub mod problem;
 pub mod proxy;

@@ -155,3 +155,11 @@ pub const REGEX_ROUTES_PER_HOST_MAX: usize = 100;
 
 /// Pairs of routes that are compared when a configuration is loaded, to find those that tie or never match: about a second.
 pub const ROUTE_PAIRS_MAX: usize = 10_000_000;
+
+// --- address lists ---------------------------------------------------------------------------------
+
+/// Addresses and prefixes in all lists together. Four million take some 150 MiB while they are compiled.
+pub const LIST_ENTRIES_MAX: usize = 4_000_000;
+
+/// Bytes of a line of a list; an address with a comment has a hundred.
+pub const LIST_LINE_BYTES_MAX: usize = 4096;

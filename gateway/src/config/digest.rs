@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::tree::{Node, Value};
 use super::veil::Veil;
+use crate::lists::Lists;
 
 /// Names a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,26 @@ impl Digest {
             text
         });
         Digest { exact: exact.finalize().into(), shown }
+    }
+}
+
+impl Digest {
+    /// The same with what address lists hold, which may stand in files.
+    pub(super) fn with(self, lists: &Lists) -> Digest {
+        let tables = lists.digest();
+        let mut exact = Sha256::new();
+        exact.update(self.exact);
+        exact.update(&tables);
+        let mut shown = Sha256::new();
+        shown.update(self.shown.as_bytes());
+        shown.update(&tables);
+        let shown: [u8; 32] = shown.finalize().into();
+        let text = |text: String, byte: &u8| {
+            let mut text = text;
+            let _ = write!(text, "{byte:02x}");
+            text
+        };
+        Digest { exact: exact.finalize().into(), shown: shown[..8].iter().fold(String::new(), text) }
     }
 }
 

@@ -33,6 +33,7 @@ pub use digest::Digest;
 pub use model::Config;
 pub use shape::schema;
 
+use crate::lists::{self, Lists};
 use crate::problem::{PROBLEMS_MAX, Place, Problem, Problems, Sources};
 use places::Places;
 
@@ -41,10 +42,13 @@ pub struct Loaded {
     pub config: Config,
     /// The files that were read, the first one first.
     pub files: Vec<PathBuf>,
-    /// Files with secrets that were read, and folders in which files were looked for: with `files`, all that it depends on.
-    pub secret_files: Vec<PathBuf>,
+    /// Files with secrets and lists that were read, and folders in which files were looked for: with `files`, all that it
+    /// depends on.
+    pub watched: Vec<PathBuf>,
     pub folders: Vec<PathBuf>,
     pub digest: Digest,
+    /// Address lists, read and compiled.
+    pub lists: Arc<Lists>,
     /// What is worth knowing and no reason to refuse.
     pub warnings: Vec<Problem>,
     places: Places,
@@ -113,11 +117,28 @@ pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
     match Config::deserialize(tree.into_toml()) {
         Ok(config) => {
             let routes: Vec<(usize, &model::Route)> = config.route.iter().enumerate().collect();
-            let (problems, warnings) = routes::between(&routes, &places);
+            let (mut problems, mut warnings) = routes::between(&routes, &places);
+            let folder = |key: &str| match places.find(key) {
+                Some(place) => walk::folder(&sources, place).to_owned(),
+                None => path.parent().unwrap_or(Path::new("")).to_owned(),
+            };
+            let read = lists::read(&config, &folder, &|key| places.find(key));
+            problems.extend(read.problems);
+            warnings.extend(read.warnings);
+            let mut compiled = Lists::default();
+            if problems.is_empty() {
+                match Lists::compile(&config, &read.readings) {
+                    Ok(lists) => compiled = lists,
+                    Err(why) => problems.push(Problem::new("list", why.0.to_string()).at(places.find("list"))),
+                }
+            }
             if !problems.is_empty() {
                 return Err(Problems::new(problems, sources));
             }
-            Ok(Loaded { config, files, secret_files, folders, digest, warnings, places, sources })
+            let watched = [secret_files, read.files].concat();
+            let digest = digest.with(&compiled);
+            let lists = Arc::new(compiled);
+            Ok(Loaded { config, files, watched, folders, digest, lists, warnings, places, sources })
         }
         Err(error) => {
             // The walk knows less than serde, which is a mistake of ours; the operator still needs to know.

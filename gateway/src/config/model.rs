@@ -5,6 +5,7 @@
 //! schema carries what a machine can check: bounds (`range`, `x-min`, `x-max`) and the grammar of each string ([`words`]).
 //! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
+mod lists;
 mod route;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use super::policies;
 use super::units::{Secret, Size, Time};
 use super::words;
 
+pub use self::lists::*;
 pub use self::route::*;
 
 /// A whole configuration, after `include`d files were merged in.
@@ -38,6 +40,11 @@ pub struct Config {
     /// Services requests are sent to, by name.
     #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub upstream: BTreeMap<String, Upstream>,
+    /// Addresses by name: who is turned away, who is not limited, and what listeners and routes name.
+    #[schemars(extend("propertyNames" = { "format": "name" }))]
+    pub list: BTreeMap<String, List>,
+    /// The door in the kernel. Without this table lists are enforced in user space only.
+    pub xdp: Option<Xdp>,
     /// Which request goes where. At least one.
     #[schemars(length(min = 1))]
     pub route: Vec<Route>,
@@ -313,6 +320,14 @@ pub struct Listener {
     /// How a client's address is decided, once and for all uses. `peer` (default): who opened the connection. `forwarded`: `X-Forwarded-For` walked from the right past `gateway.trusted_hops`.
     #[serde(default)]
     pub client_address: ClientAddress,
+    /// Lists whose addresses are refused here, beside those that are denied everywhere.
+    #[serde(default)]
+    #[schemars(with = "Vec<words::Name>")]
+    pub deny: Vec<String>,
+    /// Lists of which one must hold the client. Default: any client.
+    #[serde(default)]
+    #[schemars(with = "Vec<words::Name>")]
+    pub allow: Vec<String>,
     /// What to do with request fields that have `_` in their name, which some services cannot tell from `-`: `refuse` (default, 400), `drop` or `keep`.
     #[serde(default)]
     pub underscores: Underscores,
@@ -517,6 +532,14 @@ pub struct Route {
     /// What errors of this route look like. Goes before the pages for all routes.
     #[serde(default)]
     pub error: Vec<ErrorPage>,
+    /// Lists whose addresses are refused here with 403, beside those that are denied everywhere.
+    #[serde(default)]
+    #[schemars(with = "Vec<words::Name>")]
+    pub deny: Vec<String>,
+    /// Lists of which one must hold the client; others are refused with 403. Default: any client.
+    #[serde(default)]
+    #[schemars(with = "Vec<words::Name>")]
+    pub allow: Vec<String>,
     /// Who may use it. Must be written: `"none"` lets everybody in.
     #[schemars(extend("x-missing" = "write `auth = \"none\"` to let everybody in"))]
     pub auth: Auth,

@@ -86,6 +86,10 @@ words! {
     PathTemplate "path-template" path_template, "A path; `${path.name}` and the like are replaced.";
     PathPrefix "path-prefix" path_prefix, "A path in canonical form, in place of another.";
     HostTemplate "host-template" host_template, "A host, perhaps with a port; `${path.name}` and the like are replaced.";
+    Network "network" network, "An address, or addresses that share a prefix: `192.0.2.1`, `10.0.0.0/8`, `2001:db8::/32`.";
+    FilePath "file-path" path_text, "A file's path.";
+    Interface "interface" interface, "Name of a network interface.";
+    PerSecond "per-second" per_second, "A whole number a second: `50/s`.";
     SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
     Host "host" host, "A host, perhaps with a port.";
     Regex "regex" regex, "A regular expression for a whole value.";
@@ -260,6 +264,23 @@ fn host_pattern(text: &str) -> Result<(), Wrong> {
 
 fn percentage(text: &str) -> Result<(), Wrong> {
     text.parse::<Percentage>().map(drop).map_err(|why| Wrong::because(why.to_string()))
+}
+
+fn network(text: &str) -> Result<(), Wrong> {
+    abi::compile::Cidr::parse(text).map(drop).map_err(|error| Wrong::because(error.to_string()))
+}
+
+/// Linux takes 15 bytes without spaces and slashes; longer names are alternative ones, which the kernel resolves too.
+fn interface(text: &str) -> Result<(), Wrong> {
+    let fits = (1..=127).contains(&text.len()) && !matches!(text, "." | "..");
+    match fits && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':')) {
+        true => Ok(()),
+        false => Err(Wrong::because("expected the name of a network interface, such as \"eth0\"")),
+    }
+}
+
+fn per_second(text: &str) -> Result<(), Wrong> {
+    text.parse::<super::model::PerSecond>().map(drop).map_err(Wrong::because)
 }
 
 fn split_by(text: &str) -> Result<(), Wrong> {

@@ -50,8 +50,8 @@ impl Compiled {
             tracing::warn!(warning, "in the configuration");
         }
         let snapshot = snapshot::compile(&loaded.config, metrics);
-        let Loaded { config, digest, files, secret_files, folders, .. } = loaded;
-        let watched = [vec![path.to_owned()], files, secret_files, folders].concat();
+        let Loaded { config, digest, files, watched, folders, .. } = loaded;
+        let watched = [vec![path.to_owned()], files, watched, folders].concat();
         Compiled { config, digest, snapshot, watched }
     }
 
