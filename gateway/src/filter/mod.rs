@@ -11,6 +11,7 @@ pub mod chain;
 pub mod coding;
 mod compression;
 pub mod cors;
+mod decompress_request;
 mod headers;
 mod security_headers;
 #[cfg(test)]
@@ -61,7 +62,8 @@ pub struct Kind {
 
 /// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out: compression comes last, when
 /// every field that could forbid it is there, and the route's own edits after the preset they may correct.
-pub const KINDS: &[Kind] = &[cors::KIND, compression::KIND, headers::KIND, security_headers::KIND];
+pub const KINDS: &[Kind] =
+    &[cors::KIND, decompress_request::KIND, compression::KIND, headers::KIND, security_headers::KIND];
 
 /// The chain of a route.
 pub fn compile(route: &model::Route) -> Chain {
@@ -171,6 +173,8 @@ pub struct Facts<'a> {
 pub struct Kept {
     /// Held until the end: in-flight and concurrency places, and state between request and answer.
     values: Vec<Box<dyn Any>>,
+    /// The request's body is to be decoded by this before anybody else sees it.
+    pub decoder: Option<Box<coding::decode::Decoder>>,
     /// Applied to the answer's body in this order.
     pub transforms: Vec<Box<dyn Transform>>,
 }

@@ -182,6 +182,42 @@ fn a_needed_body_is_seen_whole_and_still_sent() {
 }
 
 #[test]
+fn a_needed_body_is_decoded_first() {
+    let route = "path = \"/\"\nupstream = \"echo\"\nauth = \"none\"\ndecompress_request = true";
+    let route: model::Route = toml::from_str(route).expect("a good route");
+    let bench = Bench::new(vec![
+        (Phase::Inspect, (decompress_request::KIND.compile)(&route).expect("the route has it")),
+        (
+            Phase::Inspect,
+            scripted(move |context, step| match step {
+                Step::Body(body) => {
+                    context.request.fields.set(b"x-seen", &body);
+                    Effect::Next
+                }
+                _ => Effect::NeedBody(5),
+            }),
+        ),
+    ]);
+    let ask = |text: &[u8]| {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        writer.write_all(text).expect("memory");
+        let coded = writer.finish().expect("memory");
+        let mut socket = bench.connect();
+        let head =
+            format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", coded.len());
+        socket.write_all(head.as_bytes()).expect("send");
+        socket.write_all(&coded).expect("send");
+        ask_on(&mut socket, "")
+    };
+    let (status, body) = ask(b"hello");
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("x-seen: hello\r\n") && body.contains("content-length: 5\r\n"), "{body}");
+    assert!(body.ends_with("hello"), "the upstream gets what was seen: {body}");
+    // The bound of the filter holds for decoded bytes.
+    assert_eq!(ask(b"hello!").0, 413);
+}
+
+#[test]
 fn a_client_that_waits_for_100_gets_it_from_us_when_a_filter_wants_the_body() {
     let bench = Bench::new(vec![(
         Phase::Inspect,
