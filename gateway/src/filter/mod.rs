@@ -60,7 +60,8 @@ pub struct Kind {
     pub compile: fn(&model::Route) -> Option<Box<dyn Filter>>,
 }
 
-/// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out: compression comes last, when
+/// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out. What limits or turns away
+/// by address stands before cors, which answers preflights: they count, too. Bodies are decoded before they are inspected. Compression comes last, when
 /// every field that could forbid it is there, and the route's own edits after the preset they may correct.
 pub const KINDS: &[Kind] =
     &[cors::KIND, decompress_request::KIND, compression::KIND, headers::KIND, security_headers::KIND];
