@@ -126,6 +126,25 @@ pub const COMPRESSION_STEP_BYTES: usize = 16 * 1024;
 /// How far back a coder looks, as a power of two: 256 KiB. More costs memory for little with what APIs answer.
 pub const COMPRESSION_WINDOW_LOG: u32 = 18;
 
+/// Bytes of a body decoded in one step.
+pub const DECODE_STEP_BYTES: usize = 32 * 1024;
+
+/// Steps a body may be decoded without a turn for the worker's other tasks: some 0.3 ms.
+pub const DECODE_STEPS_PER_TURN: u32 = 4;
+
+/// Bytes a decoded body may have before its ratio counts: small texts of few words are dense and do no harm.
+pub const DECODED_BYTES_FREE: u64 = 64 * 1024;
+
+/// How far back a zstd body may look, as a power of two: the 8 MiB that RFC 9659 lets HTTP use.
+pub const DECODING_WINDOW_LOG: u32 = 23;
+
+/// Bytes that all decoders of a worker may need at one time; one more body is refused with 503 `overloaded`. 4096 of gzip,
+/// 60 of zstd or 31 of brotli, which mostly need far less.
+pub const DECODERS_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Parts a coded body may be put together from: each costs a fresh start.
+pub const CODED_MEMBERS_MAX: u32 = 128;
+
 /// Bytes of a request id accepted from a trusted hop.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 

@@ -22,6 +22,12 @@ pub enum Refusal {
     BodyTooSlow,
     /// The body is larger than the route takes.
     BodyTooLarge,
+    /// Decoded the body is larger than the route takes for what was sent.
+    BodyTooDense,
+    /// The body is not in the content coding it says.
+    BodyCodingMalformed,
+    /// The body is in a content coding we do not speak, or in several.
+    BodyCodingUnsupported,
     /// No route takes this host and path.
     NoRoute,
     /// A route takes this host and path, but not with this method.
@@ -91,7 +97,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 26] = [
+    const PLAIN: [Refusal; 29] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -99,6 +105,9 @@ impl Refusal {
         Refusal::BodyTimeout,
         Refusal::BodyTooSlow,
         Refusal::BodyTooLarge,
+        Refusal::BodyTooDense,
+        Refusal::BodyCodingMalformed,
+        Refusal::BodyCodingUnsupported,
         Refusal::NoRoute,
         Refusal::MethodNotAllowed,
         Refusal::NoEndpoint,
@@ -193,6 +202,27 @@ impl Refusal {
             Refusal::BodyTooLarge => {
                 line(413, "body_too_large", Client, false, "the request body is larger than this route takes")
             }
+            Refusal::BodyTooDense => line(
+                413,
+                "body_too_dense",
+                Client,
+                false,
+                "the request body is much larger than what was sent of it; send it uncompressed or in smaller parts",
+            ),
+            Refusal::BodyCodingMalformed => line(
+                400,
+                "body_coding_malformed",
+                Client,
+                false,
+                "the request body is not what its Content-Encoding says, or it was cut short",
+            ),
+            Refusal::BodyCodingUnsupported => line(
+                415,
+                "body_coding_unsupported",
+                Client,
+                true,
+                "the request body's Content-Encoding is not one of those the Accept-Encoding field lists, or there are several",
+            ),
             Refusal::NoRoute => line(404, "no_route", Client, true, "nothing is served at this host and path"),
             Refusal::MethodNotAllowed => line(
                 405,

@@ -10,6 +10,7 @@ mod cli;
 mod compression;
 mod cors;
 mod crowd;
+mod decompress_request;
 mod drain;
 mod logs;
 mod package;

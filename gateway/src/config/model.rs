@@ -557,6 +557,10 @@ pub struct Route {
     #[serde(default, deserialize_with = "policies::switch")]
     #[schemars(with = "Option<policies::Switch<policies::SecurityHeaders>>")]
     pub security_headers: Option<policies::SecurityHeaders>,
+    /// Request bodies in `gzip`, `br`, `zstd` or `deflate` are decoded before anything looks at them: `true`, or a table. Default: they go as they come.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<policies::DecompressRequest>>")]
+    pub decompress_request: Option<policies::DecompressRequest>,
     /// Bytes of a request body. Default: `limits.body_bytes`.
     #[serde(default)]
     #[schemars(extend("x-max" = "1TiB"))]

@@ -224,3 +224,21 @@ impl ResourcePolicy {
         }
     }
 }
+
+/// Request bodies are decoded before anything looks at them.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DecompressRequest {
+    /// Bytes that one byte sent may stand for, counted from 64 KiB of decoded bytes on. Default 20. 1 to 10000. Refused with 413 `body_too_dense`.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub ratio_max: u32,
+    /// Bytes of a decoded body. Default: the route's `body_bytes`, which holds for both. Refused with 413 `body_too_large`.
+    #[schemars(extend("x-max" = "1TiB"))]
+    pub bytes_max: Option<Size>,
+}
+
+impl Default for DecompressRequest {
+    fn default() -> DecompressRequest {
+        DecompressRequest { ratio_max: 20, bytes_max: None }
+    }
+}

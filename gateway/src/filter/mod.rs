@@ -12,6 +12,7 @@ pub mod chain;
 pub mod coding;
 mod compression;
 pub mod cors;
+mod decompress_request;
 mod fault;
 mod headers;
 mod maintenance;
@@ -81,11 +82,14 @@ pub struct Kind {
     pub compile: fn(&model::Route) -> Option<Box<dyn Filter>>,
 }
 
-/// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out: compression comes last, when
-/// every field that could forbid it is there, and the route's own edits after the preset they may correct.
+/// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out. What limits or turns away
+/// by address stands before cors, which answers preflights: they count, too. Bodies are decoded before they are inspected.
+/// Compression comes last, when every field that could forbid it is there, and the route's own edits after the preset they
+/// may correct.
 pub const KINDS: &[Kind] = &[
     cors::KIND,
     maintenance::KIND,
+    decompress_request::KIND,
     fault::KIND,
     buffer::KIND,
     rewrite::KIND,
@@ -212,6 +216,8 @@ impl<'a> Facts<'a> {
 pub struct Kept {
     /// Held until the end: in-flight and concurrency places, and state between request and answer.
     values: Vec<Box<dyn Any>>,
+    /// The request's body is to be decoded by this before anybody else sees it.
+    pub decoder: Option<Box<coding::decode::Decoder>>,
     /// Applied to the answer's body in this order.
     pub transforms: Vec<Box<dyn Transform>>,
 }

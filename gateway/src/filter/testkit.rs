@@ -186,6 +186,84 @@ fn a_needed_body_is_seen_whole_and_still_sent() {
     assert_eq!(status, 413, "{body}");
 }
 
+/// A route's policies from its text.
+fn route(text: &str) -> model::Route {
+    let route = format!("path = \"/\"\nupstream = \"echo\"\nauth = \"none\"\n{text}");
+    toml::from_str(&route).expect("a good route")
+}
+
+#[test]
+fn an_answer_of_a_filter_is_finished_like_any() {
+    let body = Bytes::from("a line of text\n".repeat(20_000));
+    let sent = body.clone();
+    let finishing = route("compression = true\nsecurity_headers = true");
+    let bench = Bench::new(vec![
+        (
+            Phase::Identify,
+            scripted(move |_, _| {
+                let mut head = ResponseHead::new(200);
+                head.fields.add(b"content-type", b"text/plain");
+                Effect::Answer(Answer::Send { head, body: sent.clone() })
+            }),
+        ),
+        (Phase::Finish, (compression::KIND.compile)(&finishing).expect("the route has it")),
+        (Phase::Finish, (security_headers::KIND.compile)(&finishing).expect("the route has it")),
+    ]);
+    let ask = |method: &str, fields: &str| {
+        let mut socket = bench.connect();
+        socket.write_all(format!("{method} / HTTP/1.0\r\nHost: h\r\n{fields}\r\n").as_bytes()).expect("send");
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).expect("to its end");
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+        (String::from_utf8_lossy(&answer[..end]).into_owned(), answer[end..].to_vec())
+    };
+    let (head, coded) = ask("GET", "Accept-Encoding: gzip\r\n");
+    assert!(head.contains("content-encoding: gzip\r\n") && head.contains("nosniff\r\n"), "{head}");
+    assert!(!head.contains("content-length"), "{head}");
+    let mut plain = Vec::new();
+    flate2::read::GzDecoder::new(&coded[..]).read_to_end(&mut plain).expect("gzip");
+    assert!(plain == body);
+    let (head, plain) = ask("GET", "");
+    assert!(head.contains("content-length: 300000\r\n") && plain == body, "{head}");
+    let (head, nothing) = ask("HEAD", "Accept-Encoding: gzip\r\n");
+    assert!(head.contains("content-length: 300000\r\n") && nothing.is_empty(), "{head}");
+}
+
+#[test]
+fn a_needed_body_is_decoded_first() {
+    let route = route("decompress_request = true");
+    let bench = Bench::new(vec![
+        (Phase::Inspect, (decompress_request::KIND.compile)(&route).expect("the route has it")),
+        (
+            Phase::Inspect,
+            scripted(move |context, step| match step {
+                Step::Body(body) => {
+                    context.request.fields.set(b"x-seen", &body);
+                    Effect::Next
+                }
+                _ => Effect::NeedBody(5),
+            }),
+        ),
+    ]);
+    let ask = |text: &[u8]| {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        writer.write_all(text).expect("memory");
+        let coded = writer.finish().expect("memory");
+        let mut socket = bench.connect();
+        let head =
+            format!("POST /a HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", coded.len());
+        socket.write_all(head.as_bytes()).expect("send");
+        socket.write_all(&coded).expect("send");
+        ask_on(&mut socket, "")
+    };
+    let (status, body) = ask(b"hello");
+    assert_eq!(status, 200, "{body}");
+    assert!(body.contains("x-seen: hello\r\n") && body.contains("content-length: 5\r\n"), "{body}");
+    assert!(body.ends_with("hello"), "the upstream gets what was seen: {body}");
+    // The bound of the filter holds for decoded bytes.
+    assert_eq!(ask(b"hello!").0, 413);
+}
+
 #[test]
 fn a_client_that_waits_for_100_gets_it_from_us_when_a_filter_wants_the_body() {
     let bench = Bench::new(vec![(

@@ -3,8 +3,10 @@
 use bytes::{Bytes, BytesMut};
 use http1::Field;
 
+use super::decoded::Decoded;
 use super::h1::body::{BodyError, H1Body};
 use super::wire::{Chunk, Wait, WireReader};
+use crate::filter::coding::decode::Decoder;
 
 /// What is known of a body's length before it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +24,19 @@ pub enum Body<'a> {
     Wire { body: &'a mut H1Body, reader: &'a mut WireReader, wait: Wait, length: Length },
     /// Whole, here, to be sent or sent again: what is left to hand out, and the bytes it had.
     Held { bytes: Option<Bytes>, len: u64 },
+    /// Another one, taken out of its content coding.
+    Decoded(Box<Decoded<'a>>),
 }
 
-impl Body<'_> {
+impl<'a> Body<'a> {
+    /// The same body, decoded on its way. One without bytes has nothing to be decoded.
+    pub fn decoded(self, decoder: Decoder) -> Body<'a> {
+        match self.length() {
+            Length::Absent | Length::Exact(0) => self,
+            _ => Body::Decoded(Box::new(Decoded::new(self, decoder))),
+        }
+    }
+
     /// A body that is here. Nothing and no bytes are the same.
     pub fn held(bytes: Option<Bytes>) -> Body<'static> {
         let bytes = bytes.filter(|bytes| !bytes.is_empty());
@@ -36,6 +48,7 @@ impl Body<'_> {
         match self {
             Body::Wire { body, .. } => body.received(),
             Body::Held { len, .. } => *len,
+            Body::Decoded(decoded) => decoded.source().received(),
         }
     }
 
@@ -51,6 +64,8 @@ impl Body<'_> {
         match self {
             Body::Wire { body, reader, wait, .. } => Ok(body.next(reader, *wait).await?.map(Chunk::Pooled)),
             Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
+            // On the heap: it waits for another body in turn, and most bodies are not coded.
+            Body::Decoded(decoded) => Box::pin(decoded.next()).await,
         }
     }
 
@@ -59,6 +74,16 @@ impl Body<'_> {
         match self {
             Body::Wire { body, .. } => Ok(body.next_buffered()?.map(Chunk::Pooled)),
             Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
+            Body::Decoded(decoded) => decoded.next_buffered(),
+        }
+    }
+
+    /// Drops what is here already of a body nobody wants any more.
+    pub fn skip_buffered(&mut self) {
+        match self {
+            // Not to be decoded only to be dropped.
+            Body::Decoded(decoded) => decoded.source_mut().skip_buffered(),
+            plain => while let Ok(Some(_)) = plain.next_buffered() {},
         }
     }
 
@@ -67,6 +92,7 @@ impl Body<'_> {
         match self {
             Body::Wire { body, .. } => body.ended(),
             Body::Held { bytes, .. } => bytes.is_none(),
+            Body::Decoded(decoded) => decoded.ended(),
         }
     }
 
@@ -74,6 +100,7 @@ impl Body<'_> {
         match self {
             Body::Wire { length, .. } => *length,
             Body::Held { len, .. } => Length::Exact(*len),
+            Body::Decoded(_) => Length::Unknown,
         }
     }
 
@@ -82,6 +109,7 @@ impl Body<'_> {
         match self {
             Body::Wire { body, .. } => body.trailers(),
             Body::Held { .. } => None,
+            Body::Decoded(decoded) => decoded.source().trailers(),
         }
     }
 

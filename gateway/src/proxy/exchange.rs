@@ -178,6 +178,7 @@ impl<'a> Exchange<'a> {
                 }
             };
         }
+        self.decode_body();
         let upstream = match &route.action {
             Action::Upstream(upstream) => *upstream,
             Action::Split(split) => {
@@ -354,6 +355,7 @@ impl<'a> Exchange<'a> {
                 }
                 None => Replay::Not,
             },
+            Body::Decoded(_) => Replay::Not,
         }
     }
 
@@ -462,6 +464,18 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Puts the decoder that a filter has left in front of the body. The route's bound on bodies holds for what comes out
+    /// of it, too.
+    fn decode_body(&mut self) {
+        let Some(mut decoder) = self.kept.decoder.take() else { return };
+        decoder.bound(self.route.map_or(0, |route| route.body_bytes_max));
+        // What follows a switch of protocols is no content.
+        if !self.hop.websocket {
+            let body = std::mem::replace(&mut self.body, Body::held(None));
+            self.body = body.decoded(*decoder);
+        }
+    }
+
     /// Holds the whole request body for a filter.
     pub async fn hold_body(&mut self, bytes_max: usize) -> Result<Bytes, Refusal> {
         if self.expectation == Expectation::Continue && !self.body.ended() {
@@ -470,6 +484,7 @@ impl<'a> Exchange<'a> {
             self.expectation = Expectation::Nothing;
         }
         self.head.fields.remove_known(Known::Expect);
+        self.decode_body();
         self.body.collect(bytes_max).await.map_err(|error| {
             let failure = relay::client_failure(error);
             self.seen.detail = failure.detail;
@@ -526,7 +541,7 @@ impl<'a> Exchange<'a> {
             return;
         }
         // A body that is here already need not cost the client its connection.
-        while let Ok(Some(_)) = self.body.next_buffered() {}
+        self.body.skip_buffered();
         self.kept.transforms.clear();
         let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
         let retry_after = self.kept.of::<reply::RetryAfter>().map_or(reply::RETRY_AFTER_S, |after| after.0);

@@ -8,6 +8,7 @@
 //! and knows neither; [`fields`], [`head`] and [`body`] are what it sees. [`wire`] is what bytes travel on, below both.
 
 pub mod body;
+pub mod decoded;
 pub mod error_page;
 pub mod exchange;
 pub mod fetch;

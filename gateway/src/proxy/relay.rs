@@ -19,6 +19,7 @@ use super::upstream::Connection;
 use super::upstream::h1::{self, HeadError, Received};
 use super::wire::{Chunk, Halt, Pace, Wait, WireReader, WireWriter};
 use crate::filter::Transform;
+use crate::filter::coding::decode::Broken;
 use crate::limits::{BUFFER_BYTES, COMPRESSION_STEP_BYTES, INTERIM_MAX};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_us};
@@ -378,7 +379,9 @@ fn head_failure(error: HeadError) -> Failure {
 /// The client's body did not come to its end.
 pub fn client_failure(error: BodyError) -> Failure {
     match error {
-        BodyError::TooLarge => Failure::new(Refusal::BodyTooLarge, ""),
+        BodyError::TooLarge | BodyError::Coded(Broken::TooLarge) => Failure::new(Refusal::BodyTooLarge, ""),
+        BodyError::Coded(Broken::TooDense) => Failure::new(Refusal::BodyTooDense, ""),
+        BodyError::Coded(Broken::Malformed(what)) => Failure::new(Refusal::BodyCodingMalformed, what),
         BodyError::Malformed(fault) => Failure::new(Refusal::Malformed(fault), "in the request body"),
         BodyError::Halted(Halt::Slow) => Failure::new(Refusal::BodyTooSlow, ""),
         BodyError::Halted(Halt::Expired(Cause::Body)) => Failure::new(Refusal::BodyTimeout, ""),
@@ -393,7 +396,8 @@ fn upstream_body_failure(error: BodyError) -> Failure {
         BodyError::Halted(Halt::Expired(_)) => (Refusal::UpstreamIdleTimeout, "inside its body".to_owned()),
         BodyError::Malformed(fault) => (Refusal::UpstreamBodyCut, fault.code().to_owned()),
         BodyError::Halted(Halt::Broken(error)) => (Refusal::UpstreamBodyCut, error.to_string()),
-        BodyError::Halted(Halt::Closed | Halt::Slow) | BodyError::TooLarge => {
+        // No answer's body is decoded.
+        BodyError::Halted(Halt::Closed | Halt::Slow) | BodyError::TooLarge | BodyError::Coded(_) => {
             (Refusal::UpstreamBodyCut, "closed inside its body".to_owned())
         }
     };

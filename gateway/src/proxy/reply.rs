@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::head::ResponseHead;
 use super::trace::RequestId;
+use crate::filter::coding;
 use crate::refusal::Refusal;
 
 /// The methods a path does take, for 405; left in the exchange by the router.
@@ -32,6 +33,9 @@ pub fn problem(
     fields.add(b"x-request-id", request_id.as_bytes());
     if let Some(Allow(methods)) = allow {
         fields.add(b"allow", methods.as_bytes());
+    }
+    if refusal == Refusal::BodyCodingUnsupported {
+        fields.add(b"accept-encoding", coding::ALL_NAMES);
     }
     if status == 503 {
         fields.add(b"retry-after", itoa::Buffer::new().format(retry_after).as_bytes());

@@ -1,6 +1,6 @@
 //! The steps of the demo that show a route's policies.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use anyhow::Result;
 use e2e::Peer;
@@ -61,5 +61,37 @@ pub(super) fn for_browsers(stage: &mut Stage, gateway: &mut Gateway, _: &Service
     stage.check("types are not guessed", field("x-content-type-options") == Some("nosniff"));
     stage.check("nobody may frame it", field("content-security-policy") == Some("frame-ancestors 'none'"));
     stage.check("over http nothing is said of https", field("strict-transport-security").is_none());
+    Ok(())
+}
+
+pub(super) fn compressed_upload(stage: &mut Stage, gateway: &mut Gateway, services: &Services) -> Result<()> {
+    let post = |coding: &str, length: usize| {
+        format!(
+            "POST /media/upload/packed HTTP/1.1\r\nHost: api.example\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let packed = |text: &[u8]| -> Result<Vec<u8>> {
+        let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        writer.write_all(text)?;
+        Ok(writer.finish()?)
+    };
+    let send = |text: &[u8]| -> Result<Message> {
+        let body = packed(text)?;
+        let mut client = Peer::connect(gateway.public)?;
+        stage.send(&mut client, &post("gzip", body.len()))?;
+        client.send(&body)?;
+        let answer = Message::answer(&mut client, "POST")?;
+        stage.received(&answer);
+        Ok(answer)
+    };
+    let answer = send("note ".repeat(2000).as_bytes())?;
+    let bomb = send(&vec![0; 10 << 20])?;
+    // The pieces of both, which only the upload before this one waits for.
+    while services.arrived.try_recv().is_ok() {}
+    stage.check("the service got 10,000 plain bytes", answer.text().starts_with("10000 bytes"));
+    stage.check("10 MiB of zeros in 10 KiB: 413 body_too_dense", bomb.refusal()? == (413, "body_too_dense".to_owned()));
+    let answer = stage.ask(gateway.public, &post("compress", 0))?;
+    let listed = answer.head.field("accept-encoding") == Some("gzip, br, zstd, deflate");
+    stage.check("another coding: 415, and which would do", answer.head.status() == 415 && listed);
     Ok(())
 }

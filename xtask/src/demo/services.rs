@@ -81,7 +81,7 @@ fn media(peer: &mut Peer, cues: &Cues) -> Result<()> {
             "/live" => return websocket::serve(peer, &head),
             // Waits for the gateway to give up, and never answers.
             "/slow" => return peer.finish().map(drop),
-            "/media/upload" => upload(peer, &head, cues)?,
+            "/media/upload" | "/media/upload/packed" => upload(peer, &head, cues)?,
             "/media/download" => download(peer, cues)?,
             "/media/hints" => peer.send(
                 "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=style\r\n\r\n\

@@ -26,6 +26,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("pages of other origins", policies::other_origins),
     ("a compressed answer", policies::compressed),
     ("fields for browsers", policies::for_browsers),
+    ("a compressed upload", policies::compressed_upload),
     ("refused: what no route takes", unrouted),
     ("refused: requests that could mean two things", ambiguous),
     ("refused: a body too large", too_large),

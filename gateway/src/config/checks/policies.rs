@@ -1,12 +1,22 @@
 //! What must fit together in the tables of a route's policies.
 
 use super::{Node, Once, Problem, join, texts};
+use crate::config::units::Size;
 use crate::limits::{ORIGIN_REGEXES_MAX, ORIGINS_MAX};
 
 /// Adds what is wrong in the policies of the route at `path`.
 pub(in crate::config) fn route(path: &str, route: &Node, problems: &mut Vec<Problem>) {
     if let Some(cors) = route.get("cors") {
         self::cors(&join(path, "cors"), cors, problems);
+    }
+    if let (Some(decoded), Some(all)) =
+        (route.get("decompress_request").and_then(|table| table.get("bytes_max")), route.get("body_bytes"))
+        && let (Some(decoded_max), Some(all_max)) = (size(decoded), size(all))
+        && decoded_max > all_max
+    {
+        let what = "more than `body_bytes`, which holds for decoded bytes, too, so it would never be reached";
+        let problem = Problem::new(format!("{path}.decompress_request.bytes_max"), what).at(decoded.place);
+        problems.push(problem.also(all.place, "the smaller bound"));
     }
     for (table, list) in [("compression", "algorithms"), ("compression", "types")] {
         let Some(items) = route.get(table).and_then(|table| table.get(list)) else { continue };
@@ -16,6 +26,10 @@ pub(in crate::config) fn route(path: &str, route: &Node, problems: &mut Vec<Prob
             seen.see(key, item, item.text().map(str::to_ascii_lowercase), problems);
         }
     }
+}
+
+fn size(node: &Node) -> Option<u64> {
+    node.text()?.parse::<Size>().ok().map(|size| size.0)
 }
 
 fn cors(path: &str, cors: &Node, problems: &mut Vec<Problem>) {

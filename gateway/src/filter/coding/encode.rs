@@ -53,6 +53,7 @@ impl Encoder {
                 let writer = CompressorWriter::new(Vec::new(), BUFFER_BYTES, quality, COMPRESSION_WINDOW_LOG);
                 Writer::Br(Box::new(writer))
             }
+            Coding::Deflate => return None,
             Coding::Zstd => {
                 let mut writer = zstd::stream::write::Encoder::new(Vec::new(), pick([1, 3, 6])).ok()?;
                 writer.set_parameter(CParameter::WindowLog(COMPRESSION_WINDOW_LOG)).ok()?;
@@ -145,6 +146,7 @@ mod tests {
             Coding::Gzip => Box::new(flate2::read::GzDecoder::new(coded)),
             Coding::Br => Box::new(brotli::Decompressor::new(coded, 4096)),
             Coding::Zstd => Box::new(zstd::stream::read::Decoder::new(coded).expect("a decoder")),
+            Coding::Deflate => unreachable!("nothing is compressed to it"),
         };
         let mut whole = Vec::new();
         let mut part = [0; 1000];

@@ -1,5 +1,6 @@
 //! Content codings (RFC 9110 §8.4.1): their names, and which one a client would have an answer in (§12.5.3).
 
+pub mod decode;
 pub mod encode;
 
 use http1::Known;
@@ -15,10 +16,12 @@ pub enum Coding {
     Br,
     /// RFC 8878
     Zstd,
+    /// RFC 1950. Only decoded: nobody needs it who has gzip.
+    Deflate,
 }
 
 impl Coding {
-    const ALL: [Coding; 3] = [Coding::Gzip, Coding::Br, Coding::Zstd];
+    const ALL: [Coding; 4] = [Coding::Gzip, Coding::Br, Coding::Zstd, Coding::Deflate];
 
     /// As `Content-Encoding` names it.
     pub fn name(self) -> &'static str {
@@ -26,6 +29,7 @@ impl Coding {
             Coding::Gzip => "gzip",
             Coding::Br => "br",
             Coding::Zstd => "zstd",
+            Coding::Deflate => "deflate",
         }
     }
 
@@ -37,6 +41,9 @@ impl Coding {
         Coding::ALL.into_iter().find(|coding| name.eq_ignore_ascii_case(coding.name().as_bytes()))
     }
 }
+
+/// Every coding that is decoded, as a 415 lists them.
+pub const ALL_NAMES: &[u8] = b"gzip, br, zstd, deflate";
 
 /// Weight of a coding in thousandths; 0 is "not acceptable".
 type Weight = u16;
@@ -112,6 +119,11 @@ fn weight(parameter: &[u8]) -> Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_names_are_listed() {
+        assert_eq!(Coding::ALL.map(Coding::name).join(", ").as_bytes(), ALL_NAMES);
+    }
 
     #[test]
     fn the_dearest_coding_is_chosen() {

@@ -2,6 +2,7 @@
 
 use http1::{ChunkLimits, Decoded, Decoder, Fault, Field, Framing};
 
+use crate::filter::coding::decode::Broken;
 use crate::limits::{CHUNK_EXTENSION_BYTES_MAX, TRAILER_BYTES_MAX, TRAILER_FIELDS_MAX};
 use crate::proxy::wire::{Halt, Pace, Wait, WireReader};
 use crate::rt::Buf;
@@ -15,6 +16,8 @@ pub enum BodyError {
     Malformed(Fault),
     /// It is larger than its bound.
     TooLarge,
+    /// It cannot be taken out of its content coding.
+    Coded(Broken),
 }
 
 impl From<Halt> for BodyError {
