@@ -182,3 +182,10 @@ pub const LIST_ENTRIES_MAX: usize = 4_000_000;
 
 /// Bytes of a line of a list; an address with a comment has a hundred.
 pub const LIST_LINE_BYTES_MAX: usize = 4096;
+
+/// Addresses that are banned at one time; as many as the kernel's table holds.
+pub const BANS_MAX: usize = 1 << 18;
+const _: () = assert!(BANS_MAX == abi::door::BANS_MAX as usize);
+
+/// Milliseconds of the longest ban: a year. What is meant for ever is a list.
+pub const BAN_MS_MAX: u64 = 366 * 24 * 3_600_000;

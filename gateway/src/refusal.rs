@@ -48,6 +48,10 @@ pub enum Refusal {
     UpstreamMalformed(Fault),
     /// The upstream answered an upgrade with another protocol, or one that nobody asked for.
     UpgradeMismatch,
+    /// The client's address is on a list, or not on the one it must be on.
+    AddressDenied,
+    /// The client is banned for a time.
+    AddressBanned,
     /// The route is closed on purpose.
     Maintenance,
     /// What the route makes of the path or host is none that services read alike.
@@ -97,7 +101,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 29] = [
+    const PLAIN: [Refusal; 31] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -119,6 +123,8 @@ impl Refusal {
         Refusal::UpstreamClosed,
         Refusal::UpstreamBodyCut,
         Refusal::UpgradeMismatch,
+        Refusal::AddressDenied,
+        Refusal::AddressBanned,
         Refusal::Maintenance,
         Refusal::RewriteNotCanonical,
         Refusal::HeadTooLarge,
@@ -289,6 +295,16 @@ impl Refusal {
                 false,
                 "the service switched to a protocol that was not asked for",
             ),
+            Refusal::AddressDenied => line(
+                403,
+                "address_denied",
+                Client,
+                true,
+                "this address is not let in here; ask whoever runs this service",
+            ),
+            Refusal::AddressBanned => {
+                line(403, "address_banned", Client, true, "this address is not let in for a time; come again later")
+            }
             Refusal::Maintenance => line(
                 503,
                 "maintenance",

@@ -3,6 +3,7 @@
 //! Works on the tree and not on the model, so that it finds what it can while other keys are still wrong; what is missing
 //! or malformed was reported before and is passed over here.
 
+mod lists;
 pub(super) mod policies;
 
 use std::collections::{HashMap, HashSet};
@@ -31,6 +32,7 @@ fn between(tree: &Node, problems: &mut Vec<Problem>) {
         upstream(&join("upstream", name), node, problems);
     }
     routes::check(tree, problems);
+    lists::check(tree, problems);
 }
 
 fn at_least_one(tree: &Node, problems: &mut Vec<Problem>) {

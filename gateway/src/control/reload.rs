@@ -49,7 +49,7 @@ impl Compiled {
         for warning in loaded.warnings().iter().flat_map(|warnings| warnings.lines()).take(WARNINGS_LOGGED_MAX) {
             tracing::warn!(warning, "in the configuration");
         }
-        let snapshot = snapshot::compile(&loaded.config, metrics);
+        let snapshot = snapshot::compile(&loaded.config, &loaded.lists, metrics);
         let Loaded { config, digest, files, watched, folders, .. } = loaded;
         let watched = [vec![path.to_owned()], files, watched, folders].concat();
         Compiled { config, digest, snapshot, watched }

@@ -119,6 +119,7 @@ pub(super) async fn start(
         metrics,
         snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
+        bans: Arc::default(),
         pool: OffloadPool::start(OFFLOAD_THREADS).map_err(other("the offload pool"))?,
         retired: retire,
         draining: AtomicBool::new(false),

@@ -2,8 +2,7 @@
 //!
 //! What is held can be sent again: a request with a body may then be repeated where one without could be.
 
-use super::{Context, Effect, Filter, Kind, Phase, Step};
-use crate::config::model;
+use super::{Context, Effect, Filter, Kind, Making, Phase, Step};
 
 pub(super) const KIND: Kind = Kind { name: "buffer_request", phase: Phase::Convert, compile };
 
@@ -11,7 +10,8 @@ struct Buffer {
     bytes_max: usize,
 }
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     let bytes_max = usize::try_from(route.buffer_request?.0).unwrap_or(usize::MAX);
     Some(Box::new(Buffer { bytes_max }))
 }

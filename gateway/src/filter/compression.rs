@@ -14,8 +14,7 @@ use http1::{Known, Method};
 use super::coding::encode::Encoder;
 use super::coding::{Accepted, Coding};
 use super::vary::vary;
-use super::{Context, Effect, Filter, Kind, Phase, Step};
-use crate::config::model;
+use super::{Context, Effect, Filter, Kind, Making, Phase, Step};
 use crate::config::policies::{self, Algorithm, CompressionLevel};
 use crate::proxy::fields::Fields;
 use crate::proxy::head::{RequestHead, ResponseHead};
@@ -40,7 +39,8 @@ struct Types {
     suffixes: Vec<Box<[u8]>>,
 }
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     Some(Box::new(Compression::of(route.compression.as_ref()?)))
 }
 

@@ -15,8 +15,7 @@ use http1::{Known, Method};
 use regex::bytes::Regex;
 
 use super::vary::vary;
-use super::{Answer, Context, Effect, Filter, Kind, Phase, Step};
-use crate::config::model;
+use super::{Answer, Context, Effect, Filter, Kind, Making, Phase, Step};
 
 use crate::config::policies::{self, CorsOrigin};
 use crate::proxy::fields::Fields;
@@ -62,7 +61,8 @@ struct Suffix {
     after: Box<[u8]>,
 }
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     Some(Box::new(Cors::of(route.cors.as_ref()?)))
 }
 

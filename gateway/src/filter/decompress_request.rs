@@ -11,8 +11,7 @@ use http1::Known;
 use super::coding::Coding;
 use super::coding::decode::Decoder;
 use super::compression::is_of_the_bytes;
-use super::{Answer, Context, Effect, Filter, Kind, Phase, Step};
-use crate::config::model;
+use super::{Answer, Context, Effect, Filter, Kind, Making, Phase, Step};
 use crate::proxy::fields::Fields;
 use crate::refusal::Refusal;
 
@@ -23,7 +22,8 @@ struct DecompressRequest {
     bytes_max: u64,
 }
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     let written = route.decompress_request.as_ref()?;
     let bytes_max = written.bytes_max.map_or(u64::MAX, |size| size.0);
     Some(Box::new(DecompressRequest { ratio_max: written.ratio_max, bytes_max }))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Answer, Context, Effect, Filter, Kind, Phase, Step};
+use super::{Answer, Context, Effect, Filter, Kind, Making, Phase, Step};
 use crate::config::model;
 use crate::proxy::head::ResponseHead;
 use crate::route::condition::lot;
@@ -23,7 +23,8 @@ struct Fault {
 const DELAY_DRAW: u64 = 1;
 const ABORT_DRAW: u64 = 2;
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     let written = route.fault.as_ref()?;
     let share = |percentage: model::Percentage| percentage.millionths();
     Some(Box::new(Fault {

@@ -4,8 +4,8 @@
 //! what they show went through the head parser or is ours. Names the gateway itself speaks cannot be edited.
 
 use super::text::render;
-use super::{Context, Effect, Filter, Kind, Phase, Step};
-use crate::config::model::{self, HeaderEdits};
+use super::{Context, Effect, Filter, Kind, Making, Phase, Step};
+use crate::config::model::HeaderEdits;
 use crate::config::template::Template;
 use crate::proxy::fields::Fields;
 use crate::proxy::head::ResponseHead;
@@ -24,7 +24,8 @@ struct Edits {
     add: Vec<(Box<[u8]>, Template)>,
 }
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     let written = &route.headers;
     let edits = |edits: &HeaderEdits| Edits {
         remove: edits.remove.iter().map(|name| name.as_bytes().into()).collect(),

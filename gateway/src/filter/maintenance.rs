@@ -5,8 +5,7 @@
 use bytes::Bytes;
 use ipnet::IpNet;
 
-use super::{Answer, Context, Effect, Filter, Kind, Phase, Step};
-use crate::config::model;
+use super::{Answer, Context, Effect, Filter, Kind, Making, Phase, Step};
 use crate::proxy::head::ResponseHead;
 use crate::proxy::reply;
 use crate::refusal::Refusal;
@@ -20,7 +19,8 @@ struct Maintenance {
     except: Vec<IpNet>,
 }
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     let written = route.maintenance.as_ref()?;
     let kind = written.content_type.as_deref().unwrap_or("text/plain; charset=utf-8");
     Some(Box::new(Maintenance {

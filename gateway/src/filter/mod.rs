@@ -15,6 +15,7 @@ pub mod cors;
 mod decompress_request;
 mod fault;
 mod headers;
+mod ip_list;
 mod maintenance;
 pub mod rewrite;
 mod security_headers;
@@ -31,6 +32,7 @@ use bytes::Bytes;
 
 pub use self::chain::Chain;
 use crate::config::model;
+use crate::lists::Lists;
 use crate::proxy::fetch::{Fetched, Shared, Subrequest};
 use crate::proxy::head::{Client, RequestHead, ResponseHead};
 use crate::refusal::Refusal;
@@ -79,7 +81,13 @@ pub struct Kind {
     pub name: &'static str,
     pub phase: Phase,
     /// The filter for a route, or `None` where the route does not use it.
-    pub compile: fn(&model::Route) -> Option<Box<dyn Filter>>,
+    pub compile: fn(&Making<'_>) -> Option<Box<dyn Filter>>,
+}
+
+/// What filters are made from.
+pub struct Making<'a> {
+    pub route: &'a model::Route,
+    pub lists: &'a Lists,
 }
 
 /// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out. What limits or turns away
@@ -87,6 +95,7 @@ pub struct Kind {
 /// Compression comes last, when every field that could forbid it is there, and the route's own edits after the preset they
 /// may correct.
 pub const KINDS: &[Kind] = &[
+    ip_list::KIND,
     cors::KIND,
     maintenance::KIND,
     decompress_request::KIND,
@@ -99,10 +108,10 @@ pub const KINDS: &[Kind] = &[
 ];
 
 /// The chain of a route.
-pub fn compile(route: &model::Route) -> Chain {
+pub fn compile(making: &Making<'_>) -> Chain {
     let links = KINDS
         .iter()
-        .filter_map(|kind| Some(chain::Link { phase: kind.phase, name: kind.name, filter: (kind.compile)(route)? }));
+        .filter_map(|kind| Some(chain::Link { phase: kind.phase, name: kind.name, filter: (kind.compile)(making)? }));
     Chain::new(links.collect())
 }
 

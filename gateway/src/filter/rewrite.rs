@@ -7,8 +7,7 @@
 use http1::{Canonical, PathPolicy};
 
 use super::text::{render, render_path};
-use super::{Answer, Context, Effect, Filter, Kind, Phase, Step};
-use crate::config::model;
+use super::{Answer, Context, Effect, Filter, Kind, Making, Phase, Step};
 use crate::config::template::Template;
 use crate::refusal::Refusal;
 
@@ -27,7 +26,8 @@ pub enum Path {
     Prefix(Box<[u8]>),
 }
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     let written = route.rewrite.as_ref()?;
     Some(Box::new(Rewrite {
         path: Path::of(written.path.as_deref(), written.prefix.as_deref()),

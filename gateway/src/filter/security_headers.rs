@@ -8,8 +8,7 @@
 //! `Content-Security-Policy` for the others, which obey only the latter where both are there (CSP §6.4.2). So where the
 //! service says either, ours would change what it means by it, and neither is added.
 
-use super::{Context, Effect, Filter, Kind, Phase, Step};
-use crate::config::model;
+use super::{Context, Effect, Filter, Kind, Making, Phase, Step};
 use crate::config::policies::{self, Frame};
 use crate::proxy::fields::Fields;
 use crate::proxy::head::ResponseHead;
@@ -37,7 +36,8 @@ struct FrameValues {
     policy: Box<[u8]>,
 }
 
-fn compile(route: &model::Route) -> Option<Box<dyn Filter>> {
+fn compile(making: &Making<'_>) -> Option<Box<dyn Filter>> {
+    let route = making.route;
     Some(Box::new(SecurityHeaders::of(route.security_headers.as_ref()?)))
 }
 

@@ -206,8 +206,16 @@ fn an_answer_of_a_filter_is_finished_like_any() {
                 Effect::Answer(Answer::Send { head, body: sent.clone() })
             }),
         ),
-        (Phase::Finish, (compression::KIND.compile)(&finishing).expect("the route has it")),
-        (Phase::Finish, (security_headers::KIND.compile)(&finishing).expect("the route has it")),
+        (
+            Phase::Finish,
+            (compression::KIND.compile)(&Making { route: &finishing, lists: &Lists::default() })
+                .expect("the route has it"),
+        ),
+        (
+            Phase::Finish,
+            (security_headers::KIND.compile)(&Making { route: &finishing, lists: &Lists::default() })
+                .expect("the route has it"),
+        ),
     ]);
     let ask = |method: &str, fields: &str| {
         let mut socket = bench.connect();
@@ -233,7 +241,11 @@ fn an_answer_of_a_filter_is_finished_like_any() {
 fn a_needed_body_is_decoded_first() {
     let route = route("decompress_request = true");
     let bench = Bench::new(vec![
-        (Phase::Inspect, (decompress_request::KIND.compile)(&route).expect("the route has it")),
+        (
+            Phase::Inspect,
+            (decompress_request::KIND.compile)(&Making { route: &route, lists: &Lists::default() })
+                .expect("the route has it"),
+        ),
         (
             Phase::Inspect,
             scripted(move |context, step| match step {

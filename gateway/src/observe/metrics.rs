@@ -145,6 +145,7 @@ core! {
     connections_refused_total_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "total_limit"], "Client connections closed at accept because a bound was reached";
     connections_refused_address_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "address_limit"], "Client connections closed at accept because their address has too many";
     connections_refused_fd: Counter as Counter = "bawab_connections_refused" ["reason" = "file_descriptors"], "Client connections closed at accept because the file descriptors ran out";
+    connections_refused_list: Counter as Counter = "bawab_connections_refused" ["reason" = "address_list"], "Client connections closed at accept";
     accept_errors: Counter as Counter = "bawab_accept_errors", "Accepts that failed for another reason than a bound of ours";
     requests: Counter as Counter = "bawab_requests", "Request heads read, also those that were refused";
     requests_in_flight: Gauge as Gauge = "bawab_requests_in_flight", "Exchanges running";

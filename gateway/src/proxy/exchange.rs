@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use abi::Action as Standing;
 use bytes::Bytes;
 use http1::{ConnectionOptions, Known, Method, Version};
 
@@ -35,6 +36,7 @@ use crate::route::condition::WHOLE;
 use crate::rt::deadline::{Cause, Guard, now_us};
 use crate::rt::{Either, select};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
+use crate::tables::bans::unix_ms;
 use crate::worker::{Pinned, Worker};
 
 /// One request and its answer.
@@ -151,6 +153,7 @@ impl<'a> Exchange<'a> {
             self.answer.close_after();
             return Err(Refusal::ConnectUnsupported);
         }
+        self.admit()?;
         let route = self.find_route()?;
         self.route = Some(route);
         if let Length::Exact(length) = self.body.length()
@@ -238,6 +241,21 @@ impl<'a> Exchange<'a> {
         if !body.is_empty() {
             head.fields.set(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
         }
+    }
+
+    /// Asks the lists that hold everywhere, those of the listener, and the bans. Also of connections that were let in: lists
+    /// change, and behind a hop the client is another one with every request.
+    fn admit(&self) -> Result<(), Refusal> {
+        let client = self.client.address;
+        let lists = &self.snapshot.lists;
+        if lists.verdict(client).denies() || !self.listener.gate.admits(client) {
+            return Err(Refusal::AddressDenied);
+        }
+        let bans = &self.worker.shared().bans;
+        if bans.any() && bans.find(client, unix_ms()).is_some() && lists.standing(client).action != Standing::Manage {
+            return Err(Refusal::AddressBanned);
+        }
+        Ok(())
     }
 
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::balance::Endpoints;
 use crate::config::model::{Config, PathRule, SlashRule, Upgrade};
-use crate::filter;
+use crate::filter::{self, Making};
+use crate::lists::Lists;
 use crate::observe::metrics::Metrics;
 use crate::proxy::error_page::ErrorPage;
 use crate::route::action::Action;
@@ -17,7 +18,7 @@ use crate::rt::deadline::ms;
 
 /// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. Listeners stand in the order
 /// they are written; no upstream has endpoints yet: they are resolved apart, because that waits.
-pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
+pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapshot {
     let indices: HashMap<&str, usize> =
         config.upstream.keys().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
     let upstreams: Vec<Upstream> = config
@@ -65,7 +66,7 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
                 })
                 .collect(),
             errors: written.error.iter().map(ErrorPage::of).collect(),
-            chain: filter::compile(written),
+            chain: filter::compile(&Making { route: written, lists }),
             body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).0,
             path_policy: http1::PathPolicy {
                 encoded_slash: rule(written.path_policy.encoded_slash),
@@ -108,12 +109,14 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
                 name: listener.name.clone().unwrap_or_else(|| listener.address.clone()),
                 client_address: listener.client_address,
                 underscores: listener.underscores,
+                gate: Arc::new(lists.gate(&listener.deny, &listener.allow)),
                 closed: Arc::default(),
             })
         })
         .collect();
     Snapshot {
         settings: Arc::new(settings),
+        lists: lists.clone(),
         listeners: Arc::new(listeners),
         routes: Arc::new(table),
         endpoints: upstreams.iter().map(|_| Arc::new(Endpoints::default())).collect(),

@@ -13,6 +13,7 @@ pub use self::compile::{compile, connections_default};
 use crate::balance::Endpoints;
 use crate::config::model::{ClientAddress, ForwardedField, Underscores};
 use crate::filter::Chain;
+use crate::lists::{Gate, Lists};
 use crate::observe::metrics::{RouteSeries, UpstreamSeries};
 use crate::proxy::error_page::ErrorPage;
 use crate::route::RouteTable;
@@ -23,6 +24,8 @@ use crate::route::pattern::PathPattern;
 #[derive(Clone)]
 pub struct Snapshot {
     pub settings: Arc<Settings>,
+    /// Who is turned away everywhere, and who is not limited.
+    pub lists: Arc<Lists>,
     /// By a number a listener keeps as long as the process lives: connections know theirs by it.
     pub listeners: Arc<Vec<Arc<Listener>>>,
     pub routes: Arc<RouteTable>,
@@ -67,6 +70,8 @@ pub struct Listener {
     pub name: String,
     pub client_address: ClientAddress,
     pub underscores: Underscores,
+    /// Whom it turns away beside those that are turned away everywhere.
+    pub gate: Arc<Gate>,
     /// It is configured no more: answers say that their connection closes. The same for all snapshots, so that what runs
     /// under an earlier one hears of it.
     pub closed: Arc<AtomicBool>,

@@ -1,3 +1,4 @@
 //! Tables: what all workers must agree on. Bounded, sharded or lock-free, never waited on, surviving a reload.
 
+pub mod bans;
 pub mod connections;

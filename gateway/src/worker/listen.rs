@@ -3,17 +3,21 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use abi::Action;
 use socket2::{Domain, Protocol, Type};
 
 use super::Worker;
+use crate::config::model::ClientAddress;
 use crate::limits::{ACCEPT_BACKLOG, LAST_HANDSHAKES_MS};
 use crate::proxy::h1;
 use crate::rt::{self, AcceptStop, Listener, Socket};
+use crate::snapshot::Snapshot;
+use crate::tables::bans::{Bans, unix_ms};
 use crate::tables::connections::Full;
 
 /// A listening socket on its way to a worker.
@@ -163,6 +167,11 @@ fn take(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, index: usize) {
     let shared = worker.shared();
     let pinned = worker.pinned();
     let settings = &pinned.snapshot.settings;
+    // Where the connection is the client, it ends here: a connection that is refused later has cost a request.
+    if !admitted(&pinned.snapshot, index, peer.ip(), &shared.bans) {
+        core.connections_refused_list.inc();
+        return;
+    }
     match shared.connections.enter(peer.ip(), settings.connections_max, settings.connections_per_address_max) {
         Ok(place) => {
             // Built here and not in the task: a task that took the parts would keep room for them beside the whole.
@@ -171,6 +180,17 @@ fn take(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, index: usize) {
         Err(Full::Total) => core.connections_refused_total_limit.inc(),
         Err(Full::Address) => core.connections_refused_address_limit.inc(),
     }
+}
+
+/// Whether a connection may be served, as far as its peer tells: not by lists where the client is somebody behind it.
+fn admitted(snapshot: &Snapshot, index: usize, peer: IpAddr, bans: &Bans) -> bool {
+    let listener = &snapshot.listeners[index];
+    if listener.client_address != ClientAddress::Peer {
+        return true;
+    }
+    let banned =
+        bans.any() && bans.find(peer, unix_ms()).is_some() && snapshot.lists.standing(peer).action != Action::Manage;
+    !banned && !snapshot.lists.verdict(peer).denies() && listener.gate.admits(peer)
 }
 
 /// A worker as one of its connections holds it: counted as open until it is dropped, by a panic too.

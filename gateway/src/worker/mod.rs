@@ -28,6 +28,7 @@ use crate::refusal::Refusal;
 use crate::rt::wake::{Receiver, Sender, Unopened};
 use crate::rt::{self, RingError, RingFlags, Ticker, deadline};
 use crate::snapshot::Snapshot;
+use crate::tables::bans::Bans;
 use crate::tables::connections::Connections;
 
 /// Scratch texts a worker keeps for heads being encoded.
@@ -44,6 +45,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub snapshot: ArcSwap<Snapshot>,
     pub connections: Arc<Connections>,
+    pub bans: Arc<Bans>,
     pub pool: OffloadPool,
     /// Snapshots nobody uses any more, to be dropped where it costs no client anything.
     pub retired: SyncSender<Arc<Snapshot>>,

@@ -66,7 +66,7 @@ struct Prepared {
 
 fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prepared> {
     let metrics = Metrics::new(1, Refusal::codes());
-    let mut snapshot = snapshot::compile(config, &metrics);
+    let mut snapshot = snapshot::compile(config, &Arc::default(), &metrics);
     for (endpoints, upstream) in snapshot.endpoints.iter_mut().zip(config.upstream.values()) {
         let list = upstream.endpoints.iter().filter_map(|endpoint| {
             let peer = Peer::Tcp(endpoint.address.parse().ok()?);
@@ -94,6 +94,7 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
         metrics,
         snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
+        bans: Arc::default(),
         pool: OffloadPool::start(1)?,
         retired,
         draining: AtomicBool::new(false),

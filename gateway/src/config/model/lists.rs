@@ -16,7 +16,7 @@ pub struct List {
     pub action: ListAction,
     /// Addresses and prefixes. Bits behind a prefix are ignored, and warned about.
     #[serde(default)]
-    #[schemars(with = "Vec<words::Network>")]
+    #[schemars(with = "Vec<words::Network>", extend("default" = null))]
     pub cidrs: Vec<String>,
     /// A file of them, relative to the one it is written in. It is read again when it changes.
     #[serde(default)]

@@ -15,6 +15,10 @@ fn check(bytes: &[u8]) -> Result<bool, TestCaseError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gateway.toml");
     fs::write(&path, bytes).unwrap();
+    fs::create_dir(folder.path().join("lists")).unwrap();
+    for name in ["lists/drop.txt", "lists/networks.csv", "lists/places.csv"] {
+        fs::write(folder.path().join(name), read(&format!("conf/{name}"))).unwrap();
+    }
     // Some variables are there and some are not.
     let environment = |name: &str| (name.len().is_multiple_of(2)).then(|| format!("{name}\r\n${{client_ip}}\""));
     match load_with(&path, &environment) {

@@ -59,6 +59,10 @@ fn every_file_in_conf_loads() {
 fn every_key_that_is_only_shown_loads_when_it_is_set() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("admin.token"), "geheim\n").unwrap();
+    fs::create_dir(folder.path().join("lists")).unwrap();
+    for name in ["drop.txt", "networks.csv", "places.csv"] {
+        fs::copy(conf("lists").join(name), folder.path().join("lists").join(name)).unwrap();
+    }
     let shown: Vec<usize> =
         (0..).zip(reference().lines()).filter(|(_, line)| shown_key(line).is_some()).map(|(n, _)| n).collect();
     assert!(shown.len() > 5, "{shown:?}");
