@@ -78,6 +78,11 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// The IP addresses they are at.
+    pub fn addresses(&self) -> impl Iterator<Item = std::net::IpAddr> {
+        self.list.iter().filter_map(|endpoint| endpoint.identity.peer.ip())
+    }
+
     /// At most 65,536 endpoints; more are left out.
     pub fn new(mut list: Vec<Arc<Endpoint>>) -> Endpoints {
         list.truncate(usize::from(u16::MAX) + 1);

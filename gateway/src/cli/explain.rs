@@ -1,10 +1,13 @@
 //! `bawab explain`: what the gateway would do, from a configuration file, or from the gateway that runs with it.
 
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{EXIT_USAGE, answer, ask, show_problems};
+use super::ask::{self, Method};
+use super::{answer, show_problems};
 use crate::config;
+use crate::explain::ip;
 use crate::explain::route::{Question, explain};
 use crate::observe::metrics::Metrics;
 use crate::snapshot;
@@ -16,6 +19,19 @@ pub enum What {
     ///
     /// Ends with 0 if there is a route, 1 if the request is refused or the configuration has problems, 2 if the command is wrong.
     Route(Route),
+    /// What the lists say about an address, which line says so, and whether it is banned.
+    Ip(Ip),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Ip {
+    address: IpAddr,
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = super::FILE_DEFAULT)]
+    config: PathBuf,
+    /// Ask the gateway that runs with this configuration: bans and the doors in the kernel are known there only.
+    #[arg(long)]
+    running: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -44,6 +60,7 @@ pub(super) fn main(what: &What) -> ExitCode {
             true => running(route),
             false => written(route),
         },
+        What::Ip(ip) => address(ip),
     }
 }
 
@@ -67,46 +84,22 @@ fn written(route: &Route) -> ExitCode {
 /// By what runs.
 fn running(route: &Route) -> ExitCode {
     let Route { method, url, headers, client, config, .. } = route;
-    let mut query = form(&[("method", method), ("url", url)]);
-    for header in headers {
-        query.push_str(&format!("&{}", form(&[("header", header)])));
-    }
-    if let Some(client) = client {
-        query.push_str(&format!("&{}", form(&[("client", client)])));
-    }
-    show(config, &format!("/explain/route?{query}&format=text"))
+    let mut pairs = vec![("method", method.as_str()), ("url", url), ("format", "text")];
+    pairs.extend(headers.iter().map(|header| ("header", header.as_str())));
+    pairs.extend(client.iter().map(|client| ("client", client.as_str())));
+    ask::show(config, Method::Get, &format!("/explain/route?{}", ask::form(&pairs)))
 }
 
-/// Asks the admin listener of `config` and prints what it says.
-fn show(config: &Path, target: &str) -> ExitCode {
-    let loaded = match config::load(config) {
+/// By the lists as they are written now.
+fn address(ip: &Ip) -> ExitCode {
+    if ip.running {
+        let query = ask::form(&[("address", &ip.address.to_string()), ("format", "text")]);
+        return ask::show(&ip.config, Method::Get, &format!("/explain/ip?{query}"));
+    }
+    let loaded = match config::load(&ip.config) {
         Ok(loaded) => loaded,
         Err(problems) => return show_problems(&problems),
     };
-    match ask::get(&loaded.config, target) {
-        Ok(said) => {
-            let shown = answer(&said.body);
-            match said.status {
-                200 => shown,
-                400 => ExitCode::from(EXIT_USAGE),
-                _ => ExitCode::FAILURE,
-            }
-        }
-        Err(why) => super::usage(&why),
-    }
-}
-
-/// Pairs as a query holds them (WHATWG URL §5.2).
-fn form(pairs: &[(&str, &str)]) -> String {
-    let escaped = |text: &str| {
-        text.bytes().fold(String::new(), |mut out, byte| {
-            match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => out.push(char::from(byte)),
-                byte => out.push_str(&format!("%{byte:02X}")),
-            }
-            out
-        })
-    };
-    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
-    pairs.join("&")
+    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &Metrics::new(1, &[]));
+    answer(&ip::explain(&snapshot, ip.address, None).text())
 }

@@ -1,11 +1,13 @@
 //! The command line: one file per subcommand. Answers go to stdout, everything else to stderr.
 
 mod ask;
+pub mod ban;
 pub mod check;
 pub mod explain;
 mod run;
 pub mod schema;
 pub mod version;
+pub mod xdp;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -25,7 +27,7 @@ pub const EXIT_USAGE: u8 = 2;
 
 /// An edge API gateway: an XDP door in the kernel, a thread-per-core io_uring proxy behind it.
 #[derive(Debug, clap::Parser)]
-#[command(name = "bawab", version = version::VERSION, override_usage = "bawab run|check|explain|schema|version ...")]
+#[command(name = "bawab", version = version::VERSION, override_usage = "bawab run|check|explain|xdp|ban|schema|version ...")]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -54,6 +56,16 @@ pub enum Command {
         #[command(subcommand)]
         what: explain::What,
     },
+    /// The door in the kernel: how it stands, how it is changed and removed.
+    Xdp {
+        #[command(subcommand)]
+        what: xdp::What,
+    },
+    /// Who is turned away for a time.
+    Ban {
+        #[command(subcommand)]
+        what: ban::What,
+    },
     /// Prints the JSON Schema of the configuration: every key with its meaning, default and bounds.
     Schema,
     /// Prints the version and how this binary was built.
@@ -65,6 +77,8 @@ pub fn dispatch(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Run { file } => run::main(&file),
         Command::Check { file } => check::main(&file),
+        Command::Xdp { what } => xdp::main(&what),
+        Command::Ban { what } => ban::main(&what),
         Command::Explain { what } => explain::main(&what),
         Command::Schema => schema::main(),
         Command::Version => version::main(),

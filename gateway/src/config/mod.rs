@@ -127,7 +127,7 @@ pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
             warnings.extend(read.warnings);
             let mut compiled = Lists::default();
             if problems.is_empty() {
-                match Lists::compile(&config, &read.readings) {
+                match Lists::compile(&config, &read.readings, &folder) {
                     Ok(lists) => compiled = lists,
                     Err(why) => problems.push(Problem::new("list", why.0.to_string()).at(places.find("list"))),
                 }

@@ -4,6 +4,7 @@
 //! It listens on a unix socket or a loopback address, or asks every request for a token. Whoever connects can hold little of
 //! the control thread and not for long: few connections, one request each, a short head, ten seconds for all of it.
 
+mod door;
 mod listen;
 
 use std::collections::BTreeSet;
@@ -25,11 +26,13 @@ use subtle::ConstantTimeEq;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::listen::{Listener, adopt, bind};
+use super::doors::Handle;
 use crate::explain::route::{Question, explain};
 use crate::observe::metrics::Metrics;
 use crate::observe::reloads::Outcome;
 use crate::observe::rfc3339;
 use crate::snapshot::Snapshot;
+use crate::tables::bans::Bans;
 
 /// After `shutdown`, how long answers in the making may take.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(2);
@@ -45,9 +48,16 @@ pub struct State {
     pub snapshot: Arc<dyn Fn() -> Arc<Snapshot> + Send + Sync>,
     /// Where the control loop takes what is asked of it.
     pub commands: mpsc::Sender<Command>,
+    pub bans: Arc<Bans>,
+    pub doors: Handle,
 }
 
 impl State {
+    /// Since when the lists in effect are: as long as the configuration is.
+    fn since(&self) -> Option<std::time::SystemTime> {
+        self.metrics.reloads.current().map(|current| current.loaded)
+    }
+
     fn token(&self) -> Option<Token> {
         self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -58,6 +68,10 @@ impl State {
 pub enum Command {
     /// Load the configuration again and tell what became of it.
     Reload(oneshot::Sender<Reloaded>),
+    /// The same, and take its lists back after this time unless [`Command::Confirm`] comes.
+    Apply { confirm: Option<Duration>, reply: oneshot::Sender<Reloaded> },
+    /// Keep what was applied. Whether there was something to keep.
+    Confirm(oneshot::Sender<bool>),
 }
 
 /// What became of a reload.
@@ -66,6 +80,8 @@ pub struct Reloaded {
     pub outcome: Outcome,
     /// What is wrong, when it failed; a line each.
     pub problems: Vec<String>,
+    /// Its lists are taken back after this time unless somebody confirms.
+    pub confirm: Option<Duration>,
 }
 
 /// Why the gateway should not be sent traffic. Ready is when there is no reason.
@@ -169,10 +185,20 @@ fn router(state: State) -> Router {
         .route("/readyz", get(readiness))
         .route("/config", get(configuration))
         .route("/explain/route", get(explain_route))
+        .route("/explain/ip", get(door::explain))
+        .route("/xdp", get(door::status))
+        .route("/xdp/apply", post(door::apply))
+        .route("/xdp/confirm", post(door::confirm))
+        .route("/xdp/bypass", post(door::bypass))
+        .route("/bans", get(door::bans).post(door::ban).delete(door::unban))
         .route("/reload", post(reload))
         .fallback(async || problem(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
         .method_not_allowed_fallback(async || {
-            problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use GET, and POST for /reload")
+            problem(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "use GET to ask, POST to change, DELETE to end a ban",
+            )
         })
         .layer(from_fn_with_state(state.clone(), authorize))
         .layer(map_response(close))
@@ -226,7 +252,7 @@ async fn readiness(Shared(state): Shared<State>) -> Response {
 
 /// What the running routes make of a request: `method`, `url`, `header` (any number), `client`; `format=text` for people.
 async fn explain_route(Shared(state): Shared<State>, Query(pairs): Query<Vec<(String, String)>>) -> Response {
-    let first = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let first = |wanted: &str| door::first(&pairs, wanted);
     let headers: Vec<String> =
         pairs.iter().filter(|(name, _)| name == "header").map(|(_, value)| value.clone()).collect();
     let (Some(method), Some(url)) = (first("method"), first("url")) else {
@@ -266,18 +292,28 @@ async fn configuration(Shared(state): Shared<State>) -> Response {
     .into_response()
 }
 
+/// Whether a page in some browser of this machine asks, which may send requests to loopback addresses; programs say no origin.
+fn from_a_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN)
+}
+
 async fn reload(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
-    if headers.contains_key(ORIGIN) {
-        // A page in some browser of this machine may send requests to loopback addresses; programs do not say an origin.
+    if from_a_page(&headers) {
         return problem(StatusCode::FORBIDDEN, "cross_origin", "this is not for web pages");
     }
     let (reply, replied) = oneshot::channel();
     if state.commands.try_send(Command::Reload(reply)).is_err() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "too much is asked at once; try again");
     }
-    let Ok(Reloaded { outcome, problems }) = replied.await else {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the gateway stops");
-    };
+    match replied.await {
+        Ok(outcome) => reloaded(&state, outcome),
+        Err(_) => problem(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the gateway stops"),
+    }
+}
+
+/// What became of a reload.
+fn reloaded(state: &State, reloaded: Reloaded) -> Response {
+    let Reloaded { outcome, problems, confirm } = reloaded;
     if outcome == Outcome::Failed {
         let title = "the configuration is not loaded; the one before goes on";
         let status = StatusCode::UNPROCESSABLE_ENTITY;
@@ -286,7 +322,11 @@ async fn reload(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
     }
     let current = state.metrics.reloads.current();
     let (hash, generation) = current.map(|current| (current.hash, current.generation)).unwrap_or_default();
-    Json(json!({ "outcome": outcome.name(), "hash": hash, "generation": generation })).into_response()
+    let mut said = json!({ "outcome": outcome.name(), "hash": hash, "generation": generation });
+    if let Some(confirm) = confirm {
+        said["taken_back_after_seconds"] = confirm.as_secs().into();
+    }
+    Json(said).into_response()
 }
 
 /// RFC 9457.

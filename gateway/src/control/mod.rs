@@ -5,8 +5,10 @@
 //! task that comes back as an event. When the thread stalls, traffic goes on with the last snapshot.
 
 pub mod admin;
+mod doors;
 mod reload;
 mod resolve;
+mod safety;
 mod sockets;
 mod start;
 mod systemd;
@@ -28,6 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use self::admin::{Command, Ready, Reloaded};
+pub use self::doors::detach;
+use self::doors::{Doors, Wanted};
 use self::reload::{Fresh, Refused};
 use self::resolve::Answers;
 use self::sockets::{Given, Sockets};
@@ -40,6 +44,7 @@ use self::workers::{Still, Workers};
 use crate::config::model::{Config, WorkerFailure};
 use crate::config::{Digest, Loaded};
 use crate::limits::RESOLVE_INTERVAL_MS;
+use crate::lists::Lists;
 use crate::observe::access_log::AccessLog;
 use crate::observe::events;
 use crate::observe::reloads::Outcome;
@@ -102,6 +107,12 @@ pub fn run(path: &Path, loaded: Loaded, inheritance: Option<Inheritance>) -> Res
     ended
 }
 
+/// What `xdp apply --confirm` waits for.
+struct Unconfirmed {
+    until: Instant,
+    before: Arc<Lists>,
+}
+
 /// A gateway that runs.
 struct Running {
     path: PathBuf,
@@ -118,6 +129,11 @@ struct Running {
     admin: Option<Admin>,
     /// The admin listener that another process goes on with, while it answers what it has accepted.
     admin_leaving: Option<tokio::task::JoinHandle<()>>,
+    doors: Doors,
+    /// Lists that come back unless somebody confirms those that run.
+    unconfirmed: Option<Unconfirmed>,
+    /// The lists that run are not those of the configuration.
+    taken_back: bool,
     commander: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
     ended: mpsc::UnboundedReceiver<usize>,
@@ -144,6 +160,8 @@ struct Reload {
     /// Who waits for the one that runs, and for the one after it.
     waiting: Vec<oneshot::Sender<Reloaded>>,
     waiting_next: Vec<oneshot::Sender<Reloaded>>,
+    /// How long what is loaded may go unconfirmed.
+    confirm: Option<Duration>,
 }
 
 struct Signals {
@@ -189,6 +207,15 @@ impl Running {
                 }
                 Event::Reload => self.begin_reload(None),
                 Event::Command(Command::Reload(reply)) => self.begin_reload(Some(reply)),
+                Event::Command(Command::Apply { confirm, reply }) => self.begin_apply(confirm, reply),
+                Event::Command(Command::Confirm(reply)) => {
+                    let confirmed = self.unconfirmed.take().is_some();
+                    if confirmed {
+                        tracing::info!("the lists are confirmed");
+                    }
+                    // Whoever asked may have gone.
+                    let _ = reply.send(confirmed);
+                }
                 Event::Loaded(loaded) => self.end_reload(loaded).await,
                 Event::TakeOver => self.begin_take_over(),
                 Event::Successor(Ok(successor)) => break self.drain(Duration::ZERO, Some(successor)).await,
@@ -217,6 +244,7 @@ impl Running {
                     if let Some(ended) = self.look_after() {
                         break ended;
                     }
+                    self.take_lists_back();
                     if self.config.gateway.watch && !self.reload.is_running && self.watch.changed() {
                         tracing::info!("the configuration's files have changed");
                         self.begin_reload(None);
@@ -315,6 +343,33 @@ impl Running {
         }
     }
 
+    /// Loads the configuration again, with lists that are taken back unless they are confirmed.
+    fn begin_apply(&mut self, confirm: Option<Duration>, reply: oneshot::Sender<Reloaded>) {
+        if self.reload.is_running {
+            // Dropped: whoever asks hears that it is busy. Which of two reloads is to be confirmed must be clear.
+            return;
+        }
+        self.reload.confirm = confirm;
+        self.begin_reload(Some(reply));
+    }
+
+    /// Brings the lists before back when nobody confirmed those that run.
+    fn take_lists_back(&mut self) {
+        if self.unconfirmed.as_ref().is_none_or(|unconfirmed| Instant::now() < unconfirmed.until) {
+            return;
+        }
+        let Some(Unconfirmed { before, .. }) = self.unconfirmed.take() else { return };
+        let mut snapshot = Snapshot::clone(&self.shared.snapshot.load());
+        snapshot.lists = before.clone();
+        self.shared.snapshot.store(Arc::new(snapshot));
+        self.doors.publish(&before);
+        self.taken_back = true;
+        tracing::warn!(
+            lists = before.generation(),
+            "nobody confirmed the lists: those from before are in effect again"
+        );
+    }
+
     /// Loads the configuration again, beside what runs. `reply` hears what became of it.
     fn begin_reload(&mut self, reply: Option<oneshot::Sender<Reloaded>>) {
         if self.reload.is_running {
@@ -337,21 +392,23 @@ impl Running {
 
     async fn end_reload(&mut self, loaded: Result<Box<Fresh>, Refused>) {
         let now = SystemTime::now();
+        let confirm = self.reload.confirm;
         let reloads = &self.shared.metrics.clone().reloads;
         let reloaded = match loaded {
-            Ok(fresh) if fresh.digest == self.digest => {
+            Ok(fresh) if fresh.digest == self.digest && !self.taken_back => {
                 // What it was read from may be other files now that say the same.
                 self.watch = fresh.watch.after(&self.watch);
                 reloads.unchanged(now);
                 tracing::info!(config = self.digest.shown, "the configuration says what it said before");
-                Reloaded { outcome: Outcome::Unchanged, problems: Vec::new() }
+                Reloaded { outcome: Outcome::Unchanged, problems: Vec::new(), confirm: None }
             }
             Ok(fresh) => match self.apply(*fresh).await {
                 Ok(()) => {
+                    let confirm = self.unconfirmed.as_ref().and(confirm);
                     reloads.applied(&self.digest.shown, now);
                     let workers = self.workers.ids().len();
                     tracing::info!(config = self.digest.shown, workers, "configuration reloaded");
-                    Reloaded { outcome: Outcome::Applied, problems: Vec::new() }
+                    Reloaded { outcome: Outcome::Applied, problems: Vec::new(), confirm }
                 }
                 Err(error) => self.not_reloaded(vec![error.to_string()], now),
             },
@@ -366,6 +423,7 @@ impl Running {
             let _ = waiting.send(reloaded.clone());
         }
         self.reload.is_running = false;
+        self.reload.confirm = None;
         if std::mem::take(&mut self.reload.is_asked) {
             self.reload.waiting = std::mem::take(&mut self.reload.waiting_next);
             self.begin_reload(None);
@@ -379,7 +437,7 @@ impl Running {
         let (count, running) = (problems.len(), &self.digest.shown);
         tracing::error!(problems = count, running, "configuration not reloaded; the one before goes on");
         self.shared.metrics.reloads.failed(&problems.join("\n"), now);
-        Reloaded { outcome: Outcome::Failed, problems }
+        Reloaded { outcome: Outcome::Failed, problems, confirm: None }
     }
 
     /// Puts a configuration into effect: first everything that can fail, then the change.
@@ -399,7 +457,10 @@ impl Running {
         };
         let admin = match is_admin_there {
             true => None,
-            false => Some(Admin::start(&config, None, &self.shared, &self.ready, &self.commander).await?),
+            false => {
+                let doors = self.doors.handle();
+                Some(Admin::start(&config, None, &self.shared, &self.ready, &self.commander, doors).await?)
+            }
         };
         let before = self.workers.ids();
         if count > before.len()
@@ -412,7 +473,16 @@ impl Running {
 
         // From here on nothing fails.
         let closed = self.sockets.adopt(plan, &mut snapshot);
+        let lists = snapshot.lists.clone();
         let old = self.shared.snapshot.swap(Arc::new(snapshot));
+        let changed = old.lists.table.generation() != lists.table.generation();
+        // A reload in between is as good as a confirmation: its lists were meant.
+        self.unconfirmed = self
+            .reload
+            .confirm
+            .filter(|_| changed)
+            .map(|time| Unconfirmed { until: Instant::now() + time, before: old.lists.clone() });
+        self.taken_back = false;
         self.shared.pool.submit(Box::new(move || drop(old)));
         let go: Vec<usize> = self.workers.ids().into_iter().skip(count).collect();
         if let Some(log) = log {
@@ -427,6 +497,7 @@ impl Running {
         }
         self.workers.leave(&go, config.gateway.drain.deadline.0).await;
         self.lend().await;
+        self.doors.want(Wanted::of(&config, &lists, self.sockets.ports())).await;
         match admin {
             Some(admin) => {
                 if let Some(old) = std::mem::replace(&mut self.admin, admin) {
@@ -476,6 +547,7 @@ impl Running {
         self.workers.drain(Queued::Leave).await;
         let pid = successor.pid;
         systemd::main_process(pid);
+        self.doors.pass_on().await;
         successor.begin();
         tracing::info!(pid, "the new process serves");
         self.admin_leaving = self.admin.take().map(|admin| tokio::task::spawn_local(admin.pass_on()));

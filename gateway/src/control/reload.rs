@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::resolve::{Found, Resolver, look_up};
+use super::safety;
 use super::watch::Watch;
 use crate::config::model::Config;
 use crate::config::{self, Digest, Loaded};
@@ -96,7 +97,11 @@ impl Fresh {
             return Err(lost("too much work is queued; try again"));
         }
         match outcome.await {
-            Ok(compiled) => Ok(compiled?.resolve(&known).await),
+            Ok(compiled) => {
+                let fresh = compiled?.resolve(&known).await;
+                let problems = safety::refusals(&fresh.config, &fresh.snapshot.lists, &fresh.snapshot);
+                if problems.is_empty() { Ok(fresh) } else { Err(Refused { problems, files: Vec::new() }) }
+            }
             // A panic is a bug of ours, and no reason to stop serving.
             Err(_) => Err(lost("loading the configuration failed by a mistake of the gateway's; please report it")),
         }

@@ -244,6 +244,15 @@ impl Sockets {
         .collect()
     }
 
+    /// The ports that are listened on.
+    pub(super) fn ports(&self) -> Vec<u16> {
+        let mut ports: Vec<u16> =
+            self.slots.iter().flat_map(|slot| &slot.sockets).filter_map(|lent| port(&lent.socket)).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
     /// The numbers of the listeners that are open and have none of these keys.
     pub(super) fn others(&self, keys: &[Key]) -> Vec<usize> {
         let is_other = |slot: &Slot| !slot.sockets.is_empty() && !keys.contains(&slot.key);

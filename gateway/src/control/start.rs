@@ -14,11 +14,12 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::admin::{self, Command, Ready, State, Token};
+use super::doors::{Doors, Handle, Wanted};
 use super::reload::Fresh;
 use super::sockets::{self, Label, Sockets};
 use super::takeover::{Inheritance, Program};
 use super::workers::Workers;
-use super::{Running, Signals, pulse, systemd};
+use super::{Running, Signals, pulse, safety, systemd};
 use crate::config::Loaded;
 use crate::config::model::{self, Config, WORKERS_MAX};
 use crate::limits::OFFLOAD_THREADS;
@@ -39,10 +40,27 @@ const RETIRED_MAX: usize = 64;
 #[derive(Debug)]
 pub enum StartError {
     Ring(RingError),
-    Listen { listener: String, address: String, error: io::Error },
-    Admin { address: String, error: io::Error },
-    Log { path: PathBuf, error: io::Error },
-    Other { what: &'static str, error: io::Error },
+    Listen {
+        listener: String,
+        address: String,
+        error: io::Error,
+    },
+    Admin {
+        address: String,
+        error: io::Error,
+    },
+    Log {
+        path: PathBuf,
+        error: io::Error,
+    },
+    /// Lists that would deny somebody who must stay reachable; a line each.
+    Lists {
+        refused: Vec<String>,
+    },
+    Other {
+        what: &'static str,
+        error: io::Error,
+    },
 }
 
 impl std::error::Error for StartError {}
@@ -68,6 +86,7 @@ impl fmt::Display for StartError {
             }
             StartError::Admin { address, error } => write!(f, "admin.address: cannot listen on {address}: {error}"),
             StartError::Log { path, error } => write!(f, "log.access: cannot write `{}`: {error}", path.display()),
+            StartError::Lists { refused } => f.write_str(&refused.join("; ")),
             StartError::Other { what, error } => write!(f, "cannot set up {what}: {error}"),
         }
     }
@@ -97,6 +116,10 @@ pub(super) async fn start(
     let fresh = Fresh::first(path, loaded, &metrics).await;
     let Fresh { config, digest, mut snapshot, resolver, watch } = fresh;
     warn_of_descriptors(&config, descriptors);
+    let refused = safety::refusals(&config, &snapshot.lists, &snapshot);
+    if !refused.is_empty() {
+        return Err(StartError::Lists { refused });
+    }
 
     let (mut given, admin_given, inheritance) = match inheritance {
         Some(Inheritance { given, admin, confirm }) => (given, admin, Some(confirm)),
@@ -124,7 +147,10 @@ pub(super) async fn start(
         retired: retire,
         draining: AtomicBool::new(false),
     });
-    let admin = Admin::start(&config, admin_given, &shared, &ready, &commander).await?;
+    let doors = Doors::start(&shared.metrics, &shared.bans, &ready).map_err(other("the thread of the XDP programs"))?;
+    let lists = shared.snapshot.load().lists.clone();
+    doors.want(Wanted::of(&config, &lists, sockets.ports())).await;
+    let admin = Admin::start(&config, admin_given, &shared, &ready, &commander, doors.handle()).await?;
     let (mut workers, ended) = Workers::new(shared.clone(), ring);
     workers.start(worker_count(&config), &log).await?;
     shared.metrics.reloads.started(&digest.shown, SystemTime::now());
@@ -156,6 +182,9 @@ pub(super) async fn start(
         watch,
         admin,
         admin_leaving: None,
+        doors,
+        unconfirmed: None,
+        taken_back: false,
         commander,
         commands,
         ended,
@@ -224,6 +253,7 @@ impl Admin {
         shared: &Arc<Shared>,
         ready: &Arc<Ready>,
         commands: &mpsc::Sender<Command>,
+        doors: Handle,
     ) -> Result<Option<Admin>, StartError> {
         let Some(written) = &config.admin else { return Ok(None) };
         let failed = |error| StartError::Admin { address: written.address.clone(), error };
@@ -240,6 +270,8 @@ impl Admin {
             token: token.clone(),
             snapshot: Arc::new(move || served.snapshot.load_full()),
             commands: commands.clone(),
+            bans: shared.bans.clone(),
+            doors,
         };
         tracing::info!(address = listener.address(), "admin listening");
         let (stop, stopped) = oneshot::channel::<()>();

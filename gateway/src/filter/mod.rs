@@ -26,13 +26,14 @@ mod vary;
 
 use std::any::Any;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use self::chain::Chain;
 use crate::config::model;
-use crate::lists::Lists;
+use crate::lists::Gate;
 use crate::proxy::fetch::{Fetched, Shared, Subrequest};
 use crate::proxy::head::{Client, RequestHead, ResponseHead};
 use crate::refusal::Refusal;
@@ -87,7 +88,8 @@ pub struct Kind {
 /// What filters are made from.
 pub struct Making<'a> {
     pub route: &'a model::Route,
-    pub lists: &'a Lists,
+    /// The route's own lists.
+    pub gate: &'a Arc<Gate>,
 }
 
 /// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out. What limits or turns away

@@ -208,12 +208,12 @@ fn an_answer_of_a_filter_is_finished_like_any() {
         ),
         (
             Phase::Finish,
-            (compression::KIND.compile)(&Making { route: &finishing, lists: &Lists::default() })
+            (compression::KIND.compile)(&Making { route: &finishing, gate: &Arc::default() })
                 .expect("the route has it"),
         ),
         (
             Phase::Finish,
-            (security_headers::KIND.compile)(&Making { route: &finishing, lists: &Lists::default() })
+            (security_headers::KIND.compile)(&Making { route: &finishing, gate: &Arc::default() })
                 .expect("the route has it"),
         ),
     ]);
@@ -243,7 +243,7 @@ fn a_needed_body_is_decoded_first() {
     let bench = Bench::new(vec![
         (
             Phase::Inspect,
-            (decompress_request::KIND.compile)(&Making { route: &route, lists: &Lists::default() })
+            (decompress_request::KIND.compile)(&Making { route: &route, gate: &Arc::default() })
                 .expect("the route has it"),
         ),
         (

@@ -9,7 +9,7 @@ mod read;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -37,6 +37,8 @@ pub struct Lists {
     rules: BTreeMap<u16, Rule>,
     /// Each list that somebody names, by its name.
     sets: BTreeMap<String, Arc<Table>>,
+    /// What each list was read from, and the folder its file is relative to.
+    sources: BTreeMap<String, (List, PathBuf)>,
     /// Some list is enforced everywhere.
     denies: bool,
 }
@@ -64,13 +66,24 @@ pub struct Uncompiled(pub CompileError);
 
 impl Default for Lists {
     fn default() -> Lists {
-        Lists { table: Arc::new(Table::empty()), rules: BTreeMap::new(), sets: BTreeMap::new(), denies: false }
+        Lists {
+            table: Arc::new(Table::empty()),
+            rules: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            denies: false,
+        }
     }
 }
 
 impl Lists {
     /// Compiles what was read. Linear in the number of addresses; a million take a quarter of a second.
-    pub fn compile(config: &Config, readings: &[Reading]) -> Result<Lists, Uncompiled> {
+    /// `folder`: of the file in which a key was written.
+    pub fn compile(
+        config: &Config,
+        readings: &[Reading],
+        folder: &dyn Fn(&str) -> PathBuf,
+    ) -> Result<Lists, Uncompiled> {
         let manage: Vec<Cidr> = config
             .xdp
             .iter()
@@ -111,7 +124,9 @@ impl Lists {
             sets.insert(name.to_owned(), Arc::new(Table::compile(&entries, seed).map_err(Uncompiled)?));
         }
         let denies = rules.values().any(|rule| rule.action == Action::Deny);
-        Ok(Lists { table: Arc::new(table), rules, sets, denies })
+        let sources =
+            config.list.iter().map(|(name, list)| (name.clone(), (list.clone(), folder(&format!("list.{name}")))));
+        Ok(Lists { table: Arc::new(table), rules, sets, sources: sources.collect(), denies })
     }
 
     /// What the lists that hold everywhere say about an address.
@@ -129,6 +144,13 @@ impl Lists {
     pub fn gate(&self, deny: &[String], allow: &[String]) -> Gate {
         let tables = |names: &[String]| names.iter().filter_map(|name| self.sets.get(name).cloned()).collect();
         Gate { deny: tables(deny), allow: tables(allow) }
+    }
+
+    /// The line that says what a rule does about an address, as the list's file has it now.
+    pub fn locate(&self, rule: u16, address: IpAddr) -> Option<Located> {
+        let name = &self.rules.get(&rule)?.list;
+        let (list, folder) = self.sources.get(name)?;
+        locate(name, list, folder, address)
     }
 
     /// What a rule stands for.
@@ -219,7 +241,7 @@ impl History {
 }
 
 /// Where a list's file is: relative to the file its name was written in.
-pub fn path_of(folder: &Path, file: &str) -> std::path::PathBuf {
+pub fn path_of(folder: &Path, file: &str) -> PathBuf {
     folder.join(file)
 }
 
@@ -250,7 +272,7 @@ mod tests {
             reading("friends", &["10.2.0.0/16", "198.51.100.0/24"]),
             reading("staff", &["192.0.2.7/32"]),
         ];
-        let lists = Lists::compile(&config, &readings).expect("it fits");
+        let lists = Lists::compile(&config, &readings, &|_| PathBuf::new()).expect("it fits");
         for (address, action, list, shadow) in [
             ("10.9.9.9", Action::Deny, "drop", None),
             ("10.1.0.7", Action::Manage, "xdp.manage", None),

@@ -50,6 +50,7 @@ impl Collector for Scrape {
         logs(&mut families, &metrics)?;
         names(&mut families, &metrics)?;
         configuration(&mut families, &metrics)?;
+        doors(&mut families, &metrics)?;
         whole_process(&mut families, &metrics)
     }
 }
@@ -205,6 +206,51 @@ fn configuration(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result 
     families.begin("bawab_config_last_reload_successful", help, MetricType::Gauge)?.value(i64::from(is_good))
 }
 
+fn doors(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    let missed = metrics.doors.bans_missed.load(std::sync::atomic::Ordering::Relaxed);
+    let help = "Bans the kernel was not told of because too many waited; user space enforces them";
+    families.begin("bawab_xdp_bans_missed", help, MetricType::Counter)?.total(missed)?;
+    let doors = metrics.doors.status();
+    let help = "Whether the XDP program is attached to the interface, and how";
+    let mut family = families.begin("bawab_xdp_attached", help, MetricType::Gauge)?;
+    for door in &doors {
+        let labels = [("interface", door.interface.as_str()), ("mode", door.mode.as_deref().unwrap_or(""))];
+        family.gauge(&labels, i64::from(door.mode.is_some()))?;
+    }
+    let help = "Whether every drop on the interface is turned off";
+    let mut family = families.begin("bawab_xdp_bypassed", help, MetricType::Gauge)?;
+    for door in &doors {
+        family.gauge(&[("interface", door.interface.as_str())], i64::from(door.bypass))?;
+    }
+    let help = "Entries of the lists the kernel has";
+    let mut family = families.begin("bawab_xdp_entries", help, MetricType::Gauge)?;
+    for door in &doors {
+        family.gauge(&[("interface", door.interface.as_str())], door.entries)?;
+    }
+    let help = "Addresses the kernel turns away for a time";
+    let mut family = families.begin("bawab_xdp_bans", help, MetricType::Gauge)?;
+    for door in &doors {
+        family.gauge(&[("interface", door.interface.as_str())], door.bans as u64)?;
+    }
+    let help = "Packets by what the XDP program made of them";
+    let mut family = families.begin("bawab_xdp_packets", help, MetricType::Counter)?;
+    for door in &doors {
+        for (outcome, packets) in &door.packets {
+            family.counter(&[("interface", door.interface.as_str()), ("outcome", outcome)], *packets)?;
+        }
+    }
+    let help = "Packets a list turned away, or would have in shadow mode, and those that are let in by one";
+    let mut family = families.begin("bawab_xdp_list_packets", help, MetricType::Counter)?;
+    for door in &doors {
+        for list in &door.lists {
+            let mode = if list.shadow { "shadow" } else { "enforce" };
+            let labels = [("interface", door.interface.as_str()), ("list", list.list.as_str()), ("mode", mode)];
+            family.counter(&labels, list.packets)?;
+        }
+    }
+    Ok(())
+}
+
 /// The names every Prometheus dashboard for a process knows, and who we are. What cannot be read is left out.
 fn whole_process(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let help = "Always 1; the version is in the label";
@@ -297,6 +343,7 @@ mod tests {
 
     use super::scraper::{labels_text, parse};
     use super::*;
+    use crate::observe::doors::{DoorStatus, ListStatus};
     use crate::observe::metrics::SERIES_MAX;
 
     const CODES: &[&str] = &["head_timeout", "no_route"];
@@ -324,6 +371,15 @@ mod tests {
             upstream.requests.inc();
             upstream.first_byte.observe_us(1_000);
         }
+        metrics.doors.set(vec![DoorStatus {
+            interface: "eth0".to_owned(),
+            mode: Some("native".to_owned()),
+            entries: 7,
+            bans: 1,
+            packets: vec![("passed", 100), ("dropped", 3)],
+            lists: vec![ListStatus { list: "drop".to_owned(), shadow: false, packets: 3, bytes: 180, sources: 1 }],
+            ..DoorStatus::default()
+        }]);
         let loaded = UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
         metrics.reloads.started("0123456789abcdef", loaded);
         metrics.reloads.applied("fedcba9876543210", loaded);

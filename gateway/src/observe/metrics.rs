@@ -16,6 +16,7 @@ use std::time::SystemTime;
 use prometheus_client::registry::Registry;
 
 use super::access_log::{AccessLog, Counts};
+use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
@@ -368,6 +369,7 @@ pub struct Metrics {
     upstreams: Series<UpstreamSeries>,
     access_log: OnceLock<Arc<Counts>>,
     pub reloads: Reloads,
+    pub doors: Doors,
     started: SystemTime,
     registry: Registry,
 }
@@ -382,6 +384,7 @@ impl Metrics {
             upstreams: Series::new(|workers_max| UpstreamSeries { parts: Parts::new(workers_max) }),
             access_log: OnceLock::new(),
             reloads: Reloads::default(),
+            doors: Doors::default(),
             started: SystemTime::now(),
             registry: exposition::registry(metrics.clone()),
         })

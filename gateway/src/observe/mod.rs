@@ -6,6 +6,7 @@
 
 mod access_line;
 pub mod access_log;
+pub mod doors;
 pub mod events;
 mod exposition;
 pub mod histogram;

@@ -25,6 +25,7 @@ fn table(matchers: Vec<Matcher>) -> RouteTable {
         pattern: matcher.path.clone(),
         timeouts: crate::snapshot::RouteTimeouts::default(),
         mirrors: Vec::new(),
+        gate: std::sync::Arc::default(),
         errors: Vec::new(),
         body_bytes_max: 0,
         path_policy: http1::PathPolicy::KEEP,

@@ -22,6 +22,16 @@ pub enum Peer {
     Unix(PathBuf),
 }
 
+impl Peer {
+    /// Its IP address, if it has one.
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix(_) => None,
+        }
+    }
+}
+
 impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

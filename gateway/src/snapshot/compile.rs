@@ -48,6 +48,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapsh
     let routes = config.route.iter().map(|written| {
         let matcher = Matcher::of(written);
         let name = written.name();
+        let gate = Arc::new(lists.gate(&written.deny, &written.allow));
         let route = Route {
             pattern: matcher.path.clone(),
             action: Action::of(written, |name| indices[name]),
@@ -66,7 +67,8 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapsh
                 })
                 .collect(),
             errors: written.error.iter().map(ErrorPage::of).collect(),
-            chain: filter::compile(&Making { route: written, lists }),
+            chain: filter::compile(&Making { route: written, gate: &gate }),
+            gate,
             body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).0,
             path_policy: http1::PathPolicy {
                 encoded_slash: rule(written.path_policy.encoded_slash),

@@ -90,6 +90,8 @@ pub struct Route {
     pub action: Action,
     pub timeouts: RouteTimeouts,
     pub mirrors: Vec<Mirror>,
+    /// Whom it turns away by address.
+    pub gate: Arc<Gate>,
     pub errors: Vec<ErrorPage>,
     pub chain: Chain,
     pub body_bytes_max: u64,

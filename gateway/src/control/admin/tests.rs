@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::control::doors::Doors;
 use crate::observe::metrics::RouteSeries;
 
 /// Short enough to wait for, long enough for a request on a busy machine.
@@ -26,6 +27,11 @@ struct Server {
     ready: Arc<Ready>,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<io::Result<()>>,
+}
+
+/// Doors of no interface.
+fn doors() -> Handle {
+    Doors::start(&Metrics::new(1, &[]), &Arc::default(), &Arc::default()).expect("a thread").handle()
 }
 
 /// What the workers would serve by.
@@ -49,6 +55,8 @@ impl Server {
             ready: Arc::clone(&ready),
             token,
             snapshot: served(),
+            bans: Arc::default(),
+            doors: doors(),
             commands: mpsc::channel(1).0,
         };
         let (stop, stopped) = oneshot::channel();
@@ -214,6 +222,8 @@ async fn an_address_others_can_reach_needs_a_token() {
         ready: Arc::default(),
         token: Arc::default(),
         snapshot: served(),
+        bans: Arc::default(),
+        doors: doors(),
         commands: mpsc::channel(1).0,
     };
     let error = serve(listener, state, std::future::pending()).await.unwrap_err();

@@ -1,0 +1,63 @@
+//! `bawab xdp`: the doors in the kernel, asked over the admin listener of the gateway that runs; `detach` is for when none does.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::ask::{self, Method};
+use super::{answer, usage};
+use crate::control;
+
+#[derive(Debug, clap::Subcommand)]
+pub enum What {
+    /// How the XDP program stands on each interface: mode, lists, bans, what it turned away, and whom.
+    Status(Config),
+    /// Loads the configuration again. With --confirm its lists are taken back unless `bawab xdp confirm` comes in time.
+    Apply {
+        /// A time such as 60s: lock yourself out, and you are in again after it.
+        #[arg(long, value_name = "TIME")]
+        confirm: Option<String>,
+        #[command(flatten)]
+        config: Config,
+    },
+    /// Keeps what `apply --confirm` brought.
+    Confirm(Config),
+    /// Turns every drop in the kernel off at once, or on again. It stays so over restarts.
+    Bypass {
+        /// on or off
+        #[arg(value_parser = ["on", "off"])]
+        state: String,
+        #[command(flatten)]
+        config: Config,
+    },
+    /// Removes the XDP program and all it knows from an interface, or from all of them; no gateway may be running with it.
+    Detach {
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Config {
+    /// The configuration of the gateway that is asked.
+    #[arg(long = "config", value_name = "FILE", default_value = super::FILE_DEFAULT)]
+    pub(super) file: PathBuf,
+}
+
+pub(super) fn main(what: &What) -> ExitCode {
+    match what {
+        What::Status(config) => ask::show(&config.file, Method::Get, "/xdp?format=text"),
+        What::Apply { confirm, config } => {
+            let query = confirm.as_ref().map(|time| format!("?{}", ask::form(&[("confirm", time)])));
+            ask::show(&config.file, Method::Post, &format!("/xdp/apply{}", query.unwrap_or_default()))
+        }
+        What::Confirm(config) => ask::show(&config.file, Method::Post, "/xdp/confirm"),
+        What::Bypass { state, config } => {
+            ask::show(&config.file, Method::Post, &format!("/xdp/bypass?on={}", state == "on"))
+        }
+        What::Detach { interface } => match control::detach(interface.as_deref()) {
+            Ok(removed) if removed.is_empty() => answer("nothing was attached\n"),
+            Ok(removed) => answer(&format!("detached from {}\n", removed.join(", "))),
+            Err(error) => usage(&error.to_string()),
+        },
+    }
+}
