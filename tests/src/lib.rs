@@ -6,6 +6,7 @@
 //! - [`origin`] is where the gateway connects to.
 //! - [`message`] reads HTTP messages strictly and knows nothing of the gateway's own codec: two readers that share a
 //!   mistake would agree.
+//! - [`netns`] is two network namespaces, for what only the kernel's door can show.
 //! - [`notified`] is where sd_notify goes; [`root`] is a fresh Debian to install a package into.
 //! - [`wire`] runs the scripts in `tests/wire/*.txt`; `tests/wire/README.md` explains their format.
 //!
@@ -23,6 +24,7 @@ pub mod gateway;
 pub mod kept;
 pub mod message;
 pub mod metrics;
+pub mod netns;
 pub mod notified;
 pub mod origin;
 pub mod peer;
