@@ -307,13 +307,16 @@ impl Work {
             }
         }
         let is_other_mode = wanted.mode != self.wanted.mode;
+        let are_other_lists = wanted.lists.table.generation() != self.wanted.lists.table.generation();
         self.doors = kept;
         self.wanted = wanted;
         if is_other_mode {
             // A door of another mode is opened anew.
             self.doors.clear();
         }
-        self.publish();
+        if are_other_lists {
+            self.publish();
+        }
         for interface in self.wanted.interfaces.clone() {
             if !self.doors.iter().any(|held| held.interface == interface) {
                 let held = Held {
