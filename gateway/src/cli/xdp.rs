@@ -21,13 +21,14 @@ pub enum What {
     },
     /// Keeps what `apply --confirm` brought.
     Confirm(Config),
-    /// Turns every drop in the kernel off at once, or on again. It stays so over restarts.
+    /// Turns every drop in the kernel off at once, or on again: without a gateway or a configuration, and over restarts.
     Bypass {
         /// on or off
         #[arg(value_parser = ["on", "off"])]
         state: String,
-        #[command(flatten)]
-        config: Config,
+        /// One interface instead of all that have the program.
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
     },
     /// Removes the XDP program and all it knows from an interface, or from all of them; no gateway may be running with it.
     Detach {
@@ -51,9 +52,11 @@ pub(super) fn main(what: &What) -> ExitCode {
             ask::show(&config.file, Method::Post, &format!("/xdp/apply{}", query.unwrap_or_default()))
         }
         What::Confirm(config) => ask::show(&config.file, Method::Post, "/xdp/confirm"),
-        What::Bypass { state, config } => {
-            ask::show(&config.file, Method::Post, &format!("/xdp/bypass?on={}", state == "on"))
-        }
+        What::Bypass { state, interface } => match control::bypass(interface.as_deref(), state == "on") {
+            Ok(on) if on.is_empty() => usage("no XDP program of a gateway is attached"),
+            Ok(on) => answer(&format!("bypass is {state} on {}\n", on.join(", "))),
+            Err(error) => usage(&error.to_string()),
+        },
         What::Detach { interface } => match control::detach(interface.as_deref()) {
             Ok(removed) if removed.is_empty() => answer("nothing was attached\n"),
             Ok(removed) => answer(&format!("detached from {}\n", removed.join(", "))),

@@ -30,8 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use self::admin::{Command, Ready, Reloaded};
-pub use self::doors::detach;
 use self::doors::{Doors, Wanted};
+pub use self::doors::{bypass, detach};
 use self::reload::{Fresh, Refused};
 use self::resolve::Answers;
 use self::sockets::{Given, Sockets};

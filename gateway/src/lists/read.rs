@@ -166,12 +166,7 @@ impl Reader<'_> {
     }
 
     /// Reads line by line; `parse` finds the prefix of a line, if it has one.
-    fn each_line(
-        &mut self,
-        mut input: impl BufRead,
-        path: &Path,
-        parse: Parse,
-    ) -> Result<(), Stop> {
+    fn each_line(&mut self, mut input: impl BufRead, path: &Path, parse: Parse) -> Result<(), Stop> {
         let mut line = Vec::new();
         let mut told = 0;
         for number in 1.. {
