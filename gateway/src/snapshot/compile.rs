@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{HostPolicy, Listener, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream, UpstreamTimeouts};
 use crate::balance::Endpoints;
-use crate::config::model::{Config, PathRule, SlashRule, Upgrade};
+use crate::config::model::{self, Config, PathRule, SlashRule, Upgrade};
 use crate::filter;
 use crate::observe::metrics::Metrics;
 use crate::route::action::Action;
@@ -41,9 +41,10 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
             series: metrics.upstream(name),
         })
         .collect();
-    let routes = config.route.iter().map(|written| {
+    let names: Vec<String> = config.route.iter().map(model::Route::name).collect();
+    let series = metrics.routes_of(names.iter().map(String::as_str));
+    let routes = config.route.iter().zip(names.iter().zip(series)).map(|(written, (name, series))| {
         let matcher = Matcher::of(written);
-        let name = written.name();
         let route = Route {
             pattern: matcher.path.clone(),
             action: Action::of(written, |name| indices[name]),
@@ -61,8 +62,8 @@ pub fn compile(config: &Config, metrics: &Metrics) -> Snapshot {
                 refuse_double_slash: written.path_policy.double_slash == SlashRule::Refuse,
             },
             websocket: written.upgrade.contains(&Upgrade::Websocket),
-            series: metrics.route(&name),
-            name,
+            series,
+            name: name.clone(),
         };
         (matcher, route)
     });
