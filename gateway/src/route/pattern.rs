@@ -317,6 +317,17 @@ impl Segments {
         self.end == End::Exact && self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
     }
 
+    /// Writes the one path that is taken into `path`; `false`: there are others.
+    pub(super) fn whole(&self, path: &mut Vec<u8>) -> bool {
+        path.clear();
+        for segment in &self.segments {
+            let Segment::Literal(literal) = segment else { return false };
+            path.push(b'/');
+            path.extend_from_slice(literal);
+        }
+        self.end == End::Exact
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         let segments = self.segments.iter().filter_map(|segment| match segment {
             Segment::Capture { name, .. } => Some(&**name),

@@ -1,13 +1,18 @@
 //! All routes of one priority, compiled for finding: a host is one probe, a whole path one, and each segment of a pattern
 //! one. What a lookup costs depends on the path, hardly on the number of routes.
 //!
+//! With many routes what is read is in no cache, so each step is made of as few cache lines as it can be: what a probe
+//! compares with lies in its bucket, and a single route without conditions, the common case, lies where it is named.
+//!
 //! Candidates come in the order of precedence: hosts from the exact one to any, within a host the whole path, regular
 //! expressions, then the tree of segments, walked so that the more specific branch comes first. Routes of one host and
 //! pattern form a leaf; they differ by method and conditions and stand in their order.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+use std::num::NonZeroU32;
 
 use foldhash::fast::FixedState;
+use hashbrown::hash_table::Entry;
 use hashbrown::{HashMap, HashTable};
 use http1::Method;
 use regex::bytes::{RegexSet, RegexSetBuilder};
@@ -19,30 +24,48 @@ use crate::limits::REGEX_COMPILED_BYTES_MAX;
 /// A fixed seed: who asks cannot put anything in, so nobody can fill a bucket.
 type Hashing = FixedState;
 
+/// The number of a [`Node`], its place in [`Table::nodes`] and one. Never 0, so that none takes no space of its own.
+type NodeId = NonZeroU32;
+
 /// Routes of one priority.
 #[derive(Default)]
 pub(super) struct Table {
-    hosts: HashMap<Box<[u8]>, u32, Hashing>,
-    /// keyed by `.suffix`
-    suffixes: HashMap<Box<[u8]>, u32, Hashing>,
-    any_host: Option<u32>,
-    paths: Vec<Paths>,
+    hosts: HashTable<Host>,
+    /// with `.suffix` for a name
+    suffixes: HashTable<Host>,
+    any_host: Option<Paths>,
+    /// hosts so far
+    hosts_count: u32,
     /// whole paths of all hosts
     exact: HashTable<Whole>,
+    regexes: Vec<Regexes>,
     nodes: Vec<Node>,
     /// literal segments below all nodes
     edges: HashTable<Edge>,
-    /// bytes of paths and segments
+    /// captures with a suffix below nodes that have some, by falling length of the suffix
+    suffixed: Vec<Vec<(Box<[u8]>, NodeId)>>,
+    /// routes that share a place
+    shared: Vec<Vec<Candidate>>,
+    /// texts too long for their bucket
     text: Vec<u8>,
-    candidates: Vec<Candidate>,
+}
+
+/// A host that routes name.
+#[repr(align(64))]
+struct Host {
+    paths: Paths,
+    name: Inline<43>,
 }
 
 /// What a host has.
-#[derive(Default)]
+#[derive(Clone, Copy)]
 struct Paths {
+    /// by which its whole paths are found
+    host: u32,
     has_exact: bool,
-    root: Option<u32>,
-    regexes: Option<Box<Regexes>>,
+    root: Option<NodeId>,
+    /// index into [`Table::regexes`]
+    regexes: Option<u32>,
 }
 
 /// Regular expressions of one host, all matched in one pass.
@@ -52,42 +75,61 @@ struct Regexes {
     candidates: Vec<(usize, Candidate)>,
 }
 
+/// A whole path of a host.
+#[repr(align(64))]
 struct Whole {
-    paths: u32,
-    text: Span,
+    host: u32,
     leaf: Leaf,
+    path: Inline<51>,
 }
 
+/// A literal segment, with the node behind it.
+#[repr(align(64))]
 struct Edge {
-    parent: u32,
-    text: Span,
-    child: u32,
+    child: Node,
+    parent: NodeId,
+    segment: Inline<27>,
 }
 
 /// A place in the tree of segments.
-#[derive(Default)]
+#[derive(Clone, Copy)]
+#[repr(align(32))]
 struct Node {
-    has_literals: bool,
-    /// by falling length of the suffix
-    captures: Vec<(Box<[u8]>, u32)>,
+    id: NodeId,
     /// patterns that end here
     end: Leaf,
     /// patterns that take whatever follows
     rest: Leaf,
+    has_literals: bool,
+    /// behind a capture without a suffix
+    capture: Option<NodeId>,
+    /// index into [`Table::suffixed`]
+    suffixed: Option<NonZeroU32>,
 }
 
-#[derive(Clone, Copy)]
-struct Span {
-    start: u32,
-    len: u32,
-}
-
-/// A range of candidates.
+/// The routes of one place.
 #[derive(Clone, Copy, Default)]
-struct Leaf {
-    first: u32,
-    count: u32,
+enum Leaf {
+    #[default]
+    Empty,
+    One(Candidate),
+    /// Index into [`Table::shared`].
+    Shared(u32),
 }
+
+// A cache line, or half of one.
+const _: () = assert!(size_of::<Host>() == 64 && size_of::<Whole>() == 64);
+const _: () = assert!(size_of::<Edge>() == 64 && size_of::<Node>() == 32);
+
+/// A text of at most `N` bytes; or where it is among longer ones.
+#[derive(Clone, Copy)]
+struct Inline<const N: usize> {
+    /// `LONG`: the first eight bytes are start and length in [`Table::text`].
+    len: u8,
+    bytes: [u8; N],
+}
+
+const LONG: u8 = u8::MAX;
 
 /// What must be known to pass a route over, without touching the route.
 #[derive(Clone, Copy)]
@@ -121,144 +163,152 @@ const ALL: u16 = 0x1ff;
 impl Table {
     /// Compiles the matchers at `members`. They stand in the order in which they would be tried.
     pub(super) fn build(matchers: &[Matcher], members: &[u32]) -> Table {
-        let mut table = Table::default();
-        // Leaves are ranges, so the routes of one leaf must be known before the first is laid down.
-        let mut wholes: Vec<(u32, &Matcher, Vec<Candidate>)> = Vec::new();
-        let mut whole_at: HashMap<(u32, String), usize, Hashing> = HashMap::default();
-        let mut ends: HashMap<(u32, bool), Vec<Candidate>, Hashing> = HashMap::default();
+        let mut table = Table { suffixed: vec![Vec::new()], ..Table::default() };
         let mut regexes: HashMap<u32, Vec<(Box<str>, Candidate)>, Hashing> = HashMap::default();
+        let mut path = Vec::new();
         for &route in members {
             let matcher = &matchers[route as usize];
             let candidate = Candidate::of(route, matcher);
             for host in &matcher.hosts {
-                let paths = table.paths_of(host);
                 match &*matcher.path {
                     PathPattern::Regex(regex) => {
-                        regexes.entry(paths).or_default().push((regex.text.clone(), candidate));
+                        let at = *table.paths_of(host).regexes.get_or_insert(regexes.len() as u32);
+                        regexes.entry(at).or_default().push((regex.text.clone(), candidate));
                     }
-                    path if path.is_exact() => {
-                        let at = *whole_at.entry((paths, path.to_string())).or_insert_with(|| {
-                            wholes.push((paths, matcher, Vec::new()));
-                            wholes.len() - 1
-                        });
-                        wholes[at].2.push(candidate);
+                    PathPattern::Segments(pattern) if pattern.whole(&mut path) => {
+                        table.add_whole(host, &path, candidate);
                     }
                     PathPattern::Segments(pattern) => {
-                        let mut node = table.root_of(paths);
+                        let mut node = table.root_of(host);
                         for segment in &pattern.segments {
                             node = table.child(node, segment);
                         }
-                        ends.entry((node, pattern.end != End::Exact)).or_default().push(candidate);
+                        let Table { nodes, shared, .. } = &mut table;
+                        let node = &mut nodes[at(node)];
+                        let leaf = if pattern.end == End::Exact { &mut node.end } else { &mut node.rest };
+                        leaf.add(candidate, shared);
                     }
                 }
             }
         }
-        for (paths, matcher, candidates) in wholes {
-            table.paths[paths as usize].has_exact = true;
-            let leaf = table.leaf(candidates);
-            let PathPattern::Segments(pattern) = &*matcher.path else { unreachable!("exact paths are segments") };
-            let mut path = Vec::new();
-            for segment in &pattern.segments {
-                path.push(b'/');
-                if let Segment::Literal(literal) = segment {
-                    path.extend_from_slice(literal);
-                }
-            }
-            let text = table.store(&path);
-            let hash = hash(paths, &path);
-            let Table { exact, text: bytes, .. } = &mut table;
-            exact.insert_unique(hash, Whole { paths, text, leaf }, |whole| hash_of(whole.paths, whole.text, bytes));
+        let mut regexes: Vec<_> = regexes.into_iter().collect();
+        regexes.sort_unstable_by_key(|(at, _)| *at);
+        table.regexes = regexes.into_iter().map(|(_, members)| Regexes::new(members)).collect();
+        for captures in &mut table.suffixed {
+            captures.sort_by(|(one, _), (other, _)| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
         }
-        for ((node, rest), candidates) in ends {
-            let leaf = table.leaf(candidates);
-            let node = &mut table.nodes[node as usize];
-            *if rest { &mut node.rest } else { &mut node.end } = leaf;
-        }
-        for (paths, members) in regexes {
-            let set = RegexSetBuilder::new(members.iter().map(|(text, _)| format!("^(?:{text})$")))
-                .unicode(false)
-                // Each of them fits, so all of them do.
-                .size_limit(REGEX_COMPILED_BYTES_MAX * (members.len() + 1))
-                .build()
-                .expect("config::load compiled each of them");
-            let candidates = members.into_iter().map(|(_, candidate)| candidate).enumerate().collect();
-            table.paths[paths as usize].regexes = Some(Box::new(Regexes { set, candidates }));
-        }
-        for node in &mut table.nodes {
-            node.captures.sort_by(|(one, _), (other, _)| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+        for edge in table.edges.iter_mut() {
+            edge.child = table.nodes[at(edge.child.id)];
         }
         table
     }
 
-    fn paths_of(&mut self, host: &HostPattern) -> u32 {
-        let next = self.paths.len() as u32;
-        let found = match host {
-            HostPattern::Exact(name) => *self.hosts.entry(name.as_bytes().into()).or_insert(next),
-            HostPattern::Suffix(suffix) => *self.suffixes.entry(suffix.as_bytes().into()).or_insert(next),
-            HostPattern::Any => *self.any_host.get_or_insert(next),
+    fn paths_of(&mut self, host: &HostPattern) -> &mut Paths {
+        let next = Paths { host: self.hosts_count, has_exact: false, root: None, regexes: None };
+        let (hosts, name) = match host {
+            HostPattern::Exact(name) => (&mut self.hosts, name.as_bytes()),
+            HostPattern::Suffix(suffix) => (&mut self.suffixes, suffix.as_bytes()),
+            HostPattern::Any => {
+                self.hosts_count += u32::from(self.any_host.is_none());
+                return self.any_host.get_or_insert(next);
+            }
         };
-        if found == next {
-            self.paths.push(Paths::default());
-        }
-        found
+        let text = &self.text;
+        let hash = hash(0, name);
+        let is_it = |host: &Host| host.name.is(name, text);
+        let host = match hosts.entry(hash, is_it, |host| self::hash(0, host.name.of(text))) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(free) => {
+                self.hosts_count += 1;
+                free.insert(Host { paths: next, name: Inline::new(name, &mut self.text) }).into_mut()
+            }
+        };
+        &mut host.paths
     }
 
-    fn root_of(&mut self, paths: u32) -> u32 {
-        if let Some(root) = self.paths[paths as usize].root {
+    fn add_whole(&mut self, host: &HostPattern, path: &[u8], candidate: Candidate) {
+        let paths = self.paths_of(host);
+        paths.has_exact = true;
+        let host = paths.host;
+        let Table { exact, text, shared, .. } = self;
+        let hash = hash(host, path);
+        match exact.find_mut(hash, |whole| whole.host == host && whole.path.is(path, text)) {
+            Some(whole) => whole.leaf.add(candidate, shared),
+            None => {
+                let whole = Whole { host, leaf: Leaf::One(candidate), path: Inline::new(path, text) };
+                exact.insert_unique(hash, whole, |whole| self::hash(whole.host, whole.path.of(text)));
+            }
+        }
+    }
+
+    fn root_of(&mut self, host: &HostPattern) -> NodeId {
+        if let Some(root) = self.paths_of(host).root {
             return root;
         }
         let root = self.node();
-        self.paths[paths as usize].root = Some(root);
+        self.paths_of(host).root = Some(root);
         root
     }
 
-    fn node(&mut self) -> u32 {
-        self.nodes.push(Node::default());
-        self.nodes.len() as u32 - 1
+    fn node(&mut self) -> NodeId {
+        let id = NodeId::MIN.saturating_add(self.nodes.len() as u32);
+        let (end, rest) = (Leaf::Empty, Leaf::Empty);
+        self.nodes.push(Node { id, end, rest, has_literals: false, capture: None, suffixed: None });
+        id
     }
 
-    fn child(&mut self, parent: u32, segment: &Segment) -> u32 {
+    fn child(&mut self, parent: NodeId, segment: &Segment) -> NodeId {
         match segment {
             Segment::Literal(literal) => {
                 if let Some(child) = self.literal(parent, literal) {
+                    return child.id;
+                }
+                let child = self.node();
+                self.nodes[at(parent)].has_literals = true;
+                let Table { edges, text, nodes, .. } = self;
+                // What is behind it is known when all routes are in: until then its number is what counts.
+                let edge = Edge { child: nodes[at(child)], parent, segment: Inline::new(literal, text) };
+                edges.insert_unique(hash(parent.get(), literal), edge, |edge| {
+                    hash(edge.parent.get(), edge.segment.of(text))
+                });
+                child
+            }
+            Segment::Capture { suffix, .. } if suffix.is_empty() => {
+                if let Some(child) = self.nodes[at(parent)].capture {
                     return child;
                 }
                 let child = self.node();
-                self.nodes[parent as usize].has_literals = true;
-                let text = self.store(literal);
-                let Table { edges, text: bytes, .. } = self;
-                let edge = Edge { parent, text, child };
-                edges.insert_unique(hash(parent, literal), edge, |edge| hash_of(edge.parent, edge.text, bytes));
+                self.nodes[at(parent)].capture = Some(child);
                 child
             }
             Segment::Capture { suffix, .. } => {
-                let captures = &self.nodes[parent as usize].captures;
-                if let Some((_, child)) = captures.iter().find(|(known, _)| known == suffix) {
+                let captures = match self.nodes[at(parent)].suffixed {
+                    Some(captures) => captures,
+                    None => {
+                        let next = NonZeroU32::new(self.suffixed.len() as u32).expect("the first one is nobody's");
+                        self.suffixed.push(Vec::new());
+                        self.nodes[at(parent)].suffixed = Some(next);
+                        next
+                    }
+                };
+                let known = self.suffixed[captures.get() as usize].iter().find(|(known, _)| known == suffix);
+                if let Some((_, child)) = known {
                     return *child;
                 }
                 let child = self.node();
-                self.nodes[parent as usize].captures.push((suffix.clone(), child));
+                self.suffixed[captures.get() as usize].push((suffix.clone(), child));
                 child
             }
         }
     }
 
-    fn literal(&self, parent: u32, segment: &[u8]) -> Option<u32> {
-        let is_it = |edge: &Edge| edge.parent == parent && *edge.text.of(&self.text) == *segment;
-        self.edges.find(hash(parent, segment), is_it).map(|edge| edge.child)
+    fn literal(&self, parent: NodeId, segment: &[u8]) -> Option<&Node> {
+        let is_it = |edge: &Edge| edge.parent == parent && edge.segment.is(segment, &self.text);
+        self.edges.find(hash(parent.get(), segment), is_it).map(|edge| &edge.child)
     }
 
-    fn store(&mut self, bytes: &[u8]) -> Span {
-        let start = self.text.len() as u32;
-        self.text.extend_from_slice(bytes);
-        Span { start, len: bytes.len() as u32 }
-    }
-
-    fn leaf(&mut self, candidates: Vec<Candidate>) -> Leaf {
-        let first = self.candidates.len() as u32;
-        let count = candidates.len() as u32;
-        self.candidates.extend(candidates);
-        Leaf { first, count }
+    fn host(&self, hosts: &HashTable<Host>, name: &[u8]) -> Option<Paths> {
+        hosts.find(hash(0, name), |host| host.name.is(name, &self.text)).map(|host| host.paths)
     }
 
     /// Finds the first route that takes `asked`. `host` is in lower case. `refused` gets those that would take it with
@@ -271,14 +321,14 @@ impl Table {
         refused: &mut Vec<u32>,
     ) -> Option<u32> {
         let mut search = Search { table: self, matchers, asked, refused };
-        let exact = if self.hosts.is_empty() { None } else { self.hosts.get(host).copied() };
+        let exact = if self.hosts.is_empty() { None } else { self.host(&self.hosts, host) };
         if let Some(route) = exact.and_then(|paths| search.host(paths)) {
             return Some(route);
         }
         if !self.suffixes.is_empty() {
             let dots = memchr::memchr_iter(b'.', host).filter(|&dot| dot > 0);
-            for paths in dots.filter_map(|dot| self.suffixes.get(&host[dot..])) {
-                if let Some(route) = search.host(*paths) {
+            for paths in dots.filter_map(|dot| self.host(&self.suffixes, &host[dot..])) {
+                if let Some(route) = search.host(paths) {
                     return Some(route);
                 }
             }
@@ -287,10 +337,65 @@ impl Table {
     }
 }
 
-impl Span {
-    fn of(self, text: &[u8]) -> &[u8] {
-        &text[self.start as usize..][..self.len as usize]
+impl Regexes {
+    /// In the order of their precedence.
+    fn new(members: Vec<(Box<str>, Candidate)>) -> Regexes {
+        let set = RegexSetBuilder::new(members.iter().map(|(text, _)| format!("^(?:{text})$")))
+            .unicode(false)
+            // Each of them fits, so all of them do.
+            .size_limit(REGEX_COMPILED_BYTES_MAX * (members.len() + 1))
+            .build()
+            .expect("config::load compiled each of them");
+        Regexes { set, candidates: members.into_iter().map(|(_, candidate)| candidate).enumerate().collect() }
     }
+}
+
+impl Leaf {
+    /// Candidates are added in their order.
+    fn add(&mut self, candidate: Candidate, shared: &mut Vec<Vec<Candidate>>) {
+        match *self {
+            Leaf::Empty => *self = Leaf::One(candidate),
+            Leaf::One(first) => {
+                *self = Leaf::Shared(shared.len() as u32);
+                shared.push(vec![first, candidate]);
+            }
+            Leaf::Shared(at) => shared[at as usize].push(candidate),
+        }
+    }
+}
+
+impl<const N: usize> Inline<N> {
+    fn new(value: &[u8], text: &mut Vec<u8>) -> Self {
+        let mut bytes = [0; N];
+        if let Some(space) = bytes.get_mut(..value.len()) {
+            space.copy_from_slice(value);
+            return Inline { len: value.len() as u8, bytes };
+        }
+        bytes[..4].copy_from_slice(&(text.len() as u32).to_ne_bytes());
+        bytes[4..8].copy_from_slice(&(value.len() as u32).to_ne_bytes());
+        text.extend_from_slice(value);
+        Inline { len: LONG, bytes }
+    }
+
+    fn of<'t>(&'t self, text: &'t [u8]) -> &'t [u8] {
+        if self.len != LONG {
+            return &self.bytes[..usize::from(self.len)];
+        }
+        let number = |at: usize| {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|byte| self.bytes[at + byte]);
+            u32::from_ne_bytes([a, b, c, d]) as usize
+        };
+        &text[number(0)..][..number(4)]
+    }
+
+    fn is(&self, value: &[u8], text: &[u8]) -> bool {
+        self.of(text) == value
+    }
+}
+
+/// Where a node is in [`Table::nodes`].
+fn at(node: NodeId) -> usize {
+    node.get() as usize - 1
 }
 
 fn hash(owner: u32, bytes: &[u8]) -> u64 {
@@ -298,10 +403,6 @@ fn hash(owner: u32, bytes: &[u8]) -> u64 {
     owner.hash(&mut hasher);
     hasher.write(bytes);
     hasher.finish()
-}
-
-fn hash_of(owner: u32, span: Span, text: &[u8]) -> u64 {
-    hash(owner, span.of(text))
 }
 
 impl Candidate {
@@ -327,19 +428,19 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn host(&mut self, paths: u32) -> Option<u32> {
+    fn host(&mut self, paths: Paths) -> Option<u32> {
         let table = self.table;
         let path = self.asked.path;
-        let of_host = &table.paths[paths as usize];
-        if of_host.has_exact {
-            let is_it = |whole: &Whole| whole.paths == paths && *whole.text.of(&table.text) == *path;
-            if let Some(whole) = table.exact.find(hash(paths, path), is_it)
-                && let Some(route) = self.leaf(whole.leaf)
+        if paths.has_exact {
+            let is_it = |whole: &Whole| whole.host == paths.host && whole.path.is(path, &table.text);
+            if let Some(whole) = table.exact.find(hash(paths.host, path), is_it)
+                && let Some(route) = self.leaf(&whole.leaf)
             {
                 return Some(route);
             }
         }
-        if let Some(regexes) = &of_host.regexes {
+        if let Some(at) = paths.regexes {
+            let regexes = &table.regexes[at as usize];
             let matched = regexes.set.matches(path);
             if matched.matched_any() {
                 let candidates = regexes.candidates.iter().filter(|(at, _)| matched.matched(*at));
@@ -349,45 +450,56 @@ impl Search<'_> {
             }
         }
         // `*` of `OPTIONS *` is no path.
-        of_host.root.filter(|_| path.first() == Some(&b'/')).and_then(|root| self.below(root, 0))
+        paths.root.filter(|_| path.first() == Some(&b'/')).and_then(|root| self.below(&table.nodes[at(root)], 0))
     }
 
-    /// Walks the tree from `node`, where the path is read up to `at`: at its end, or before a slash. At most as deep as the
+    /// Walks the tree from `node`, where the path is read up to `read`: at its end, or before a slash. At most as deep as the
     /// longest pattern, and over no more nodes than patterns have segments.
-    fn below(&mut self, index: u32, at: usize) -> Option<u32> {
-        let node = &self.table.nodes[index as usize];
+    fn below(&mut self, node: &Node, read: usize) -> Option<u32> {
+        let table = self.table;
         let path = self.asked.path;
-        if at == path.len() {
-            return self.leaf(node.end).or_else(|| self.leaf(node.rest));
+        if read == path.len() {
+            return self.leaf(&node.end).or_else(|| self.leaf(&node.rest));
         }
-        if node.has_literals || !node.captures.is_empty() {
-            let start = at + 1;
+        if node.has_literals || node.capture.is_some() || node.suffixed.is_some() {
+            let start = read + 1;
             let end = memchr::memchr(b'/', &path[start..]).map_or(path.len(), |slash| start + slash);
             let segment = &path[start..end];
             if node.has_literals
-                && let Some(child) = self.table.literal(index, segment)
+                && let Some(child) = table.literal(node.id, segment)
                 && let Some(route) = self.below(child, end)
             {
                 return Some(route);
             }
-            for (suffix, child) in &node.captures {
-                if segment.len() > suffix.len()
-                    && segment.ends_with(suffix)
-                    && let Some(route) = self.below(*child, end)
-                {
-                    return Some(route);
+            if let Some(captures) = node.suffixed {
+                for (suffix, child) in &table.suffixed[captures.get() as usize] {
+                    if segment.len() > suffix.len()
+                        && segment.ends_with(suffix)
+                        && let Some(route) = self.below(&table.nodes[at(*child)], end)
+                    {
+                        return Some(route);
+                    }
                 }
             }
+            if let Some(child) = node.capture
+                && !segment.is_empty()
+                && let Some(route) = self.below(&table.nodes[at(child)], end)
+            {
+                return Some(route);
+            }
         }
-        self.leaf(node.rest)
+        self.leaf(&node.rest)
     }
 
-    fn leaf(&mut self, leaf: Leaf) -> Option<u32> {
-        if leaf.count == 0 {
-            return None;
+    fn leaf(&mut self, leaf: &Leaf) -> Option<u32> {
+        match leaf {
+            Leaf::Empty => None,
+            Leaf::One(candidate) => self.among(std::iter::once(candidate)),
+            Leaf::Shared(at) => {
+                let table = self.table;
+                self.among(table.shared[*at as usize].iter())
+            }
         }
-        let table = self.table;
-        self.among(table.candidates[leaf.first as usize..][..leaf.count as usize].iter())
     }
 
     /// The first of routes that take the same paths. Those that name the method stand before those for all.
