@@ -3,6 +3,7 @@
 
 use bawab::observe::metrics::Metrics;
 use bawab::route::RouteTable;
+use bawab::snapshot;
 use benches::routes::{self, Mix, Requests};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -42,7 +43,7 @@ fn compile(criterion: &mut Criterion) {
             let metrics = Metrics::new(1, &[]);
             group.throughput(Throughput::Elements(count as u64));
             group.bench_function(BenchmarkId::from_parameter(count), |bench| {
-                bench.iter_batched(|| routes::parts(&config, &metrics), RouteTable::new, BatchSize::PerIteration);
+                bench.iter_batched(|| snapshot::routes(&config, &metrics), RouteTable::new, BatchSize::PerIteration);
             });
         }
         group.finish();

@@ -8,16 +8,13 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use bawab::config::model::Config;
-use bawab::filter::Chain;
 use bawab::observe::metrics::Metrics;
 use bawab::proxy::fields::Fields;
-use bawab::route::action::Action;
-use bawab::route::{Asked, Found, Matcher, RouteTable};
-use bawab::snapshot::{Route, RouteTimeouts};
+use bawab::route::{Asked, Found, RouteTable};
+use bawab::snapshot;
 
 /// Routes of one file: `config::load` bounds the bytes of each.
 const ROUTES_PER_FILE: usize = 10_000;
@@ -104,30 +101,9 @@ pub fn write(mix: Mix, routes: usize, folder: &Path) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Every route with what it takes: what [`RouteTable::new`] compiles.
-pub fn parts(config: &Config, metrics: &Metrics) -> Vec<(Matcher, Route)> {
-    let matchers: Vec<Matcher> = config.route.iter().map(Matcher::of).collect();
-    let series = metrics.routes_of(matchers.iter().map(|matcher| &*matcher.name));
-    let part = |(matcher, series): (Matcher, _)| {
-        let route = Route {
-            name: matcher.name.to_string(),
-            pattern: Arc::clone(&matcher.path),
-            action: Action::Upstream(0),
-            timeouts: RouteTimeouts::default(),
-            chain: Chain::default(),
-            body_bytes_max: 0,
-            path_policy: http1::PathPolicy::KEEP,
-            websocket: false,
-            series,
-        };
-        (matcher, route)
-    };
-    matchers.into_iter().zip(series).map(part).collect()
-}
-
 /// A compiled table of so many routes.
 pub fn table(mix: Mix, routes: usize) -> Result<RouteTable> {
-    Ok(RouteTable::new(parts(&config(mix, routes)?, &Metrics::new(1, &[]))))
+    Ok(RouteTable::new(snapshot::routes(&config(mix, routes)?, &Metrics::new(1, &[]))))
 }
 
 /// Requests, drawn and written down.

@@ -85,6 +85,9 @@ pub const SUBREQUEST_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Times one filter may ask for another effect in one exchange. A filter that never decides is a bug, answered with 500.
 pub const EFFECTS_PER_FILTER_MAX: u32 = 8;
 
+/// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
+pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
+
 /// Bytes of request body a filter may ask to see.
 pub const BODY_COLLECT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -107,6 +110,21 @@ pub const CONNECT_ATTEMPTS_MAX: u32 = 3;
 
 /// Bytes of a body kept to be sent again when a kept connection turns out to be closed.
 pub const BODY_HELD_FOR_RETRY_BYTES: usize = 16 * 1024;
+
+/// Regular expressions in one `cors` table: each is tried until one matches.
+pub const ORIGIN_REGEXES_MAX: usize = 32;
+
+/// Origins in one `cors` table.
+pub const ORIGINS_MAX: usize = 1000;
+
+/// Answers a worker compresses at one time; one more goes as it is. A coder takes up to 2 MiB.
+pub const COMPRESSORS_MAX: usize = 128;
+
+/// Bytes that are compressed in one step; between two of them the worker's other tasks run. About 0.5 ms at the slowest level.
+pub const COMPRESSION_STEP_BYTES: usize = 16 * 1024;
+
+/// How far back a coder looks, as a power of two: 256 KiB. More costs memory for little with what APIs answer.
+pub const COMPRESSION_WINDOW_LOG: u32 = 18;
 
 /// Bytes of a request id accepted from a trusted hop.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;

@@ -42,6 +42,8 @@ pub enum Refusal {
     UpstreamMalformed(Fault),
     /// The upstream answered an upgrade with another protocol, or one that nobody asked for.
     UpgradeMismatch,
+    /// The route is closed on purpose.
+    Maintenance,
     /// What the route makes of the path or host is none that services read alike.
     RewriteNotCanonical,
     /// The request head does not fit any more after its edits.
@@ -89,7 +91,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 25] = [
+    const PLAIN: [Refusal; 26] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -108,6 +110,7 @@ impl Refusal {
         Refusal::UpstreamClosed,
         Refusal::UpstreamBodyCut,
         Refusal::UpgradeMismatch,
+        Refusal::Maintenance,
         Refusal::RewriteNotCanonical,
         Refusal::HeadTooLarge,
         Refusal::Overloaded,
@@ -255,6 +258,13 @@ impl Refusal {
                 Upstream,
                 false,
                 "the service switched to a protocol that was not asked for",
+            ),
+            Refusal::Maintenance => line(
+                503,
+                "maintenance",
+                Gateway,
+                true,
+                "this is closed for maintenance; come again when retry-after is over",
             ),
             Refusal::RewriteNotCanonical => line(
                 400,

@@ -1,9 +1,12 @@
 //! The access log: one line of JSON an exchange, whatever clients send, reopened on SIGUSR1.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
+use e2e::binary::find;
 use e2e::origin::ok;
-use e2e::{Gateway, Origin};
+use e2e::{Gateway, Origin, binary};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -107,6 +110,45 @@ fn a_moved_log_is_reopened_on_sigusr1_and_no_line_is_lost() {
     let old: Vec<Value> = lines(moved.as_path());
     let new: Vec<Value> = lines(log.path());
     assert_eq!(old.len() + new.len(), count + 2);
+}
+
+/// The package's own file, but for the folder and the user, which are this machine's.
+#[test]
+fn logrotate_rotates_as_the_package_has_it() {
+    let Some(program) = find("logrotate") else { return };
+    let origin = Origin::tcp().unwrap().answer(|_| ok("x"));
+    let gateway = Gateway::start("", origin.address()).unwrap();
+    let mut log = gateway.access_log().unwrap();
+    let dir = gateway.dir();
+    let text = fs::read_to_string(binary::workspace().join("conf/bawab.logrotate")).unwrap();
+    let mut text = text.replace("/var/log/bawab", &dir.display().to_string());
+    assert!(text.contains("\tsu bawab bawab\n"), "{text}");
+    text = text.replace("\tsu bawab bawab\n", "");
+    fs::write(dir.join("logrotate.conf"), text).unwrap();
+    // systemd's answer to who the main process is.
+    let systemctl = format!("#!/bin/sh\necho {}\n", gateway.pid().unwrap());
+    fs::create_dir(dir.join("bin")).unwrap();
+    fs::write(dir.join("bin/systemctl"), systemctl).unwrap();
+    fs::set_permissions(dir.join("bin/systemctl"), Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.join("bin").display(), std::env::var("PATH").unwrap());
+    for rotation in 1..=3 {
+        gateway.get(&format!("/{rotation}")).unwrap();
+        log.of_path(&format!("/{rotation}")).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("--force").arg("--state").arg(dir.join("state")).arg(dir.join("logrotate.conf"));
+        let output = command.env("PATH", &path).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{} {said}", output.status);
+        gateway.event_again("access log reopened", rotation).unwrap();
+        log.reopen();
+    }
+    gateway.get("/last").unwrap();
+    log.of_path("/last").unwrap();
+    // One line each: the newest two as text, the oldest compressed.
+    let lines = |name: &str| fs::read_to_string(dir.join(name)).unwrap().lines().count();
+    assert_eq!(["access.log", "access.log.1"].map(lines), [1, 1]);
+    assert!(dir.join("access.log.2.gz").exists() && dir.join("access.log.3.gz").exists());
+    assert!(!dir.join("access.log.2").exists());
 }
 
 #[test]

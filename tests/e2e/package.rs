@@ -114,7 +114,8 @@ fn an_installed_package_runs_and_when_purged_leaves_nothing_behind() {
     let user = passwd.lines().find(|line| line.starts_with("bawab:")).unwrap();
     assert!(user.ends_with("/nologin"), "{user}");
     let list = root.run(&["dpkg-query", "--listfiles", "bawab"]).unwrap();
-    for file in ["usr/bin/bawab", "usr/lib/systemd/system/bawab.service", "usr/share/doc/bawab/NOTICES"] {
+    let service = "usr/lib/systemd/system/bawab.service";
+    for file in ["usr/bin/bawab", service, "etc/logrotate.d/bawab", "usr/share/doc/bawab/NOTICES"] {
         assert!(list.contains(&format!("/{file}\n")), "{list}");
         assert_ne!(fs::metadata(root.path(file)).unwrap().len(), 0, "{file}");
     }

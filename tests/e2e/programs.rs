@@ -2,25 +2,13 @@
 //! What is not installed is said to be not run.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result};
+use e2e::binary::find;
 use e2e::{Gateway, Peer};
 use tempfile::TempDir;
-
-/// Where `name` is installed; also where daemons are, which PATH often leaves out.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file());
-    if found.is_none() {
-        eprintln!("not run: {name} is not installed");
-    }
-    found
-}
 
 /// A server of ours; ended and reaped on drop.
 struct Server {

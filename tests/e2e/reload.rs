@@ -5,12 +5,13 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use e2e::message::{Head, Message};
 use e2e::metrics::Metrics;
-use e2e::{Gateway, Origin, Peer, config, origin, patience};
+use e2e::{Gateway, Kept, Origin, Peer, binary, config, origin, patience};
 use rustix::process::Signal;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: e2e.test\r\n\r\n";
@@ -246,21 +247,117 @@ fn connections_queued_at_a_listener_that_goes_are_served() {
 fn workers_become_more_and_fewer() {
     let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
     let gateway = Gateway::start("[gateway]\nworkers = 1", origin.address()).unwrap();
-    let mut clients: Vec<Peer> = Vec::new();
+    let mut clients: Vec<Kept> = Vec::new();
+    let address = gateway.address_of("main").unwrap();
     for workers in [4, 2, 3, 1] {
         gateway.rewrite(&format!("[gateway]\nworkers = {workers}")).unwrap();
         assert_applied(&gateway.reload().unwrap());
         // Enough to meet every worker, the kernel spreading them.
-        clients.extend((0..32).map(|_| gateway.client().unwrap()));
-        for client in &mut clients {
-            client.send(GET).unwrap();
-        }
+        clients.extend((0..32).map(|_| Kept::connect(address).unwrap()));
         // Answers of workers that have to go say that their connections close.
-        clients.retain_mut(|client| Message::answer(client, "GET").unwrap().head.field("connection") != Some("close"));
+        for client in &mut clients {
+            assert_eq!(client.ask(GET).unwrap().head.status(), 200);
+        }
     }
     let metrics = gateway.metrics_when("one worker", |metrics| metrics.sum("bawab_workers", &[]) == 1.0).unwrap();
     assert_eq!(metrics.sum("bawab_worker_deadline_sweeps_total", &[("worker", "2")]), 0.0);
     assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+}
+
+/// Starts a gateway with two workers by the shell's `script`, has it reload with 64, and says what came of that; whatever it
+/// is, the gateway goes on.
+fn become_too_many(script: &str) -> Message {
+    let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
+    let dir = tempfile::tempdir().unwrap();
+    let config = |workers: u32| {
+        let values = [
+            ("upstream".to_owned(), origin.address().to_owned()),
+            ("dir".to_owned(), dir.path().display().to_string()),
+        ];
+        let text = format!("[gateway]\nworkers = {workers}\nwatch = false\n[limits]\nconnections = 10");
+        config::fill(&config::over_base(&text).unwrap(), &values.into())
+    };
+    let (few, many) = (config(2), config(64));
+    let file = dir.path().join("gateway.toml");
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(binary::path()).arg(&file).stdin(Stdio::null());
+    let mut gateway = Gateway::start_by(&mut command, &few, dir).unwrap();
+    fs::write(&file, many).unwrap();
+    let answer = gateway.reload().unwrap();
+    assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+    fs::write(&file, few).unwrap();
+    assert_eq!(gateway.reload().unwrap().head.status(), 200);
+    gateway.metrics_when("two workers", |metrics| metrics.sum("bawab_workers", &[]) == 2.0).unwrap();
+    assert!(gateway.alive());
+    answer
+}
+
+#[test]
+fn workers_without_descriptors_refuse_the_configuration() {
+    // Enough for two workers and ten connections, and not for sixty-four.
+    let answer = become_too_many("ulimit -n 100; exec \"$0\" run \"$1\"");
+    assert_eq!(answer.head.status(), 422, "{}", answer.text());
+}
+
+#[test]
+fn workers_without_rings_refuse_the_configuration() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not run: what rings of other tests take counts as well, except for root");
+        return;
+    }
+    let answer =
+        become_too_many("ulimit -l 4096; exec setpriv --inh-caps -ipc_lock --bounding-set -ipc_lock \"$0\" run \"$1\"");
+    match answer.head.status() {
+        200 => println!("not run: this kernel does not count rings as locked memory"),
+        status => assert_eq!(status, 422, "{}", answer.text()),
+    }
+}
+
+/// A worker's ring is half a MiB that the kernel lends: those of forty would be more than it does by default.
+#[test]
+fn workers_that_left_leave_nothing_behind() {
+    let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
+    let gateway = Gateway::start("[gateway]\nworkers = 1\nwatch = false", origin.address()).unwrap();
+    let become_so_many = |workers: u32| {
+        gateway.rewrite(&format!("[gateway]\nworkers = {workers}\nwatch = false")).unwrap();
+        assert_applied(&gateway.reload().unwrap());
+        let holds = |metrics: &Metrics| metrics.sum("bawab_workers", &[]) == f64::from(workers);
+        gateway.metrics_when("the configured workers", holds).unwrap();
+    };
+    let around = || {
+        become_so_many(5);
+        // Enough for each to have served somebody.
+        for _ in 0..20 {
+            assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+        }
+        become_so_many(1);
+    };
+    around();
+    let before = gateway.descriptors().unwrap();
+    (0..9).for_each(|_| around());
+    let deadline = Instant::now() + patience();
+    while gateway.descriptors().unwrap() > before + 2 {
+        assert!(Instant::now() < deadline, "{} descriptors, before {before}", gateway.descriptors().unwrap());
+        std::thread::yield_now();
+    }
+    assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+}
+
+#[test]
+fn a_worker_that_has_to_go_cuts_what_does_not_end() {
+    let origin = Origin::tcp().unwrap();
+    let drain = "drain = { delay = \"0s\", deadline = \"300ms\" }";
+    let gateway = Gateway::start(&format!("[gateway]\nworkers = 2\n{drain}"), origin.address()).unwrap();
+    // Enough for both workers to have some, none of which is ever answered.
+    let mut clients: Vec<Peer> = (0..32).map(|_| gateway.client().unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.send(GET).unwrap());
+    let _upstreams: Vec<Peer> = clients.iter().map(|_| origin.accept().unwrap()).collect();
+    gateway.rewrite(&format!("[gateway]\nworkers = 1\n{drain}")).unwrap();
+    assert_applied(&gateway.reload().unwrap());
+    gateway.metrics_when("one worker", |metrics| metrics.sum("bawab_workers", &[]) == 1.0).unwrap();
+    let sockets: Vec<_> = clients.iter().map(Peer::socket).collect();
+    let cut = origin::readable(&sockets, patience()).unwrap().into_iter().filter(|ended| *ended).count();
+    assert!((1..clients.len()).contains(&cut), "{cut} clients were let go");
 }
 
 #[test]

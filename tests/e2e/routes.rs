@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use e2e::message::Message;
 use e2e::origin::{echo, ok};
 use e2e::{Gateway, Origin, binary};
 
@@ -166,7 +167,7 @@ fn a_split_divides_by_weight_and_keeps_clients() {
     let mut client = gateway.client().unwrap();
     let mut ask = |target: &str, fields: &str| {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n")).unwrap();
-        e2e::message::Message::answer(&mut client, "GET").unwrap().text()
+        Message::answer(&mut client, "GET").unwrap().text()
     };
     let ones = (0..400).filter(|_| ask("/drawn", "") == "one").count();
     // 300 expected; 250 and 350 are more than five standard deviations away.
@@ -408,4 +409,210 @@ respond = { status = 503 }
     assert!(said.contains("no problems, 4 warnings"), "{said}");
     assert!(warned.contains("warning: route[0].path: never gets a request: `route[4]` goes first"), "{warned}");
     assert!(warned.contains("some requests fit this route and `route[1]` alike"), "{warned}");
+}
+
+#[test]
+fn copies_of_requests_reach_the_mirror_and_nobody_waits_for_them() {
+    let origin = Origin::tcp().unwrap().answer(|request| ok(format!("main {}", request.body.len())));
+    let shadow = Origin::tcp().unwrap();
+    let config = r#"
+        [upstream.shadow]
+        endpoints = ["{shadow}"]
+        [[route]]
+        path = "/**"
+        upstream = "main"
+        auth = "none"
+        rewrite = { prefix = "/v2" }
+        [[route.mirror]]
+        upstream = "shadow"
+        body_bytes = "1KiB"
+    "#;
+    let gateway = Gateway::start_with(config, &[("upstream", origin.address()), ("shadow", shadow.address())]).unwrap();
+    let mut client = gateway.client().unwrap();
+    let mut ask = |request: String| {
+        client.send(request).unwrap();
+        Message::answer(&mut client, "GET").unwrap().text()
+    };
+    // The mirror does not answer, and the client has its answer all the same.
+    assert_eq!(ask("GET /a?b HTTP/1.1\r\nHost: h\r\nX-A: 1\r\n\r\n".to_owned()), "main 0");
+    let mut first = shadow.accept().unwrap();
+    let copy = Message::request(&mut first).unwrap();
+    assert_eq!(copy.head.start, "GET /v2/a?b HTTP/1.1");
+    assert_eq!((copy.head.field("host"), copy.head.field("x-a")), (Some("h"), Some("1")));
+    let body = "x".repeat(1024);
+    let post = |body: &str| format!("POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    assert_eq!(ask(post(&body)), "main 1024");
+    let mut second = shadow.accept().unwrap();
+    let copy = Message::request(&mut second).unwrap();
+    assert_eq!((copy.head.start.as_str(), copy.text()), ("POST /v2/p HTTP/1.1", body));
+    assert_eq!(
+        ask("POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n".to_owned()),
+        "main 3"
+    );
+    let mut third = shadow.accept().unwrap();
+    assert_eq!(Message::request(&mut third).unwrap().text(), "abc");
+    // Longer than what is kept: not copied, and counted.
+    assert_eq!(ask(post(&"x".repeat(1025))), "main 1025");
+    // An answer of the mirror is dropped, whatever it is; its connection is used again.
+    first.send("HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\nabc").unwrap();
+    drop((second, third));
+    let failed = |metrics: &e2e::metrics::Metrics| metrics.sum("bawab_mirrors_total", &[("outcome", "failed")]) == 2.0;
+    let metrics = gateway.metrics_when("two copies without an answer", failed).unwrap();
+    assert_eq!(metrics.sum("bawab_mirrors_total", &[("outcome", "sent")]), 3.0);
+    assert_eq!(metrics.sum("bawab_mirrors_total", &[("outcome", "too_long")]), 1.0);
+    drop(shadow);
+    assert_eq!(ask("GET /a HTTP/1.1\r\nHost: h\r\n\r\n".to_owned()), "main 0");
+}
+
+#[test]
+fn a_route_in_maintenance_lets_through_who_looks_after_it() {
+    let (gateway, _origin) = echoing(
+        r#"
+        [gateway]
+        trusted_hops = ["127.0.0.0/8"]
+        [[listener]]
+        name = "main"
+        address = "127.0.0.1:0"
+        client_address = "forwarded"
+        [[route]]
+        path = "/plain"
+        upstream = "main"
+        auth = "none"
+        maintenance = { retry_after = "1500ms", except = ["10.0.0.0/8"] }
+        [[route]]
+        path = "/page"
+        upstream = "main"
+        auth = "none"
+        maintenance = { body = "<p>Back at six.", content_type = "text/html" }
+        "#,
+    );
+    let answer = gateway.get("/plain").unwrap();
+    assert_eq!(answer.refusal().unwrap(), (503, "maintenance".to_owned()));
+    assert_eq!(answer.head.field("retry-after"), Some("2"));
+    let answer = gateway.get("/page").unwrap();
+    assert_eq!((answer.head.status(), answer.text().as_str()), (503, "<p>Back at six."));
+    assert_eq!((answer.head.field("retry-after"), answer.head.field("content-type")), (Some("300"), Some("text/html")));
+    let inside = "GET /plain HTTP/1.1\r\nHost: h\r\nX-Forwarded-For: 10.1.1.1\r\n\r\n";
+    assert_eq!(gateway.ask(inside).unwrap().head.status(), 200);
+}
+
+#[test]
+fn faults_are_injected_by_share() {
+    let (gateway, _origin) = echoing(
+        r#"
+        [[route]]
+        path = "/some"
+        upstream = "main"
+        auth = "none"
+        fault = { abort = 503, abort_percentage = "30%" }
+        [[route]]
+        path = "/slow"
+        upstream = "main"
+        auth = "none"
+        fault = { delay = "150ms", abort = 418 }
+        "#,
+    );
+    let mut client = gateway.client().unwrap();
+    let mut ask = |target: &str| {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n")).unwrap();
+        Message::answer(&mut client, "GET").unwrap()
+    };
+    let hit = (0..300).filter(|_| ask("/some").head.status() == 503).count();
+    // 90 expected; 40 is five standard deviations.
+    assert!((50..=130).contains(&hit), "{hit}");
+    let begin = std::time::Instant::now();
+    assert_eq!(ask("/slow").refusal().unwrap(), (418, "injected_fault".to_owned()));
+    assert!(begin.elapsed().as_millis() >= 150);
+}
+
+#[test]
+fn the_upstream_hears_of_a_buffered_request_when_it_is_whole() {
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start(
+        r#"
+        [[route]]
+        path = "/**"
+        upstream = "main"
+        auth = "none"
+        buffer_request = "8B"
+        "#,
+        origin.address(),
+    )
+    .unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n").unwrap();
+    // Another client's request passes it by: had the first one opened a connection, it would be there before this one's.
+    let mut other = gateway.client().unwrap();
+    other.send("GET /other HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let mut upstream = origin.accept().unwrap();
+    assert!(Message::request(&mut upstream).unwrap().head.start.starts_with("GET /other "));
+    upstream.send("HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    assert_eq!(Message::answer(&mut other, "GET").unwrap().head.status(), 204);
+    client.send("4\r\nefgh\r\n0\r\n\r\n").unwrap();
+    let whole = Message::request(&mut upstream).unwrap();
+    assert_eq!((whole.head.field("content-length"), whole.text().as_str()), (Some("8"), "abcdefgh"));
+    upstream.send("HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    assert_eq!(Message::answer(&mut client, "POST").unwrap().head.status(), 204);
+    let answer = gateway.ask("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabcdefghi").unwrap();
+    assert_eq!(answer.refusal().unwrap(), (413, "body_too_large".to_owned()));
+}
+
+#[test]
+fn errors_look_as_the_operator_says() {
+    let origin = Origin::tcp().unwrap().answer(|request| {
+        let status = request.head.start.split(['/', ' ']).nth(2).unwrap_or_default().to_owned();
+        format!("HTTP/1.1 {status} X\r\nContent-Type: text/x-own\r\nWWW-Authenticate: Basic\r\nETag: \"x\"\r\nContent-Length: 3\r\n\r\nown").into_bytes()
+    });
+    let gateway = Gateway::start(
+        r#"
+        [[error]]
+        status = ["4xx", "5xx"]
+        content_type = "text/html"
+        body = "<h1>${status} ${reason}</h1>${code}"
+        [[route]]
+        path = "/x/{status}"
+        upstream = "main"
+        auth = "none"
+        rewrite = { path = "/${path.status}" }
+        headers.response.set = { x-seen = "yes" }
+        [[route.error]]
+        status = ["401", "502-504"]
+        content_type = "application/json"
+        body = '{"error":"${code}","status":${status}}'
+        upstream = true
+        [[route]]
+        path = "/post"
+        methods = ["POST"]
+        upstream = "main"
+        auth = "none"
+        "#,
+        origin.address(),
+    )
+    .unwrap();
+    let ask = |target: &str, accept: &str| {
+        let answer = gateway.ask(format!("GET {target} HTTP/1.1\r\nHost: h\r\n{accept}\r\n")).unwrap();
+        let kind = answer.head.field("content-type").unwrap_or_default().to_owned();
+        (answer.head.status(), kind, answer.text(), answer.head)
+    };
+    let (status, kind, body, head) = ask("/nothing", "");
+    assert_eq!((status, kind.as_str(), body.as_str()), (404, "text/html", "<h1>404 Not Found</h1>no_route"));
+    assert_eq!((head.field("cache-control"), head.field("vary")), (Some("no-store"), Some("accept")));
+    assert_eq!(ask("/nothing", "Accept: application/problem+json\r\n").1, "application/problem+json");
+    let (status, kind, _, head) = ask("/post", "Accept: text/html\r\n");
+    assert_eq!((status, kind.as_str(), head.field("allow")), (405, "text/html", Some("POST")));
+    // The service's own answers: only where the page says so; what is not about the body stays.
+    let (status, kind, body, head) = ask("/x/401", "");
+    assert_eq!(
+        (status, kind.as_str(), body.as_str()),
+        (401, "application/json", r#"{"error":"upstream_answer","status":401}"#)
+    );
+    assert_eq!((head.field("www-authenticate"), head.field("etag")), (Some("Basic"), None));
+    assert_eq!(head.field("x-seen"), Some("yes"));
+    assert_eq!(ask("/x/404", "").2, "own");
+    assert_eq!(ask("/x/200", "").2, "own");
+    let answer = gateway.ask("HEAD /x/503 HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    assert_eq!((answer.head.status(), answer.head.field("content-length")), (503, Some("40")));
+    drop(origin);
+    let (status, _, body, _) = ask("/x/200", "Accept: text/html, application/json;q=0.5\r\n");
+    assert_eq!((status, body.as_str()), (502, "<h1>502 Bad Gateway</h1>upstream_connect_failed"));
 }

@@ -32,8 +32,9 @@ fn a_head_that_trickles_in_is_refused_at_the_deadline_not_at_the_last_byte() {
 #[test]
 fn a_thousand_half_sent_heads_are_closed_on_time_and_others_are_served() {
     const STUCK: usize = 1000;
+    const OTHERS: usize = 50;
     let origin = Origin::tcp().unwrap().answer(|_| ok("served"));
-    let gateway = Gateway::start("[timeouts]\nhead = \"4s\"", origin.address()).unwrap();
+    let gateway = Gateway::start("[timeouts]\nhead = \"8s\"", origin.address()).unwrap();
     let address = gateway.address_of("main").unwrap();
     let mut stuck = Vec::new();
     for at in 0..STUCK {
@@ -43,23 +44,20 @@ fn a_thousand_half_sent_heads_are_closed_on_time_and_others_are_served() {
         stuck.push(client);
     }
     gateway.metrics_when("all of them", |metrics| metrics.sum("bawab_connections_open", &[]) == STUCK as f64).unwrap();
-    let all_stuck = Instant::now();
-    let mut served = 0;
-    let mut slowest = Duration::ZERO;
-    while all_stuck.elapsed() < Duration::from_millis(1500) {
-        let asked = Instant::now();
+    for _ in 0..OTHERS {
         assert_eq!(gateway.get("/").unwrap().text(), "served");
-        slowest = slowest.max(asked.elapsed());
-        served += 1;
     }
+    // Not one of them went to make room for the others.
+    let timeouts = gateway.metrics().unwrap().sum("bawab_client_timeouts_total", &[("wait", "head")]);
+    assert_eq!(timeouts, 0.0, "{OTHERS} others were not served within the 8 s");
+    let all_served = Instant::now();
     for client in &mut stuck {
         let answer = Message::answer(client, "GET").unwrap();
         assert_eq!(answer.refusal().unwrap(), (408, "head_timeout".to_owned()));
         client.rest().unwrap();
     }
-    let took = all_stuck.elapsed();
-    assert!(took < Duration::from_secs(10), "the last was closed after {took:?}");
-    assert!(served > 20 && slowest < Duration::from_secs(1), "{served} others served, the slowest in {slowest:?}");
+    let took = all_served.elapsed();
+    assert!(took < patience(), "the last was closed after {took:?}");
     gateway
         .metrics_when("a timeout each", |metrics| {
             metrics.sum("bawab_client_timeouts_total", &[("wait", "head")]) == STUCK as f64
@@ -171,14 +169,14 @@ fn an_upstream_that_stops_reading_is_given_up() {
 #[test]
 fn waiting_for_the_upstream_is_not_the_clients_fault() {
     let origin = Origin::tcp().unwrap();
-    let config = "[timeouts]\nhead = \"200ms\"\nbody_idle = \"200ms\"\nkeep_alive = \"200ms\"";
+    let config = "[timeouts]\nhead = \"1s\"\nbody_idle = \"1s\"\nkeep_alive = \"1s\"";
     let gateway = Gateway::start(config, origin.address()).unwrap();
     let mut client = gateway.client().unwrap();
     client.send("POST / HTTP/1.1\r\nHost: e2e.test\r\nContent-Length: 3\r\n\r\nabc").unwrap();
     let mut upstream = origin.accept().unwrap();
     Message::request(&mut upstream).unwrap();
     // Nothing may happen for far longer than the client's own waits.
-    let quiet = readable(&[client.socket(), upstream.socket()], Duration::from_millis(1000)).unwrap();
+    let quiet = readable(&[client.socket(), upstream.socket()], Duration::from_secs(3)).unwrap();
     assert_eq!(quiet, [false, false]);
     upstream.send(ok("late")).unwrap();
     assert_eq!(Message::answer(&mut client, "POST").unwrap().text(), "late");

@@ -2,27 +2,24 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
 use e2e::message::Message;
-use e2e::{Gateway, Origin, Peer, binary, config, origin, patience};
+use e2e::notified::Notified;
+use e2e::{Gateway, Origin, Peer, binary, config, origin};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-/// The service manager's end of `NOTIFY_SOCKET`.
+/// What stands where the service manager would.
 struct Manager {
-    socket: UnixDatagram,
+    notified: Notified,
     dir: TempDir,
-    told: Vec<String>,
 }
 
 impl Manager {
     fn new() -> Manager {
         let dir = tempfile::tempdir().unwrap();
-        let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        socket.set_read_timeout(Some(patience())).unwrap();
-        Manager { socket, dir, told: Vec::new() }
+        Manager { notified: Notified::bind(dir.path(), "notify").unwrap(), dir }
     }
 
     fn start(&self, overrides: &str, upstream: &str, variables: &[(&str, &str)]) -> Gateway {
@@ -34,17 +31,13 @@ impl Manager {
         Gateway::start_by(&mut command, &text, dir).unwrap()
     }
 
-    /// Waits for a message with this line, and returns all of it.
-    fn hears(&mut self, line: &str) -> String {
-        loop {
-            let mut text = [0; 4096];
-            let length = self.socket.recv(&mut text).unwrap_or_else(|error| panic!("{line}: {error}; {:?}", self.told));
-            let message = String::from_utf8(text[..length].to_vec()).unwrap();
-            self.told.push(message.clone());
-            if message.lines().any(|told| told.starts_with(line)) {
-                return message;
-            }
-        }
+    /// Waits for a line `name=...` and returns what follows the `=`.
+    fn hears(&mut self, name: &str) -> String {
+        self.notified.wait(name).unwrap()
+    }
+
+    fn heard(&self, name: &str) -> bool {
+        self.notified.heard().iter().any(|line| line.starts_with(name))
     }
 }
 
@@ -59,15 +52,17 @@ fn a_service_manager_hears_what_happens() {
     let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
     let mut manager = Manager::new();
     let mut gateway = manager.start("", origin.address(), &[]);
-    let ready = manager.hears("READY=1");
-    assert!(ready.contains("STATUS=serving configuration "), "{ready}");
+    assert_eq!(manager.hears("READY"), "1");
+    let status = manager.hears("STATUS");
+    assert!(status.starts_with("serving configuration "), "{status}");
     gateway.signal(Signal::HUP).unwrap();
-    assert!(manager.hears("RELOADING=1").contains("MONOTONIC_USEC="));
-    manager.hears("READY=1");
+    assert_eq!(manager.hears("RELOADING"), "1");
+    manager.hears("MONOTONIC_USEC");
+    assert_eq!(manager.hears("READY"), "1");
     gateway.signal(Signal::TERM).unwrap();
-    manager.hears("STOPPING=1");
+    assert_eq!(manager.hears("STOPPING"), "1");
     assert_eq!(gateway.exit().unwrap().code(), Some(0));
-    assert!(manager.told.iter().all(|told| !told.contains("WATCHDOG=1")), "nobody asked for it");
+    assert!(!manager.heard("WATCHDOG="), "nobody asked for it");
 }
 
 #[test]
@@ -75,12 +70,12 @@ fn a_service_manager_hears_of_the_process_that_took_over() {
     let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
     let mut manager = Manager::new();
     let mut gateway = manager.start("", origin.address(), &[]);
-    manager.hears("READY=1");
+    assert_eq!(manager.hears("READY"), "1");
     gateway.signal(Signal::USR2).unwrap();
     let successor = gateway.successor(1).unwrap();
-    manager.hears(&format!("MAINPID={}", successor.as_raw_nonzero()));
+    assert_eq!(manager.hears("MAINPID"), successor.as_raw_nonzero().to_string());
     assert_eq!(gateway.exit().unwrap().code(), Some(0));
-    assert!(manager.told.iter().all(|told| !told.contains("STOPPING")), "the service goes on");
+    assert!(!manager.heard("STOPPING="), "the service goes on");
 }
 
 #[test]
@@ -88,11 +83,11 @@ fn the_watchdog_is_fed_by_this_process_and_by_the_next() {
     let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
     let mut manager = Manager::new();
     let gateway = manager.start("", origin.address(), &[("WATCHDOG_USEC", "5000000")]);
-    manager.hears("WATCHDOG=1");
+    assert_eq!(manager.hears("WATCHDOG"), "1");
     gateway.signal(Signal::USR2).unwrap();
     gateway.event("drained").unwrap();
-    manager.hears("MAINPID=");
-    manager.hears("WATCHDOG=1");
+    manager.hears("MAINPID");
+    assert_eq!(manager.hears("WATCHDOG"), "1");
 }
 
 #[test]
@@ -151,7 +146,7 @@ fn a_worker_that_stands_still_ends_the_process() {
         origin.address(),
         &[("WATCHDOG_USEC", "5000000")],
     );
-    manager.hears("WATCHDOG=1");
+    assert_eq!(manager.hears("WATCHDOG"), "1");
     let tasks = format!("/proc/{}/task", gateway.pid().unwrap().as_raw_nonzero());
     let worker = std::fs::read_dir(tasks)
         .unwrap()

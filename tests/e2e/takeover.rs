@@ -1,12 +1,16 @@
 //! A new process takes over the sockets of the one before it: no connection is refused, reset or left without an answer.
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
-use e2e::gateway::end;
+use e2e::gateway::{end, started_with};
 use e2e::message::{Head, Message};
-use e2e::{Gateway, Origin, Peer, origin};
-use rustix::process::{Signal, kill_process};
+use e2e::{Gateway, Kept, Origin, Peer, origin, patience, root};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use rustix::process::{Pid, Signal, kill_process};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: e2e.test\r\n\r\n";
 
@@ -46,14 +50,19 @@ fn a_kept_connection_is_told_with_its_next_answer() {
     let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
     let gateway = Gateway::start("", origin.address()).unwrap();
     let mut client = gateway.client().unwrap();
-    client.send(GET).unwrap();
-    assert_eq!(Message::answer(&mut client, "GET").unwrap().head.field("connection"), None);
+    let mut answer = || {
+        client.send(GET).unwrap();
+        Message::answer(&mut client, "GET").unwrap()
+    };
+    assert_eq!(answer().head.field("connection"), None);
     gateway.signal(Signal::USR2).unwrap();
-    gateway.event("draining").unwrap();
-    client.send(GET).unwrap();
-    let answer = Message::answer(&mut client, "GET").unwrap();
-    assert_eq!(answer.head.field("connection"), Some("close"));
+    // Without a pause, however long the new process takes: who is silent for a second is let go by the old one.
+    let deadline = Instant::now() + patience();
+    while answer().head.field("connection") != Some("close") {
+        assert!(Instant::now() < deadline, "it is never told");
+    }
     client.finish().unwrap();
+    gateway.successor(1).unwrap();
 }
 
 #[test]
@@ -71,6 +80,40 @@ fn a_program_that_does_not_start_changes_nothing() {
     gateway.signal(Signal::USR2).unwrap();
     gateway.successor(1).unwrap();
     assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+}
+
+/// Whoever stops the service means all of it, whatever was about to take over.
+#[test]
+fn a_stop_while_the_new_process_starts_ends_both() {
+    let origin = Origin::tcp().unwrap().answer(|_| origin::ok("x"));
+    let mut gateway = Gateway::start("[gateway]\nwatch = false", origin.address()).unwrap();
+    assert_eq!(gateway.get("/").unwrap().head.status(), 200);
+    // The new process waits for somebody to write its configuration, for as long as the test likes.
+    let whole = fs::read(gateway.config_file()).unwrap();
+    fs::remove_file(gateway.config_file()).unwrap();
+    mknodat(CWD, gateway.config_file(), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    gateway.signal(Signal::USR2).unwrap();
+    gateway.event("a new process is started to take over").unwrap();
+    // Without a reader it does not open.
+    let deadline = Instant::now() + patience();
+    let mut writer = loop {
+        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+        match fs::OpenOptions::new().write(true).custom_flags(nonblocking).open(gateway.config_file()) {
+            Ok(writer) => break writer,
+            Err(error) => assert!(Instant::now() < deadline, "the new process does not read: {error}"),
+        }
+        std::thread::yield_now();
+    };
+    let old = gateway.pid().unwrap();
+    let new: Vec<Pid> = started_with(&gateway.config_file()).into_iter().filter(|pid| *pid != old).collect();
+    let [new] = new[..] else { panic!("one process starts: {new:?}") };
+    gateway.signal(Signal::TERM).unwrap();
+    assert_eq!(gateway.exit().unwrap().code(), Some(0), "{}", gateway.said());
+    writer.write_all(&whole).unwrap();
+    drop(writer);
+    root::gone(new).unwrap();
+    assert_eq!(started_with(&gateway.config_file()), []);
+    assert!(gateway.client().is_err(), "somebody listens still");
 }
 
 #[test]
@@ -101,14 +144,12 @@ fn one_process_after_the_other_loses_no_request() {
         for keeps in [true, true, false, false] {
             let (done, asked) = (&done, &asked);
             scope.spawn(move || {
-                let mut client = Peer::connect(address).unwrap();
+                let mut client = Kept::connect(address).unwrap();
                 while !done.load(Ordering::Relaxed) {
-                    client.send(GET).unwrap();
-                    let answer = Message::answer(&mut client, "GET").unwrap();
-                    assert_eq!(answer.head.status(), 200);
+                    assert_eq!(client.ask(GET).unwrap().head.status(), 200);
                     asked.fetch_add(1, Ordering::Relaxed);
-                    if !keeps || answer.head.field("connection") == Some("close") {
-                        client = Peer::connect(address).unwrap();
+                    if !keeps {
+                        client.reconnect().unwrap();
                     }
                 }
             });

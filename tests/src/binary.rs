@@ -1,4 +1,4 @@
-//! Finds the `bawab` binary, and builds it when there is none or an older one than its sources.
+//! Finds the `bawab` binary, and builds it when there is none or an older one than its sources; finds other programs.
 //! `BAWAB_BIN` names another binary, which is then used as it is.
 
 use std::path::{Path, PathBuf};
@@ -63,4 +63,18 @@ fn newest_source() -> SystemTime {
         }
     }
     newest
+}
+
+/// Where `name` is installed; also where daemons are, which PATH often leaves out. When it is not, that is said as
+/// the reason why a test was not run.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("not run: {name} is not installed");
+    }
+    found
 }

@@ -302,8 +302,8 @@ impl Drop for Gateway {
 /// What a process says when another has taken over from it.
 const TAKEN_OVER: &str = "the new process serves";
 
-/// The processes that have `file` on their command line: its folder is this gateway's own.
-fn started_with(file: &Path) -> Vec<Pid> {
+/// The processes that have `file` on their command line: its folder is to be one gateway's own.
+pub fn started_with(file: &Path) -> Vec<Pid> {
     let wanted = file.as_os_str().as_encoded_bytes();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));

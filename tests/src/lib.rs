@@ -2,6 +2,7 @@
 //!
 //! - [`gateway`] starts the binary with a configuration and reads what it says: events, access log, metrics.
 //! - [`peer`] is one end of a connection, as client or as upstream; every wait has a deadline.
+//! - [`kept`] is a client that keeps its connection, and notices when it is told that it closes.
 //! - [`origin`] is where the gateway connects to.
 //! - [`message`] reads HTTP messages strictly and knows nothing of the gateway's own codec: two readers that share a
 //!   mistake would agree.
@@ -19,6 +20,7 @@ pub mod access_log;
 pub mod binary;
 pub mod config;
 pub mod gateway;
+pub mod kept;
 pub mod message;
 pub mod metrics;
 pub mod notified;
@@ -29,6 +31,7 @@ pub mod taken;
 pub mod wire;
 
 pub use gateway::Gateway;
+pub use kept::Kept;
 pub use origin::Origin;
 pub use peer::{End, Peer};
 

@@ -16,8 +16,9 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 
 pub struct Notified {
     socket: UnixDatagram,
-    /// Lines received and not yet taken by a wait.
+    /// Lines received, and how many of them a wait has taken or passed over.
     lines: Vec<String>,
+    passed: usize,
 }
 
 impl Notified {
@@ -28,30 +29,30 @@ impl Notified {
         let path = Path::new("/proc/self/fd").join(handle.as_raw_fd().to_string()).join(name);
         let socket = UnixDatagram::bind(&path).with_context(|| format!("bind {name} in {}", folder.display()))?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o666))?;
-        Ok(Self { socket, lines: Vec::new() })
+        Ok(Self { socket, lines: Vec::new(), passed: 0 })
     }
 
-    /// Waits for `name=...` and returns what follows the `=`; what came before it is dropped.
+    /// Every line received so far.
+    pub fn heard(&self) -> &[String] {
+        &self.lines
+    }
+
+    /// Waits for `name=...` and returns what follows the `=`; what came before it is passed over.
     pub fn wait(&mut self, name: &str) -> Result<String> {
-        let mut passed = Vec::new();
-        let found = self.find(name, patience(), &mut passed)?;
-        found.with_context(|| format!("`{name}=` was never notified; other lines: {passed:?}"))
+        let from = self.passed;
+        let found = self.wait_within(name, patience())?;
+        found.with_context(|| format!("`{name}=` was never notified; other lines: {:?}", &self.lines[from..]))
     }
 
     /// As `wait`, but `None` when it does not come in time.
     pub fn wait_within(&mut self, name: &str, time: Duration) -> Result<Option<String>> {
-        self.find(name, time, &mut Vec::new())
-    }
-
-    fn find(&mut self, name: &str, time: Duration, passed: &mut Vec<String>) -> Result<Option<String>> {
         let deadline = Instant::now() + time;
         loop {
-            while !self.lines.is_empty() {
-                let line = self.lines.remove(0);
+            while let Some(line) = self.lines.get(self.passed) {
+                self.passed += 1;
                 if let Some(value) = line.strip_prefix(name).and_then(|rest| rest.strip_prefix('=')) {
                     return Ok(Some(value.to_owned()));
                 }
-                passed.push(line);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -84,5 +85,6 @@ mod tests {
         assert_eq!(notified.wait("STATUS").unwrap(), "ready");
         assert_eq!(notified.wait("MAINPID").unwrap(), "7");
         assert_eq!(notified.wait_within("MAINPID", Duration::ZERO).unwrap(), None);
+        assert_eq!(notified.heard(), ["STATUS=starting", "READY=1", "STATUS=ready", "MAINPID=7"]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::setup::{self, Purpose};
-use crate::{bench, demo, dist, process, test, text, workspace};
+use crate::{bench, demo, dist, ebpf, process, test, text, workspace};
 
 type Step = (&'static str, fn() -> Result<bool>);
 
@@ -19,6 +19,7 @@ const STEPS: &[Step] = &[
     ("deny", deny),
     ("clippy", || cargo(&["clippy", "--all-targets", "--quiet", "--", "-D", "warnings"])),
     ("docs", docs),
+    ("ebpf", || ebpf::run(&["--check".to_owned()])),
     ("test", || test::run(&[])),
     ("demo", || demo::run(&[])),
     ("instructions", || bench::run(&["instructions".to_owned()])),

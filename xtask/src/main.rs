@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod demo;
 mod dist;
+mod ebpf;
 mod process;
 mod setup;
 mod test;
@@ -27,8 +28,13 @@ const TASKS: &[Task] = &[
         demo::run,
     ),
     ("test", "run everything that can be tested here; list and count what cannot", test::run),
+    ("ebpf", "build the XDP program that is committed (--check: build, test and compare it)", ebpf::run),
     ("dist", "make the Debian package and the tarball that are handed out (--test: try the package)", dist::run),
-    ("ci", "what has to hold for every commit: fmt, text, deny, clippy, docs, test, demo, instructions, dist", ci::run),
+    (
+        "ci",
+        "what has to hold for every commit: fmt, text, deny, clippy, docs, ebpf, test, demo, instructions, dist",
+        ci::run,
+    ),
     (
         "bench",
         "run the gateway beside its peers: plain, idle, reload, stuck, takeover, instructions (each with --help)",

@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// How often a state that sends no event is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -69,6 +70,25 @@ pub(crate) fn attached(program: impl AsRef<OsStr>, core: Option<usize>) -> Comma
     command
 }
 
+/// Waits for a child's end. `None`: it goes on.
+pub(crate) fn ended(pid: Pid, patience: Duration) -> Result<Option<ExitStatus>> {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some((_, status)) = waitpid(Some(pid), WaitOptions::NOHANG)? {
+            return Ok(Some(ExitStatus::from_raw(status.as_raw())));
+        }
+        if Instant::now() >= end {
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// A child's id as the kernel's calls take it.
+pub(crate) fn pid(child: &Child) -> Result<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a process id is positive")
+}
+
 /// A program that serves until it is stopped. Stopped when dropped, so also when a task fails half-way.
 pub(crate) struct Server {
     name: String,
@@ -83,11 +103,6 @@ impl Server {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    /// The child itself, for its pipes.
-    pub(crate) fn child(&mut self) -> &mut Child {
-        &mut self.child
     }
 
     /// Waits until something accepts connections at `address`.
@@ -116,9 +131,8 @@ impl Server {
         if let Some(status) = self.child.try_wait()? {
             return Ok(status);
         }
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id is positive")?;
         // Not reaped yet, so the id is still this child's.
-        kill_process(pid, Signal::TERM)?;
+        kill_process(pid(&self.child)?, Signal::TERM)?;
         let end = Instant::now() + STOP_WAIT;
         while Instant::now() < end {
             if let Some(status) = self.child.try_wait()? {

@@ -90,9 +90,9 @@ fn compile(mix: Mix, count: usize) -> Result<serde_json::Value> {
     let snapshot = snapshot::compile(&loaded.config, &metrics);
     let compile = thread_time() - begin;
     Requests::draw(mix, count, true).check(&snapshot.routes)?;
-    let parts = routes::parts(&loaded.config, &metrics);
+    let routes = snapshot::routes(&loaded.config, &metrics);
     let begin = thread_time();
-    let table = RouteTable::new(parts);
+    let table = RouteTable::new(routes);
     let build = thread_time() - begin;
     ensure!(table.iter().count() == count, "a route is missing");
     let ms = |time: Duration| time.as_secs_f64() * 1e3;

@@ -3,6 +3,8 @@
 //! Works on the tree and not on the model, so that it finds what it can while other keys are still wrong; what is missing
 //! or malformed was reported before and is passed over here.
 
+pub(super) mod policies;
+
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
@@ -187,4 +189,8 @@ pub(super) fn list<'a>(tree: &'a Node, name: &'a str) -> impl Iterator<Item = (S
 pub(super) fn chosen<'a>(tree: &'a Node, name: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
     let table = tree.get(name).and_then(Node::table);
     table.into_iter().flat_map(|table| table.entries.iter().map(|entry| (entry.name.as_str(), &entry.node)))
+}
+
+fn texts(node: Option<&Node>) -> impl Iterator<Item = &str> {
+    node.map(Node::items).unwrap_or_default().iter().filter_map(Node::text)
 }

@@ -6,6 +6,8 @@
 //! every problem. A file that loads has no problem: serde finds nothing that was not found before.
 
 pub mod model;
+pub mod origin;
+pub mod policies;
 pub mod template;
 pub mod units;
 pub mod words;

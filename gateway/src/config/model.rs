@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::policies;
 use super::units::{Secret, Size, Time};
 use super::words;
 
@@ -40,6 +41,8 @@ pub struct Config {
     /// Which request goes where. At least one.
     #[schemars(length(min = 1))]
     pub route: Vec<Route>,
+    /// What errors look like, on every route and where there is none.
+    pub error: Vec<ErrorPage>,
 }
 
 /// The process.
@@ -498,12 +501,39 @@ pub struct Route {
     /// Waits instead of the upstream's.
     #[serde(default)]
     pub timeout: RouteTimeout,
+    /// Hold requests until their body is here, of at most so many bytes (413 beyond), before the upstream hears of them. Default: pass it on as it comes. At most 16MiB.
+    #[serde(default)]
+    #[schemars(extend("x-max" = "16MiB"))]
+    pub buffer_request: Option<Size>,
+    /// Upstreams that get a copy of requests; what they answer is dropped.
+    #[serde(default)]
+    pub mirror: Vec<Mirror>,
+    /// Answers 503 for everybody but a few.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
+    /// Failures on purpose.
+    #[serde(default)]
+    pub fault: Option<Fault>,
+    /// What errors of this route look like. Goes before the pages for all routes.
+    #[serde(default)]
+    pub error: Vec<ErrorPage>,
     /// Who may use it. Must be written: `"none"` lets everybody in.
     #[schemars(extend("x-missing" = "write `auth = \"none\"` to let everybody in"))]
     pub auth: Auth,
     /// Header edits on the way in and out. `${client_ip}`, `${request_id}`, `${route}`, `${host}`, `${method}`, `${path}`, `${scheme}`, `${path.name}` (a capture), `${header.name}`, `${query.name}` and `${cookie.name}` are replaced.
     #[serde(default)]
     pub headers: Headers,
+    /// Which pages of other origins may use it from a browser. Default: none, and nothing is said about it. Preflights are answered here, before anybody is asked who they are.
+    #[serde(default)]
+    pub cors: Option<policies::Cors>,
+    /// Answers in the content coding the client would have: `true`, or a table. Default: they go as the service sends them. An answer that holds a secret beside text of the client's choice must not be compressed (BREACH).
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<policies::Compression>>")]
+    pub compression: Option<policies::Compression>,
+    /// Fields by which browsers are told to be careful, on answers that do not have them: `true`, or a table. Default: none are added.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<policies::SecurityHeaders>>")]
+    pub security_headers: Option<policies::SecurityHeaders>,
     /// Bytes of a request body. Default: `limits.body_bytes`.
     #[serde(default)]
     #[schemars(extend("x-max" = "1TiB"))]
@@ -522,7 +552,7 @@ impl Route {
         self.name.clone().unwrap_or_else(|| format!("{}{}", self.host.names().next().unwrap_or(""), self.path.text()))
     }
 
-    /// The upstreams it names.
+    /// The upstreams it sends requests to.
     pub fn upstreams(&self) -> impl Iterator<Item = &str> {
         let targets = self.split.iter().flat_map(|split| &split.targets).map(|target| target.upstream.as_str());
         self.upstream.as_deref().into_iter().chain(targets)

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use http1::{PathPolicy, Rule};
 
-use super::checks::{Once, chosen, list};
+use super::checks::{Once, chosen, list, policies};
 use super::model;
 use super::places::Places;
 use super::template::Template;
@@ -37,6 +37,7 @@ pub(super) fn check(tree: &Node, problems: &mut Vec<Problem>) {
         hosts(&path, route, problems);
         action(tree, &path, route, problems);
         reachable(&path, route, problems);
+        policies::route(&path, route, problems);
         let mut methods = Once::default();
         for (index, method) in route.get("methods").map(Node::items).unwrap_or_default().iter().enumerate() {
             methods.see(format!("{path}.methods[{index}]"), method, method.text().map(str::to_owned), problems);
@@ -94,8 +95,19 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
             );
         }
     }
+    for (index, mirror) in route.get("mirror").map(Node::items).unwrap_or_default().iter().enumerate() {
+        if let Some(upstream) = mirror.get("upstream") {
+            known_upstream(tree, &format!("{path}.mirror[{index}].upstream"), upstream, problems);
+        }
+    }
+    if let Some(fault) = route.get("fault")
+        && ["delay", "abort"].iter().all(|key| fault.get(key).is_none())
+    {
+        let what = "nothing goes wrong: write `delay` or `abort`";
+        problems.push(Problem::new(format!("{path}.fault"), what).at(fault.place));
+    }
     let forwards = written.iter().any(|(key, _)| matches!(*key, "upstream" | "split"));
-    for key in ["rewrite", "timeout"] {
+    for key in ["rewrite", "timeout", "mirror", "buffer_request"] {
         if let Some(node) = route.get(key).filter(|_| !forwards && !written.is_empty()) {
             let what = "it is about an upstream, and this route has none";
             problems.push(Problem::new(join(path, key), what).at(node.place));

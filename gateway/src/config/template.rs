@@ -65,21 +65,20 @@ impl Variable {
     }
 }
 
-/// A piece of a [`Template`].
+/// A piece of a text with variables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
-    /// Visible ASCII, spaces and tabs.
+pub enum Piece<V = Variable> {
     Text(String),
-    Variable(Variable),
+    Variable(V),
 }
 
-/// A header value, taken apart. No two texts follow each other.
+/// A text with request variables, taken apart. No two texts follow each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Template {
     pub pieces: Vec<Piece>,
 }
 
-impl Piece {
+impl<V> Piece<V> {
     /// Its text, if it is no variable.
     pub fn text(&self) -> Option<&str> {
         match self {
@@ -105,55 +104,107 @@ impl Template {
 
     /// Values must be what RFC 9110 §5.5 lets a field carry, without the obsolete bytes beyond ASCII.
     pub fn parse(text: &str) -> Result<Template, Wrong> {
-        if text.bytes().any(|byte| !matches!(byte, b'\t' | b' '..=b'~')) {
-            let why = "a field's value is visible ASCII, spaces and tabs (RFC 9110 §5.5)";
-            return Err(Wrong { why: why.to_owned(), instead: None });
-        }
-        if text.trim_ascii() != text {
-            let why = "space around a field's value is not part of it (RFC 9110 §5.5)";
-            return Err(Wrong { why: why.to_owned(), instead: None });
-        }
-        let mut pieces = Vec::new();
-        let mut plain = String::new();
-        let mut rest = text;
-        while let Some(at) = rest.find("${") {
-            if let Some(before) = rest[..at].strip_suffix('$') {
-                plain.push_str(before);
-                plain.push_str("${");
-                rest = &rest[at + 2..];
-                continue;
-            }
-            plain.push_str(&rest[..at]);
-            let name_on = &rest[at + 2..];
-            let Some((name, after)) = name_on.split_once('}') else {
-                let why = "a `${` without its `}`; write `$${` where a plain `${` is meant";
-                return Err(Wrong { why: why.to_owned(), instead: None });
-            };
-            let Some(variable) = Variable::named(name) else {
-                return Err(unknown(name));
-            };
-            if !plain.is_empty() {
-                pieces.push(Piece::Text(std::mem::take(&mut plain)));
-            }
-            pieces.push(Piece::Variable(variable));
-            rest = after;
-        }
-        plain.push_str(rest);
-        if !plain.is_empty() {
-            pieces.push(Piece::Text(plain));
-        }
-        Ok(Template { pieces })
+        field_value(text)?;
+        Ok(Template { pieces: pieces(text, Variable::named, unknown)? })
     }
+}
+
+/// Checks what no field could carry, variables or not.
+pub(super) fn field_value(text: &str) -> Result<(), Wrong> {
+    let why = match text {
+        _ if text.bytes().any(|byte| !matches!(byte, b'\t' | b' '..=b'~')) => {
+            "a field's value is visible ASCII, spaces and tabs (RFC 9110 §5.5)"
+        }
+        _ if text.trim_ascii() != text => "space around a field's value is not part of it (RFC 9110 §5.5)",
+        _ => return Ok(()),
+    };
+    Err(Wrong { why: why.to_owned(), instead: None })
+}
+
+/// What an error page shows of the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    Status,
+    Reason,
+    Code,
+    Detail,
+    RequestId,
+}
+
+/// Every variable of an error page.
+const SHOWN: [(&str, Shown); 5] = [
+    ("status", Shown::Status),
+    ("reason", Shown::Reason),
+    ("code", Shown::Code),
+    ("detail", Shown::Detail),
+    ("request_id", Shown::RequestId),
+];
+
+/// The body of an error page, taken apart. Nothing a client chose is in it but a request id, which is escaped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    pub pieces: Vec<Piece<Shown>>,
+}
+
+impl Page {
+    pub fn parse(text: &str) -> Result<Page, Wrong> {
+        let named = |name: &str| SHOWN.iter().find(|(known, _)| *known == name).map(|(_, shown)| *shown);
+        let unknown = |name: &str| among(name, &SHOWN.map(|(name, _)| name), "an error page shows");
+        Ok(Page { pieces: pieces(text, named, unknown)? })
+    }
+}
+
+/// Takes a text apart. `named` finds a variable, `unknown` says what to write instead.
+fn pieces<V>(
+    text: &str,
+    named: impl Fn(&str) -> Option<V>,
+    unknown: impl Fn(&str) -> Wrong,
+) -> Result<Vec<Piece<V>>, Wrong> {
+    let mut pieces = Vec::new();
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        if let Some(before) = rest[..at].strip_suffix('$') {
+            plain.push_str(before);
+            plain.push_str("${");
+            rest = &rest[at + 2..];
+            continue;
+        }
+        plain.push_str(&rest[..at]);
+        let name_on = &rest[at + 2..];
+        let Some((name, after)) = name_on.split_once('}') else {
+            let why = "a `${` without its `}`; write `$${` where a plain `${` is meant";
+            return Err(Wrong { why: why.to_owned(), instead: None });
+        };
+        let Some(variable) = named(name) else {
+            return Err(unknown(name));
+        };
+        if !plain.is_empty() {
+            pieces.push(Piece::Text(std::mem::take(&mut plain)));
+        }
+        pieces.push(Piece::Variable(variable));
+        rest = after;
+    }
+    plain.push_str(rest);
+    if !plain.is_empty() {
+        pieces.push(Piece::Text(plain));
+    }
+    Ok(pieces)
 }
 
 fn unknown(name: &str) -> Wrong {
     let names = VARIABLES.iter().map(|(name, _)| *name);
     let names: Vec<&str> = names.chain(["path.name", "header.name", "query.name", "cookie.name"]).collect();
+    among(name, &names, "request variables are")
+}
+
+/// What to write instead of a name that is not one of `names`.
+fn among(name: &str, names: &[&str], which: &str) -> Wrong {
     match closest(name, names.iter().copied()) {
         Some(known) => {
             Wrong { why: "no request variable has this name".to_owned(), instead: Some(format!("${{{known}}}")) }
         }
-        None => Wrong { why: format!("request variables are {}", names.join(", ")), instead: None },
+        None => Wrong { why: format!("{which} {}", names.join(", ")), instead: None },
     }
 }
 

@@ -125,6 +125,10 @@ impl Node {
         matches!(&self.value, Value::Text(text) if text.hidden)
     }
 
+    pub(super) fn is_true(&self) -> bool {
+        matches!(self.value, Value::Boolean(true))
+    }
+
     /// The items of a list; none if it is not one.
     pub(super) fn items(&self) -> &[Node] {
         match &self.value {

@@ -168,6 +168,8 @@ pub struct Percentage {
 }
 
 impl Percentage {
+    pub const WHOLE: Percentage = Percentage { millionths: 1_000_000 };
+
     /// 0 to 1,000,000
     pub fn millionths(self) -> u32 {
         self.millionths

@@ -6,11 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use http1::{Canonical, Fault, PathPolicy};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::template;
 use super::units::{Percentage, Size, Time};
-use crate::limits::REGEX_BYTES_MAX;
+use super::{origin, template};
 use crate::problem::closest;
-use crate::route::pattern::{self as route, PatternError, linear_regex};
+use crate::route::pattern::{self as route, PatternError, whole_regex};
 
 /// Why a string is not what its key wants, and perhaps what was meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +67,7 @@ macro_rules! words {
 
 /// Whether strings of this format may hold request variables.
 pub fn is_template(format: &str) -> bool {
-    matches!(format, "field-value" | "path-template" | "host-template")
+    matches!(format, "field-value" | "path-template" | "host-template" | "error-body")
 }
 
 words! {
@@ -90,10 +89,17 @@ words! {
     SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
     Host "host" host, "A host, perhaps with a port.";
     Regex "regex" regex, "A regular expression for a whole value.";
+    Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
+    ErrorBody "error-body" error_body, "A body; `${status}` and the like are replaced.";
     MediaType "media-type" media_type, "`type/subtype`, perhaps with parameters.";
     Method "method" method, "A method, case-sensitive.";
     FieldName "field-name" field_name, "Name of a field the gateway does not own.";
     FieldValue "field-value" field_value, "A field's value; `${client_ip}` and the like are replaced.";
+    CorsOrigin "cors-origin" origin::origin, "An origin, `https://*.example.com`, `null`, or `*`.";
+    MediaRange "media-range" media_range, "`type/subtype`, `type/*`, or `+suffix`.";
+    FieldText "field-text" field_text, "A field's value as it stands: visible ASCII, spaces and tabs.";
+    TransportSecurity "transport-security" transport_security, "A `Strict-Transport-Security`, or `off`.";
+    ReferrerPolicy "referrer-policy" referrer_policy, "A `Referrer-Policy`, or `off`.";
     AccessLog "access-log" access_log, "`stdout`, `off`, or a file's path.";
 }
 
@@ -275,15 +281,33 @@ fn host(text: &str) -> Result<(), Wrong> {
 
 /// A regular expression that is matched against a whole value.
 fn regex(text: &str) -> Result<(), Wrong> {
-    if text.len() > REGEX_BYTES_MAX {
-        return Err(Wrong::because(format!("a regular expression has at most {REGEX_BYTES_MAX} bytes")));
-    }
-    let compiled = linear_regex(&format!("^(?:{text})$"));
-    compiled.map(drop).map_err(|why| Wrong::because(format!("not a regular expression: {why}")))
+    whole_regex(text).map(drop).map_err(Wrong::because)
 }
 
 fn path_regex(text: &str) -> Result<(), Wrong> {
     route::PathPattern::regex(text).map(drop).map_err(|error| Wrong::because(error.to_string()))
+}
+
+fn error_body(text: &str) -> Result<(), Wrong> {
+    template::Page::parse(text).map(drop)
+}
+
+fn statuses(text: &str) -> Result<(), Wrong> {
+    match status_range(text) {
+        Some(_) => Ok(()),
+        None => Err(Wrong::because(r#"expected a status from 400 to 599, or several: "404", "5xx", "400-499""#)),
+    }
+}
+
+/// The first and the last status that a text such as `5xx` stands for.
+pub fn status_range(text: &str) -> Option<(u16, u16)> {
+    let range = match (text, text.split_once('-')) {
+        ("4xx", _) => (400, 499),
+        ("5xx", _) => (500, 599),
+        (_, Some((first, last))) => (first.parse().ok()?, last.parse().ok()?),
+        (one, None) => (one.parse().ok()?, one.parse().ok()?),
+    };
+    (400 <= range.0 && range.0 <= range.1 && range.1 <= 599).then_some(range)
 }
 
 /// RFC 9110 §8.3.1, without looking into the parameters.
@@ -441,6 +465,75 @@ fn field_name(text: &str) -> Result<(), Wrong> {
 
 fn field_value(text: &str) -> Result<(), Wrong> {
     template::Template::parse(text).map(drop)
+}
+
+fn media_range(text: &str) -> Result<(), Wrong> {
+    if text.strip_prefix('+').is_some_and(|suffix| is_token(suffix) && !suffix.contains('*')) {
+        return Ok(());
+    }
+    if let Some((kind, subtype)) = text.split_once('/')
+        && is_token(kind)
+        && is_token(subtype)
+        && (!text.contains('*') || text == "*/*" || (!kind.contains('*') && subtype == "*"))
+    {
+        return Ok(());
+    }
+    if text.contains(';') {
+        let plain = text.split(';').next().unwrap_or_default().trim_end();
+        return Err(Wrong::write("types are compared without their parameters", plain));
+    }
+    Err(Wrong::because(r#"expected a media type such as "application/json", "text/*", or "+json" for all that end so"#))
+}
+
+fn field_text(text: &str) -> Result<(), Wrong> {
+    match text {
+        "" => Err(Wrong::because("it is empty: leave the key out")),
+        _ => template::field_value(text),
+    }
+}
+
+/// RFC 6797 §6.1.
+fn transport_security(text: &str) -> Result<(), Wrong> {
+    if text == "off" {
+        return Ok(());
+    }
+    let why = r#"expected `off`, or "max-age=SECONDS", perhaps with "; includeSubDomains" and "; preload""#;
+    let (mut has_age, mut all_known) = (false, true);
+    for directive in text.split(';').map(str::trim) {
+        match directive.split_once('=') {
+            Some((name, seconds)) if name.eq_ignore_ascii_case("max-age") => {
+                all_known &= !has_age && !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit());
+                has_age = true;
+            }
+            _ => all_known &= ["includesubdomains", "preload"].contains(&&*directive.to_ascii_lowercase()),
+        }
+    }
+    if has_age && all_known { field_text(text) } else { Err(Wrong::because(why)) }
+}
+
+const REFERRER_POLICIES: [&str; 9] = [
+    "off",
+    "no-referrer",
+    "no-referrer-when-downgrade",
+    "origin",
+    "origin-when-cross-origin",
+    "same-origin",
+    "strict-origin",
+    "strict-origin-when-cross-origin",
+    "unsafe-url",
+];
+
+fn referrer_policy(text: &str) -> Result<(), Wrong> {
+    // Several are fallbacks for browsers that do not know the later ones.
+    let mut policies = text.split(',').map(str::trim);
+    let unknown = policies.find(|policy| !REFERRER_POLICIES.contains(policy) || (*policy == "off" && text != "off"));
+    match unknown {
+        None => Ok(()),
+        Some(policy) => Err(Wrong {
+            why: format!("expected one of {}", REFERRER_POLICIES.join(", ")),
+            instead: closest(policy, REFERRER_POLICIES).filter(|_| !text.contains(',')).map(str::to_owned),
+        }),
+    }
 }
 
 fn access_log(text: &str) -> Result<(), Wrong> {

@@ -13,6 +13,7 @@ mod systemd;
 mod takeover;
 mod watch;
 mod workers;
+pub mod xdp;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ use self::start::{Admin, log_failed, log_target, worker_count};
 use self::takeover::{Estate, Program, Successor};
 pub use self::takeover::{Inheritance, inherit};
 use self::watch::Watch;
-use self::workers::Workers;
+use self::workers::{Still, Workers};
 use crate::config::model::{Config, WorkerFailure};
 use crate::config::{Digest, Loaded};
 use crate::limits::RESOLVE_INTERVAL_MS;
@@ -93,7 +94,7 @@ pub fn run(path: &Path, loaded: Loaded, inheritance: Option<Inheritance>) -> Res
         .map_err(|error| StartError::Other { what: "the control thread's runtime", error })?;
     let local = tokio::task::LocalSet::new();
     let ended = local.block_on(&runtime, async {
-        let mut running = start::start(path, loaded, inheritance).await?;
+        let mut running = start::start(path, loaded, inheritance, Signals::take).await?;
         Ok(running.serve().await)
     });
     // A look-up may hang in the system's resolver; the process need not wait for it.
@@ -259,12 +260,7 @@ impl Running {
     fn look_after(&mut self) -> Option<Ended> {
         self.workers.stop_overdue(Instant::now());
         let stall = self.config.gateway.worker_stall.0;
-        let Some(still) = self.workers.look() else {
-            if self.watchdog.is_some() {
-                systemd::alive();
-            }
-            return None;
-        };
+        let still = self.look()?;
         let stood = PULSE * still.looks;
         if stall.is_zero() || stood < stall {
             return None;
@@ -274,12 +270,22 @@ impl Running {
         Some(Ended::Failed)
     }
 
+    /// Looks whether every worker moves, and feeds the watchdog while they do. Returns one that stands still.
+    fn look(&mut self) -> Option<Still> {
+        let still = self.workers.look();
+        if still.is_none() && self.watchdog.is_some() {
+            systemd::alive();
+        }
+        still
+    }
+
     /// Another worker, or none, takes the place of one whose thread has ended.
     async fn worker_ended(&mut self, id: usize) -> Option<Ended> {
         if self.workers.has_ended(id) {
             return None;
         }
         // The kernel has cancelled what the dead thread waited for, so its sockets can be lent to others.
+        self.sockets.take_back(id);
         let policy = self.config.gateway.worker_failure;
         tracing::error!(worker = id, ?policy, "a worker died");
         let mut left = Ok(());
@@ -509,11 +515,8 @@ impl Running {
                 _ = self.signals.interrupt.recv() => return false,
                 () = tokio::time::sleep_until(until) => return !for_workers,
                 _ = self.signals.reopen.recv() => self.log.reopen(),
-                _ = self.pulse.tick() => {
-                    if self.workers.look().is_none() && self.watchdog.is_some() {
-                        systemd::alive();
-                    }
-                }
+                // One that stands still now is left behind at the deadline.
+                _ = self.pulse.tick() => drop(self.look()),
             }
         }
         true
@@ -539,3 +542,6 @@ const PROBLEMS_TOLD_MAX: usize = 20;
 fn socket_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

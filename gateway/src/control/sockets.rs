@@ -227,6 +227,13 @@ impl Sockets {
         Ok(loans)
     }
 
+    /// Takes back what was lent to a worker whose thread has ended: another worker may get its number.
+    pub(super) fn take_back(&mut self, worker: usize) {
+        for lent in self.slots.iter_mut().flat_map(|slot| &mut slot.sockets) {
+            lent.workers.retain(|&id| id != worker);
+        }
+    }
+
     /// Every socket and what it is, for the process that takes over.
     pub(super) fn all(&self) -> io::Result<Vec<GivenSocket>> {
         let lent = self.slots.iter().flat_map(|slot| slot.sockets.iter().map(|lent| (&slot.key, lent)));

@@ -74,11 +74,12 @@ impl fmt::Display for StartError {
 }
 
 /// Brings the gateway up with the configuration read from `path`, on sockets of its own, of the service manager's, or of
-/// the process it takes over from.
+/// the process it takes over from. `signals` are taken when there is something to stop: before that they end the process.
 pub(super) async fn start(
     path: &Path,
     loaded: Loaded,
     inheritance: Option<Inheritance>,
+    signals: fn() -> io::Result<Signals>,
 ) -> Result<Running, StartError> {
     let other = |what| move |error| StartError::Other { what, error };
     let ring = RingFlags::probe().map_err(StartError::Ring)?;
@@ -88,6 +89,8 @@ pub(super) async fn start(
     let program = Program::of_this_process().map_err(other("the path of this program"))?;
     use_small_pages();
     let descriptors = raise_descriptor_limit();
+    // Rings are made of it. What the hard limit does not allow is said when a ring is refused.
+    let _ = raise(Resource::Memlock);
     let metrics = Metrics::new(usize::from(WORKERS_MAX), Refusal::codes());
     let log = AccessLog::start(&log_target(&loaded.config)).map_err(log_failed(&loaded.config))?;
     metrics.watch_access_log(&log);
@@ -108,7 +111,7 @@ pub(super) async fn start(
     }
     drop(given);
 
-    let signals = Signals::take().map_err(other("signal handlers"))?;
+    let signals = signals().map_err(other("signal handlers"))?;
     let ready = Ready::because("starting");
     let (commander, commands) = mpsc::channel(COMMANDS_MAX);
     let (retire, retired) = sync_channel(RETIRED_MAX);
@@ -307,14 +310,19 @@ fn use_small_pages() {
 
 /// Raises the soft limit of open files to the hard one, and returns it.
 fn raise_descriptor_limit() -> u64 {
-    let mut limit = getrlimit(Resource::Nofile);
-    let maximum = limit.maximum.unwrap_or(u64::MAX);
-    limit.current = limit.maximum;
-    match setrlimit(Resource::Nofile, limit) {
-        Ok(()) => maximum,
+    match raise(Resource::Nofile) {
+        Ok(maximum) => maximum,
         Err(error) => {
             tracing::warn!(%error, "the limit of open files could not be raised");
             getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
         }
     }
+}
+
+/// Raises a soft limit to the hard one, and returns it.
+fn raise(resource: Resource) -> rustix::io::Result<u64> {
+    let mut limit = getrlimit(resource);
+    limit.current = limit.maximum;
+    setrlimit(resource, limit)?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
 }

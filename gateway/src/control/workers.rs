@@ -1,6 +1,7 @@
 //! The workers as the control side sees them: started, told, watched, let go.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -51,7 +52,7 @@ impl Workers {
         (Workers { shared, ring, cores: cores(), all: Vec::new(), ended }, ends)
     }
 
-    /// Starts so many, which listen on nothing yet, and waits until they run.
+    /// Starts so many, which listen on nothing yet, and waits until they run. After an error some of them may.
     pub(super) async fn start(&mut self, count: usize, log: &AccessLog) -> Result<(), StartError> {
         let mut started = Vec::new();
         for _ in 0..count {
@@ -64,16 +65,25 @@ impl Workers {
             self.all.push(handle);
             started.push((id, up));
         }
+        let mut all_run = true;
         for (id, up) in started {
-            // A worker that could not start has said why, and its end is noticed.
             if up.await.is_err() {
-                tracing::error!(worker = id, "a worker did not start");
+                all_run = false;
+                // It has said why. Its thread is about to end, which is no loss to anybody.
+                let failed = self.all.iter_mut().filter(|handle| handle.id == id);
+                failed.for_each(|handle| handle.leaves_by = Some(Instant::now()));
             }
         }
-        Ok(())
+        match all_run {
+            true => Ok(()),
+            false => Err(StartError::Other {
+                what: "a worker",
+                error: io::Error::other("it did not start; the log says why"),
+            }),
+        }
     }
 
-    fn spawn(&self, id: usize, log: &AccessLog) -> std::io::Result<(Handle, oneshot::Receiver<()>)> {
+    fn spawn(&self, id: usize, log: &AccessLog) -> io::Result<(Handle, oneshot::Receiver<()>)> {
         let (mailbox, unopened) = wake::mailbox(MAILBOX_MAX)?;
         let start = Start {
             id,
@@ -89,9 +99,14 @@ impl Workers {
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             let _tell_end = tell_end;
             pin_to(core);
-            drop_capabilities();
-            // Nobody waits any more when the process is ending.
-            if let Err(error) = worker::run(start, move || up.send(()).unwrap_or_default()) {
+            let ready = move || {
+                // Before anything is accepted, but not before the ring is there: recent kernels count its memory against
+                // RLIMIT_MEMLOCK, all processes of a user together, for those without CAP_IPC_LOCK.
+                drop_capabilities();
+                // Nobody waits any more when the process is ending.
+                up.send(()).unwrap_or_default();
+            };
+            if let Err(error) = worker::run(start, ready) {
                 tracing::error!(worker = id, %error, "a worker could not start");
             }
         })?;

@@ -11,10 +11,10 @@ use crate::limits::HEAD_BYTES_MAX;
 use crate::proxy::h1::read_head;
 use crate::proxy::head::RequestHead;
 use crate::refusal::Refusal;
+use crate::route::Found;
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
 use crate::route::explain::Outcome;
-use crate::route::{Asked, Found};
 use crate::snapshot::{Route, Snapshot};
 
 /// A request that nobody sent.
@@ -133,9 +133,9 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Answer {
 fn found(snapshot: &Snapshot, head: &RequestHead, client: IpAddr) -> Answer {
     let routes = &snapshot.routes;
     // Not drawn, whatever the share: the explanation says that there is a lot.
-    let asked = Asked { lot: WHOLE - 1, ..head.asked(client) };
+    let (asked, _) = routes.asked(head, client, WHOLE - 1);
     let explanation = routes.explain(&asked);
-    let named = |index: usize| routes.iter().nth(index).map(|(matcher, route)| (matcher, route));
+    let named = |index: usize| routes.iter().nth(index);
     let others = explanation
         .others
         .into_iter()
@@ -147,7 +147,7 @@ fn found(snapshot: &Snapshot, head: &RequestHead, client: IpAddr) -> Answer {
         Outcome::Nothing => return refused(Refusal::NoRoute, None, others),
     };
     let Some((matcher, route)) = named(index) else { return refused(Refusal::Internal, None, others) };
-    let path = match routes.decide(head, client, WHOLE - 1) {
+    let path = match routes.decide(head, &asked) {
         Ok((Found::Route(_), decoded)) => decoded.unwrap_or_else(|| head.path().to_vec()),
         Ok(_) => return refused(Refusal::Internal, None, others),
         Err(fault) => return refused(Refusal::Malformed(fault), None, others),

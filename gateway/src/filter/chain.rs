@@ -76,11 +76,23 @@ impl Chain {
         Ok(())
     }
 
-    /// Walks the answer back through the first `passed` filters.
+    /// Walks the answer back through the first `passed` filters, and through those that finish every answer.
     pub fn response(&self, context: &mut Context<'_>, head: &mut ResponseHead, passed: usize) {
-        for link in self.filters[..passed].iter().rev() {
-            link.filter.response(context, head);
+        for (at, link) in self.filters.iter().enumerate().rev() {
+            if at < passed || link.phase == Phase::Finish {
+                link.filter.response(context, head);
+            }
         }
+    }
+
+    /// Whether preflights that ask about this route's requests are answered here.
+    pub fn answers_preflights(&self) -> bool {
+        self.filters.iter().any(|link| link.filter.answers_preflights())
+    }
+
+    /// Walks a refusal of ours back through all filters.
+    pub fn refusal(&self, context: &mut Context<'_>, head: &mut ResponseHead) {
+        self.filters.iter().rev().for_each(|link| link.filter.refusal(context, head));
     }
 }
 
@@ -90,7 +102,8 @@ async fn wait_for(exchange: &mut Exchange<'_>, phase: Phase, effect: Effect) -> 
         Effect::NeedBody(_) if phase < Phase::Identify => Err(Refusal::Internal),
         Effect::NeedBody(bytes_max) => exchange.hold_body(bytes_max.min(BODY_COLLECT_BYTES_MAX)).await.map(Step::Body),
         Effect::Call(subrequest) => {
-            let reply = exchange.until_over(fetch::fetch(exchange.worker.clone(), subrequest)).await?;
+            let reply =
+                exchange.until_over(fetch::fetch(exchange.worker.clone(), exchange.pinned(), subrequest)).await?;
             Ok(Step::Reply(reply.map(Rc::new)))
         }
         Effect::Follow(shared) => Ok(Step::Reply(exchange.until_over(shared.wait()).await?)),

@@ -7,12 +7,20 @@
 //! A new policy is one file here (module doc, settings, `compile`, `impl Filter`, tests, `pub const KIND`) and one line in
 //! [`KINDS`].
 
+mod buffer;
 pub mod chain;
+pub mod coding;
+mod compression;
+pub mod cors;
+mod fault;
 mod headers;
+mod maintenance;
 pub mod rewrite;
+mod security_headers;
 #[cfg(test)]
 mod testkit;
 mod text;
+mod vary;
 
 use std::any::Any;
 use std::rc::Rc;
@@ -73,8 +81,18 @@ pub struct Kind {
     pub compile: fn(&model::Route) -> Option<Box<dyn Filter>>,
 }
 
-/// Every policy. Filters of one phase run in this order.
-pub const KINDS: &[Kind] = &[rewrite::KIND, headers::KIND];
+/// Every policy. Filters of one phase run in this order, and in the reverse of it on the way out: compression comes last, when
+/// every field that could forbid it is there, and the route's own edits after the preset they may correct.
+pub const KINDS: &[Kind] = &[
+    cors::KIND,
+    maintenance::KIND,
+    fault::KIND,
+    buffer::KIND,
+    rewrite::KIND,
+    compression::KIND,
+    headers::KIND,
+    security_headers::KIND,
+];
 
 /// The chain of a route.
 pub fn compile(route: &model::Route) -> Chain {
@@ -90,8 +108,19 @@ pub trait Filter: Send + Sync {
     /// until it says [`Effect::Next`] or [`Effect::Answer`].
     fn request(&self, context: &mut Context<'_>, step: Step) -> Effect;
 
-    /// Edits the answer's head, and may add a transform of its body. Also called for answers of filters behind this one.
+    /// Edits the answer's head, and may add a transform of its body. Also called for answers of filters behind this one,
+    /// and in [`Phase::Finish`] for those of any filter, whether this one saw the request or not.
     fn response(&self, context: &mut Context<'_>, head: &mut ResponseHead) {
+        let _ = (context, head);
+    }
+
+    /// Whether preflights that ask about its route's requests are its to answer.
+    fn answers_preflights(&self) -> bool {
+        false
+    }
+
+    /// Edits the head of a refusal of ours, whether this filter saw the request or not.
+    fn refusal(&self, context: &mut Context<'_>, head: &mut ResponseHead) {
         let _ = (context, head);
     }
 }
@@ -141,11 +170,18 @@ pub enum Answer {
     Send { head: ResponseHead, body: Bytes },
 }
 
-/// A change of an answer's body, piece by piece.
+/// A change of an answer's body, piece by piece. What it makes goes behind `out`.
 pub trait Transform {
-    fn piece(&mut self, piece: Bytes) -> Bytes;
+    /// `piece` is not empty and no longer than a pooled buffer.
+    fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>);
+
+    /// The next piece is not here yet: what is held back goes out, so that the client has all that came so far.
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        let _ = out;
+    }
+
     /// What comes after the last piece.
-    fn end(&mut self) -> Bytes;
+    fn end(&mut self, out: &mut Vec<u8>);
 }
 
 /// What a filter sees of the exchange, and may leave in it.

@@ -125,6 +125,9 @@ fn subrequest() -> Subrequest {
     Subrequest {
         upstream: 0,
         method: http1::Method::Post,
+        method_text: None,
+        host: None,
+        keep_body: true,
         target: "/side?x=1".to_owned(),
         fields: Fields::new(),
         body: Bytes::from_static(b"question"),
@@ -364,11 +367,11 @@ fn a_panicking_filter_costs_one_connection() {
 fn the_way_back_is_reversed_and_a_transform_sees_every_byte() {
     struct Upper;
     impl Transform for Upper {
-        fn piece(&mut self, piece: Bytes) -> Bytes {
-            piece.to_ascii_uppercase().into()
+        fn piece(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+            out.extend(piece.to_ascii_uppercase());
         }
-        fn end(&mut self) -> Bytes {
-            Bytes::from_static(b"(end)")
+        fn end(&mut self, out: &mut Vec<u8>) {
+            out.extend_from_slice(b"(end)");
         }
     }
     fn stamp(head: &mut ResponseHead, name: &[u8]) {

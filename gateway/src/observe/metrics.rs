@@ -157,6 +157,11 @@ core! {
     upstream_pool_idle: Gauge as Gauge = "bawab_upstream_connections_idle", "Upstream connections kept for reuse";
     buffers_live: Gauge as Gauge = "bawab_buffers_live", "Pooled buffers in use";
     buffers_missed: Counter as Counter = "bawab_buffers_missed", "Buffers allocated because the pool was empty";
+    mirrors_sent: Counter as Counter = "bawab_mirrors" ["outcome" = "sent"], "Copies of requests for other upstreams";
+    mirrors_failed: Counter as Counter = "bawab_mirrors" ["outcome" = "failed"], "Copies of requests that got no answer, among those sent";
+    mirrors_too_long: Counter as Counter = "bawab_mirrors" ["outcome" = "too_long"], "Copies not sent because the body was too long to keep";
+    mirrors_too_many: Counter as Counter = "bawab_mirrors" ["outcome" = "too_many"], "Copies not sent because too many were on their way";
+    compressions_missed: Counter as Counter = "bawab_compressions_missed", "Answers that went uncompressed because as many as may be were being compressed";
     desk_full: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "full"], "Jobs for the control side that got the answer defined for not being done";
     desk_late: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "late"], "Jobs for the control side that missed their deadline";
     deadline_sweeps: Counter as CounterByWorker = "bawab_worker_deadline_sweeps", "Sweeps over the deadlines; a worker whose count stands still is stuck";

@@ -3,7 +3,6 @@
 //! It does not know which protocol the client spoke nor which the upstream speaks: it has a head, a body that yields pieces,
 //! and an answer to write. Whatever happens, it ends here: counted, logged, its guards released.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,10 +11,12 @@ use bytes::Bytes;
 use http1::{ConnectionOptions, Known, Method, Version};
 
 use super::body::{Body, Length};
+use super::error_page::{self, Told};
 use super::finishing::{Done, Finishing};
 use super::forward;
 use super::h1::answer::Answer;
 use super::head::{Client, RequestHead, ResponseHead};
+use super::mirror::Mirroring;
 use super::relay::{self, Failure, Sending, Sent, Upload};
 use super::reply;
 use super::trace::{RequestId, Trace};
@@ -34,13 +35,13 @@ use crate::route::condition::WHOLE;
 use crate::rt::deadline::{Cause, Guard, now_us};
 use crate::rt::{Either, select};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
-use crate::worker::Worker;
+use crate::worker::{Pinned, Worker};
 
 /// One request and its answer.
 pub struct Exchange<'a> {
     pub worker: &'a Rc<Worker>,
     snapshot: &'a Snapshot,
-    cursors: &'a [Cell<u32>],
+    pinned: &'a Rc<Pinned>,
     listener: &'a Listener,
     options: ConnectionOptions,
     head: RequestHead,
@@ -55,6 +56,7 @@ pub struct Exchange<'a> {
     guard: Guard,
     hop: Hop,
     expectation: Expectation,
+    mirroring: Option<Box<Mirroring<'a>>>,
     seen: Seen,
 }
 
@@ -75,8 +77,7 @@ struct Seen {
 /// What an exchange needs of the connection it came by.
 pub struct Arrival<'a> {
     pub worker: &'a Rc<Worker>,
-    pub snapshot: &'a Snapshot,
-    pub cursors: &'a [Cell<u32>],
+    pub pinned: &'a Rc<Pinned>,
     pub listener: &'a Listener,
     pub options: ConnectionOptions,
     pub client: Client,
@@ -111,8 +112,8 @@ impl<'a> Exchange<'a> {
         }
         Exchange {
             worker,
-            snapshot: arrival.snapshot,
-            cursors: arrival.cursors,
+            snapshot: &arrival.pinned.snapshot,
+            pinned: arrival.pinned,
             listener: arrival.listener,
             options,
             head,
@@ -127,6 +128,7 @@ impl<'a> Exchange<'a> {
             guard: Guard::new(Some(arrival.client_fd)),
             hop,
             expectation,
+            mirroring: None,
             seen: Seen { started_us: arrival.started_us, ..Seen::default() },
         }
     }
@@ -170,9 +172,8 @@ impl<'a> Exchange<'a> {
         if let Err(ended) = route.chain.request(self).await {
             return match ended.answer {
                 filter::Answer::Refuse(refusal) => Err(refusal),
-                filter::Answer::Send { mut head, body } => {
-                    route.chain.response(&mut self.context(), &mut head, ended.passed);
-                    Box::pin(self.send_own(head, body)).await;
+                filter::Answer::Send { head, body } => {
+                    Box::pin(self.answer_through(route, ended.passed, head, body)).await;
                     Ok(())
                 }
             };
@@ -188,30 +189,68 @@ impl<'a> Exchange<'a> {
         self.seen.upstream = Some(upstream);
         let settings = &self.snapshot.upstreams[upstream];
         self.guard.arm_total(route.timeouts.over(settings.timeouts).total);
-        self.attempts(route, upstream, settings).await
+        if route.mirrors.is_empty() {
+            return self.attempts(route, upstream, settings).await;
+        }
+        self.mirroring = Mirroring::draw(&route.mirrors, self.request_id.as_bytes());
+        if self.body.ended() {
+            self.mirror();
+        }
+        let outcome = self.attempts(route, upstream, settings).await;
+        if self.body.ended() {
+            self.mirror();
+        }
+        outcome
+    }
+
+    /// Sends the copies of the request, whose body went up whole.
+    fn mirror(&mut self) {
+        if let Some(mirroring) = self.mirroring.take() {
+            mirroring.send(self.worker, self.pinned, &self.head);
+        }
     }
 
     /// Answers as the route itself says.
     async fn answer_own(&mut self, route: &Route, action: &Action) -> Result<(), Refusal> {
-        let (mut head, body) = match action {
+        let (head, body) = match action {
             Action::Redirect(redirect) => redirect.answer(&self.context())?,
             Action::Respond(respond) => respond.answer(),
             Action::Upstream(_) | Action::Split(_) => unreachable!("answered by their upstream"),
         };
-        head.fields.add(b"date", &self.worker.date());
-        route.chain.response(&mut self.context(), &mut head, route.chain.len());
-        self.send_own(head, body).await;
+        self.answer_through(route, route.chain.len(), head, body).await;
         Ok(())
+    }
+
+    /// Sends an answer of our own back through the first `passed` filters.
+    async fn answer_through(&mut self, route: &Route, passed: usize, mut head: ResponseHead, body: Bytes) {
+        self.complete_own(&mut head, &body);
+        route.chain.response(&mut self.context(), &mut head, passed);
+        self.send_own(head, body).await;
+    }
+
+    /// Adds what every answer of our own says. The length is there for filters and for HEAD (RFC 9110 §8.6): on the wire it
+    /// is decided when the answer is framed.
+    fn complete_own(&self, head: &mut ResponseHead, body: &Bytes) {
+        if head.fields.first(Known::Date).is_none() {
+            head.fields.add(b"date", &self.worker.date());
+        }
+        if !body.is_empty() {
+            head.fields.set(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
+        }
     }
 
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {
         let routes = &self.snapshot.routes;
         let lot = if routes.draws() { (self.worker.ids.borrow_mut().next_u64() % u64::from(WHOLE)) as u32 } else { 0 };
-        let (found, decoded) = routes.decide(&self.head, self.client.address, lot).map_err(Refusal::Malformed)?;
+        let (asked, is_preflight) = routes.asked(&self.head, self.client.address, lot);
+        let (found, decoded) = routes.decide(&self.head, &asked).map_err(Refusal::Malformed)?;
         match found {
             Found::Route(route) => {
                 if let Some(path) = decoded {
                     self.head.set_path(path);
+                }
+                if is_preflight {
+                    self.kept.put(filter::cors::Preflight);
                 }
                 Ok(route)
             }
@@ -229,7 +268,7 @@ impl<'a> Exchange<'a> {
         let timeouts = route.timeouts.over(upstream.timeouts);
         let mut fresh = false;
         loop {
-            let endpoint = endpoints.pick(&self.cursors[index]).ok_or(Refusal::NoEndpoint)?.clone();
+            let endpoint = endpoints.pick(&self.pinned.cursors[index]).ok_or(Refusal::NoEndpoint)?.clone();
             self.seen.attempts += 1;
             let connection = self.connect(upstream, &endpoint, fresh).await;
             self.seen.endpoint = Some(endpoint);
@@ -343,7 +382,11 @@ impl<'a> Exchange<'a> {
         if self.options.lists_fields {
             outgoing.withhold_trailers(self.head.fields.listed().names());
         }
-        let mut sending = Sending { body: &mut self.body, outgoing, timeouts };
+        let mut tee = self.mirroring.as_mut().map(|mirroring| mirroring.tee());
+        if let Some(tee) = &mut tee {
+            tee.restart();
+        }
+        let mut sending = Sending { body: &mut self.body, outgoing, timeouts, tee };
         let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
         let sent_us = now_us();
         let mut finishing = Finishing {
@@ -403,6 +446,11 @@ impl<'a> Exchange<'a> {
         let early = body.take_carry();
         let limits = tunnel::Limits { idle_ms: settings.tunnel_idle_ms, age_ms: settings.tunnel_age_ms };
         tunnel::run((reader, self.answer.writer()), &mut connection.wire, (early, carry), limits).await
+    }
+
+    /// The snapshot this exchange runs under, for who outlives it.
+    pub fn pinned(&self) -> Rc<Pinned> {
+        self.pinned.clone()
     }
 
     /// What a filter sees.
@@ -479,23 +527,35 @@ impl<'a> Exchange<'a> {
         }
         // A body that is here already need not cost the client its connection.
         while let Ok(Some(_)) = self.body.next_buffered() {}
+        self.kept.transforms.clear();
         let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
-        let (head, body) = reply::problem(refusal, &self.request_id, allow, &self.worker.date());
+        let retry_after = self.kept.of::<reply::RetryAfter>().map_or(reply::RETRY_AFTER_S, |after| after.0);
+        let (mut head, mut body) = reply::problem(refusal, &self.request_id, allow, retry_after);
+        let pages = error_page::pages(self.route, &self.snapshot.settings);
+        if let Some(page) = error_page::choose(pages, refusal.status(), &self.head.fields, false) {
+            let told = Told::of(refusal, self.request_id.as_bytes());
+            body = page.dress(&mut head.fields, &told);
+        }
+        self.complete_own(&mut head, &body);
+        if let Some(route) = self.route {
+            route.chain.refusal(&mut self.context(), &mut head);
+        }
         self.send_own(head, body).await;
     }
 
     /// Sends an answer of our own.
-    async fn send_own(&mut self, mut head: ResponseHead, body: Bytes) {
-        if self.head.method == Method::Head && !body.is_empty() {
-            // What GET would have brought (RFC 9110 §8.6).
-            head.fields.set(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
-        }
+    async fn send_own(&mut self, head: ResponseHead, body: Bytes) {
         if !self.body.ended() || self.worker.draining() || self.listener.is_closed() {
             self.answer.close_after();
         }
-        self.answer.head(&head, Length::Exact(body.len() as u64));
-        let body = (self.head.method != Method::Head && !body.is_empty()).then_some(super::wire::Chunk::Shared(body));
-        if let Err(halt) = self.answer.end(body, None).await {
+        let transforms = &mut self.kept.transforms;
+        let length = if transforms.is_empty() { Length::Exact(body.len() as u64) } else { Length::Unknown };
+        self.answer.head(&head, length);
+        let sent = match self.head.method {
+            Method::Head => self.answer.end(None, None).await,
+            _ => relay::send_whole(body, &mut self.answer, transforms).await,
+        };
+        if let Err(halt) = sent {
             let failure = relay::answer_failure(halt);
             self.seen.detail = failure.detail;
             self.seen.refusal.get_or_insert(failure.refusal);

@@ -23,13 +23,17 @@ use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, Guard};
 use crate::rt::{Either, Notify, select, spawn};
 use crate::snapshot::UpstreamTimeouts;
-use crate::worker::Worker;
+use crate::worker::{Pinned, Worker};
 
 /// A request a filter makes.
 pub struct Subrequest {
     /// index into `Snapshot::upstreams`
     pub upstream: usize,
     pub method: Method,
+    /// The method, where it is none that has a name of its own.
+    pub method_text: Option<Box<[u8]>>,
+    /// What the service is asked by; `None`: its address.
+    pub host: Option<Box<[u8]>>,
     /// path and query, already valid
     pub target: String,
     /// Fields beside Host and what frames the body.
@@ -37,6 +41,8 @@ pub struct Subrequest {
     pub body: Bytes,
     /// The longest it may take, milliseconds.
     pub wait_ms: u64,
+    /// Whether somebody wants the answer's body. If not it is read, and of any length.
+    pub keep_body: bool,
 }
 
 /// What came back. The body is complete.
@@ -46,15 +52,16 @@ pub struct Fetched {
     pub body: Bytes,
 }
 
-/// Sends `subrequest` and waits for its whole answer.
-pub async fn fetch(worker: Rc<Worker>, subrequest: Subrequest) -> Result<Fetched, Refusal> {
-    let pinned = worker.pinned();
+/// Sends `subrequest` and waits for its whole answer. `pinned`: the snapshot it was made under, which says what its upstream
+/// is; the worker may have gone on to another.
+pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subrequest) -> Result<Fetched, Refusal> {
     let snapshot = &pinned.snapshot;
     let settings = snapshot.upstreams.get(subrequest.upstream).ok_or(Refusal::Internal)?;
     let series = settings.series.core(worker.id);
     let guard = Guard::new(None);
     guard.arm_total(subrequest.wait_ms);
-    let mut fresh = false;
+    // A kept connection may be closed by its service at this very moment, and not every request may be sent twice.
+    let mut fresh = !subrequest.method.is_idempotent();
     loop {
         let endpoints = &snapshot.endpoints[subrequest.upstream];
         let endpoint = endpoints.pick(&pinned.cursors[subrequest.upstream]).ok_or(Refusal::NoEndpoint)?;
@@ -101,8 +108,9 @@ async fn converse(
         Some((path, query)) => (path, Some(query.as_bytes())),
         None => (&*subrequest.target, None),
     };
-    encode::request_line(&mut head, subrequest.method.name().as_bytes(), path.as_bytes(), query);
-    encode::field(&mut head, b"host", host.as_bytes());
+    let method = subrequest.method_text.as_deref().unwrap_or(subrequest.method.name().as_bytes());
+    encode::request_line(&mut head, method, path.as_bytes(), query);
+    encode::field(&mut head, b"host", subrequest.host.as_deref().unwrap_or(host.as_bytes()));
     subrequest.fields.encode(&mut head, |_| true);
     let length = match subrequest.body.is_empty() {
         true => Length::Absent,
@@ -114,6 +122,7 @@ async fn converse(
         body: &mut Body::held(Some(subrequest.body.clone())),
         outgoing: Outgoing::new(head, false),
         timeouts,
+        tee: None,
     };
     let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
     let reader = &mut connection.wire.reader;
@@ -123,7 +132,10 @@ async fn converse(
         body.feed(rest);
     }
     let idle = Wait { ms: timeouts.idle, cause: Cause::Idle };
-    let whole = relay::collect(&mut body, reader, SUBREQUEST_BODY_BYTES_MAX, idle).await?;
+    let whole = match subrequest.keep_body {
+        true => relay::collect(&mut body, reader, SUBREQUEST_BODY_BYTES_MAX, idle).await?,
+        false => relay::pass_over(&mut body, reader, idle).await.map(|()| Bytes::new())?,
+    };
     let ResponseHead { status, fields } = received.head;
     let reusable = reusable && sent == Sent::All && body.take_carry().is_none();
     Ok((Fetched { status, fields, body: whole }, reusable))
@@ -138,8 +150,8 @@ pub struct Shared {
 
 impl Shared {
     /// Starts `subrequest`, detached. It is cancelled when the last handle is dropped before it is done.
-    pub fn start(worker: &Rc<Worker>, subrequest: Subrequest) -> Rc<Shared> {
-        Shared::run(fetch(worker.clone(), subrequest))
+    pub fn start(worker: &Rc<Worker>, pinned: &Rc<Pinned>, subrequest: Subrequest) -> Rc<Shared> {
+        Shared::run(fetch(worker.clone(), pinned.clone(), subrequest))
     }
 
     pub(crate) fn run(work: impl Future<Output = Result<Fetched, Refusal>> + 'static) -> Rc<Shared> {

@@ -2,15 +2,17 @@
 //!
 //! Apart from the exchange because the request's body may still be on its way up meanwhile: this holds everything else.
 
-use http1::Known;
+use bytes::Bytes;
+use http1::{Known, Method};
 
 use super::body::Length;
+use super::error_page::{Told, choose, pages};
 use super::forward;
 use super::h1::answer::Answer;
-use super::head::RequestHead;
+use super::head::{RequestHead, ResponseHead};
 use super::relay::{self, Failure, Headed};
 use super::upstream::h1;
-use super::wire::{Wait, WireReader};
+use super::wire::{Chunk, Wait, WireReader};
 use crate::filter::{Context, Facts, Kept};
 use crate::refusal::Refusal;
 use crate::rt::Buf;
@@ -63,6 +65,13 @@ impl Finishing<'_> {
         let (mut body, mut length, reusable) = relay::framed(&received, method)?;
         let h1::Received { mut head, line, options } = received;
         forward::response(&mut head, &options, self.settings.via(line.version));
+        if head.status >= 400
+            && let Some(page) = choose(pages(self.route, self.settings), head.status, &self.request.fields, true)
+        {
+            let told = Told::of_upstream(head.status, self.facts.request_id);
+            let own = page.dress(&mut head.fields, &told);
+            return self.answer_with(head, own, body.ended(), uploaded, answer).await;
+        }
         if let Some(route) = self.route {
             let Finishing { request, facts, kept, .. } = self;
             let mut context = Context { request, facts: *facts, kept };
@@ -85,6 +94,32 @@ impl Finishing<'_> {
         relay::download(&mut body, reader, answer, &mut self.kept.transforms, idle).await?;
         // Bytes behind the answer were not asked for: whatever they are, the next exchange must not see them.
         Ok(Done::Answered { reusable: reusable && body.take_carry().is_none() })
+    }
+
+    /// Answers with a page of the operator's in place of the upstream's body, of which nothing more is read.
+    async fn answer_with(
+        &mut self,
+        mut head: ResponseHead,
+        own: Bytes,
+        bodiless: bool,
+        uploaded: bool,
+        answer: &mut Answer<'_>,
+    ) -> Result<Done, Failure> {
+        if let Some(route) = self.route {
+            let Finishing { request, facts, kept, .. } = self;
+            let mut context = Context { request, facts: *facts, kept };
+            route.chain.response(&mut context, &mut head, route.chain.len());
+        }
+        if !uploaded || self.worker.draining() || self.listener.is_closed() {
+            answer.close_after();
+        }
+        if self.request.method == Method::Head {
+            head.fields.set(b"content-length", itoa::Buffer::new().format(own.len()).as_bytes());
+        }
+        answer.head(&head, Length::Exact(own.len() as u64));
+        let body = (self.request.method != Method::Head).then_some(Chunk::Shared(own));
+        answer.end(body, None).await.map_err(relay::answer_failure)?;
+        Ok(Done::Answered { reusable: bodiless })
     }
 
     async fn switch(&mut self, received: h1::Received, answer: &mut Answer<'_>) -> Result<Done, Failure> {

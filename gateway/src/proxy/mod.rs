@@ -8,6 +8,7 @@
 //! and knows neither; [`fields`], [`head`] and [`body`] are what it sees. [`wire`] is what bytes travel on, below both.
 
 pub mod body;
+pub mod error_page;
 pub mod exchange;
 pub mod fetch;
 pub mod fields;
@@ -15,6 +16,7 @@ pub mod finishing;
 pub mod forward;
 pub mod h1;
 pub mod head;
+pub mod mirror;
 pub mod relay;
 pub mod reply;
 pub mod trace;

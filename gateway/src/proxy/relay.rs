@@ -14,14 +14,15 @@ use super::forward;
 use super::h1::answer::{Answer, length_of};
 use super::h1::body::{BodyError, H1Body};
 use super::h1::outgoing::Outgoing;
+use super::mirror::Tee;
 use super::upstream::Connection;
 use super::upstream::h1::{self, HeadError, Received};
 use super::wire::{Chunk, Halt, Pace, Wait, WireReader, WireWriter};
 use crate::filter::Transform;
-use crate::limits::INTERIM_MAX;
+use crate::limits::{BUFFER_BYTES, COMPRESSION_STEP_BYTES, INTERIM_MAX};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_us};
-use crate::rt::{Either, select};
+use crate::rt::{Either, select, yield_now};
 use crate::snapshot::UpstreamTimeouts;
 
 /// Why an attempt failed.
@@ -53,11 +54,19 @@ pub struct Sending<'s, 'b> {
     pub body: &'s mut Body<'b>,
     pub outgoing: Outgoing,
     pub timeouts: UpstreamTimeouts,
+    /// Who else wants the body.
+    pub tee: Option<&'s mut Tee>,
 }
 
 impl Sending<'_, '_> {
     fn idle(&self) -> Wait {
         Wait { ms: self.timeouts.idle, cause: Cause::Idle }
+    }
+
+    fn seen(&mut self, piece: Option<&Chunk>) {
+        if let (Some(tee), Some(piece)) = (&mut self.tee, piece) {
+            tee.see(piece.bytes());
+        }
     }
 }
 
@@ -81,6 +90,7 @@ pub enum Sent {
 pub async fn send_first(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Result<Sent, Failure> {
     let idle = sending.idle();
     let first = sending.body.next_buffered().map_err(client_failure)?;
+    sending.seen(first.as_ref());
     let ended = sending.body.ended();
     let sent = match first {
         piece if ended => sending.outgoing.end(writer, piece, sending.body.trailers(), idle).await,
@@ -127,6 +137,12 @@ pub async fn collect(
         whole.extend_from_slice(piece.bytes());
     }
     Ok(whole.freeze())
+}
+
+/// Reads a body to its end, for nobody.
+pub async fn pass_over(body: &mut H1Body, reader: &mut WireReader, idle: Wait) -> Result<(), Failure> {
+    while body.next(reader, idle).await.map_err(upstream_body_failure)?.is_some() {}
+    Ok(())
 }
 
 /// Passes interim answers on until the final head is there.
@@ -215,6 +231,7 @@ async fn upload(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Resul
     let idle = sending.idle();
     loop {
         let piece = sending.body.next().await.map_err(|error| UploadError::Client(client_failure(error)))?;
+        sending.seen(piece.as_ref());
         let ended = piece.is_none() || sending.body.ended();
         let sent = match piece {
             piece if ended => sending.outgoing.end(writer, piece, sending.body.trailers(), idle).await,
@@ -245,9 +262,17 @@ pub async fn download(
             answer.flush().await.map_err(answer_failure)?;
             piece = body.next(reader, idle).await.map_err(upstream_body_failure)?;
         }
-        let piece = piece.map(|piece| transformed(Chunk::Pooled(piece), transforms));
+        let then = match body.ended() {
+            true => Then::End,
+            false if body.buffered() => Then::More,
+            false => Then::Wait,
+        };
+        let mut piece = piece.map(Chunk::Pooled);
+        if !transforms.is_empty() {
+            // On the heap: most answers go as they are, and should not carry the room for it.
+            piece = Some(Box::pin(transformed(piece, transforms, then)).await);
+        }
         if body.ended() {
-            let piece = last_piece(piece, transforms);
             return answer.end(piece, body.trailers()).await.map_err(answer_failure);
         }
         if let Some(piece) = piece
@@ -258,25 +283,66 @@ pub async fn download(
     }
 }
 
-fn transformed(piece: Chunk, transforms: &mut [Box<dyn Transform>]) -> Chunk {
+/// Sends a body that is here whole, which filters may change.
+pub async fn send_whole(
+    body: Bytes,
+    answer: &mut Answer<'_>,
+    transforms: &mut [Box<dyn Transform>],
+) -> Result<(), Halt> {
     if transforms.is_empty() {
-        return piece;
+        return answer.end((!body.is_empty()).then_some(Chunk::Shared(body)), None).await;
     }
-    Chunk::Shared(transforms.iter_mut().fold(piece.into_shared(), |piece, transform| transform.piece(piece)))
+    let mut rest = body;
+    while rest.len() > BUFFER_BYTES {
+        let piece = rest.split_to(BUFFER_BYTES);
+        let piece = transformed(Some(Chunk::Shared(piece)), transforms, Then::More).await;
+        if !piece.is_empty() {
+            answer.piece(piece).await?;
+        }
+    }
+    let piece = transformed(Some(Chunk::Shared(rest)), transforms, Then::End).await;
+    answer.end(Some(piece), None).await
 }
 
-/// The last piece and what the transforms have left.
-fn last_piece(piece: Option<Chunk>, transforms: &mut [Box<dyn Transform>]) -> Option<Chunk> {
-    if transforms.is_empty() {
-        return piece;
+/// What follows a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    More,
+    /// More, but it is not here yet.
+    Wait,
+    End,
+}
+
+/// What `transforms` make of `piece`, step by step, so that the worker's other tasks do not wait for all of it.
+async fn transformed(piece: Option<Chunk>, transforms: &mut [Box<dyn Transform>], then: Then) -> Chunk {
+    let mut rest = piece.as_ref().map_or(&b""[..], Chunk::bytes);
+    let mut whole = Vec::new();
+    while rest.len() > COMPRESSION_STEP_BYTES {
+        let (step, behind) = rest.split_at(COMPRESSION_STEP_BYTES);
+        whole.append(&mut stepped(step, transforms, Then::More));
+        rest = behind;
+        yield_now().await;
     }
-    let mut whole = piece.map(|piece| piece.into_shared().to_vec()).unwrap_or_default();
-    for at in 0..transforms.len() {
-        let (transform, behind) = transforms[at..].split_first_mut().expect("at < len");
-        let end = behind.iter_mut().fold(transform.end(), |piece, next| next.piece(piece));
-        whole.extend_from_slice(&end);
+    whole.append(&mut stepped(rest, transforms, then));
+    Chunk::Shared(whole.into())
+}
+
+/// What `transforms`, one after the other, make of `bytes`.
+fn stepped(bytes: &[u8], transforms: &mut [Box<dyn Transform>], then: Then) -> Vec<u8> {
+    let mut last = Vec::new();
+    for (at, transform) in transforms.iter_mut().enumerate() {
+        let before = std::mem::take(&mut last);
+        let bytes = if at == 0 { bytes } else { &before };
+        if !bytes.is_empty() {
+            transform.piece(bytes, &mut last);
+        }
+        match then {
+            Then::More => {}
+            Then::Wait => transform.flush(&mut last),
+            Then::End => transform.end(&mut last),
+        }
     }
-    Some(Chunk::Shared(whole.into()))
+    last
 }
 
 /// The parts of the answer's head that decide about its body.

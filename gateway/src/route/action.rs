@@ -1,6 +1,6 @@
 //! What a route does with a request that passed its filters: one upstream, one of several, or an answer of its own.
 
-use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
+use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -119,11 +119,7 @@ impl Split {
 impl By {
     /// The same bits for the same client, on every worker and every host of a fleet. `None`: there is nothing to go by.
     fn bits(&self, fields: &Fields, client: IpAddr) -> Option<u64> {
-        let hash = |bytes: &[u8]| {
-            let mut hasher = FixedState::with_seed(0).build_hasher();
-            bytes.hash(&mut hasher);
-            hasher.finish()
-        };
+        let hash = |bytes: &[u8]| FixedState::with_seed(0).hash_one(bytes);
         match self {
             By::Client => Some(match client.to_canonical() {
                 IpAddr::V4(address) => hash(&address.octets()),

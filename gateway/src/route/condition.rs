@@ -6,12 +6,14 @@
 //! `present = false` holds for it.
 
 use std::borrow::Cow;
+use std::hash::BuildHasher as _;
 
+use foldhash::fast::FixedState;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
 use super::Asked;
-use super::pattern::linear_regex;
+use super::pattern::whole_regex;
 use crate::config::model;
 use crate::proxy::fields::Fields;
 
@@ -180,10 +182,7 @@ impl Test {
             prefix: bytes(&written.prefix),
             suffix: bytes(&written.suffix),
             contains: bytes(&written.contains),
-            regex: written
-                .regex
-                .as_ref()
-                .map(|text| linear_regex(&format!("^(?:{text})$")).expect("config::load compiled the expression")),
+            regex: written.regex.as_ref().map(|text| whole_regex(text).expect("config::load compiled the expression")),
             range,
         }
     }
@@ -227,6 +226,13 @@ impl Test {
 /// A decimal integer as RFC 9110 and people write it, perhaps with a sign.
 fn integer(value: &[u8]) -> Option<i64> {
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// A draw for `id`, the same each time: 0 to 999,999. Draws of one id with different salts have nothing to do with each other.
+pub fn lot(id: &[u8], salt: u64) -> u32 {
+    let bits = FixedState::with_seed(salt).hash_one(id);
+    // The high half of the product is uniform below the bound (Lemire).
+    ((u128::from(bits) * u128::from(WHOLE)) >> 64) as u32
 }
 
 /// The value of a field, its lines joined.
@@ -334,6 +340,19 @@ mod tests {
         ] {
             assert_eq!(holds(test, value), expected, "{test} {value:?}");
         }
+    }
+
+    #[test]
+    fn draws_are_even_and_independent() {
+        let mut both = [0; 4];
+        for number in 0..4000u32 {
+            let id = format!("{number:032x}");
+            let low = |salt| usize::from(lot(id.as_bytes(), salt) < WHOLE / 2);
+            both[low(1) * 2 + low(2)] += 1;
+            assert_eq!(lot(id.as_bytes(), 1), lot(id.as_bytes(), 1));
+        }
+        // 1,000 each; 150 is five standard deviations.
+        assert!(both.iter().all(|count| (850..1150).contains(count)), "{both:?}");
     }
 
     #[test]

@@ -39,6 +39,7 @@ use self::condition::{Unmet, When};
 use self::pattern::PathPattern;
 use self::table::Table;
 use crate::config::model;
+use crate::filter;
 use crate::proxy::fields::Fields;
 use crate::proxy::head::RequestHead;
 use crate::snapshot::Route;
@@ -224,7 +225,8 @@ impl Matcher {
         if !self.path.takes(asked.path) {
             misses.push(Miss::Path);
         }
-        if !self.methods.take(asked.method_text) && !(asked.method == Method::Head && self.methods.take(b"GET")) {
+        let by_get = asked.method == Method::Head && self.methods.take(b"GET");
+        if !self.methods.take(asked.method_text) && !by_get {
             misses.push(Miss::Method);
         }
         misses.extend(self.when.first_unmet(asked).map(Miss::When));
@@ -293,19 +295,30 @@ impl RouteTable {
         self.draws
     }
 
+    /// What a request head asks of the routes, and whether it is a preflight (Fetch §3.3.2) that its route answers: such a one
+    /// is for the route of the request it asks about. `lot`: see [`Asked::lot`].
+    pub fn asked<'h>(&self, head: &'h RequestHead, client: IpAddr, lot: u32) -> (Asked<'h>, bool) {
+        let asked = Asked { lot, ..head.asked(client) };
+        if asked.method == Method::Options
+            && let Some(text) = filter::cors::asked_method(head)
+        {
+            let about = Asked { method: Method::of(text), method_text: text, ..asked };
+            if let Found::Route(route) = self.find(&about)
+                && route.chain.answers_preflights()
+            {
+                return (about, true);
+            }
+        }
+        (asked, false)
+    }
+
     /// Finds the route of a request head, and the path as that route's policy reads it (`None`: it stays). A fault: the
     /// policy refuses the path.
     ///
     /// The route is found by the path with everything ambiguous kept. What its policy makes of the path must lead back to
     /// it, or a decoded slash would pass one route's rules and reach what another one guards.
-    pub fn decide(
-        &self,
-        head: &RequestHead,
-        client: IpAddr,
-        lot: u32,
-    ) -> Result<(Found<'_>, Option<Vec<u8>>), http1::Fault> {
-        let asked = Asked { lot, ..head.asked(client) };
-        let found = self.find(&asked);
+    pub fn decide(&self, head: &RequestHead, asked: &Asked<'_>) -> Result<(Found<'_>, Option<Vec<u8>>), http1::Fault> {
+        let found = self.find(asked);
         let Found::Route(route) = found else { return Ok((found, None)) };
         if !head.path_traits().any() {
             return Ok((found, None));
@@ -315,7 +328,7 @@ impl RouteTable {
             http1::Canonical::Rewritten(_) if decoded != head.path() => {}
             _ => return Ok((found, None)),
         }
-        match self.find(&Asked { path: &decoded, ..asked }) {
+        match self.find(&Asked { path: &decoded, ..*asked }) {
             Found::Route(same) if std::ptr::eq(same, route) => Ok((found, Some(decoded))),
             _ => Err(http1::Fault::PathEncodedSlash),
         }

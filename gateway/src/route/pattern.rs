@@ -74,7 +74,6 @@ pub enum PatternError {
     Twice(String),
     TooManySegments,
     Regex(String),
-    RegexTooLong,
     /// A regular expression that could never match a path.
     RegexSlash,
 }
@@ -96,8 +95,7 @@ impl fmt::Display for PatternError {
             ),
             PatternError::Twice(name) => write!(f, "two captures are named `{name}`"),
             PatternError::TooManySegments => write!(f, "more than {PATTERN_SEGMENTS_MAX} segments"),
-            PatternError::Regex(why) => write!(f, "not a regular expression: {why}"),
-            PatternError::RegexTooLong => write!(f, "a regular expression has at most {REGEX_BYTES_MAX} bytes"),
+            PatternError::Regex(why) => f.write_str(why),
             PatternError::RegexSlash => {
                 f.write_str("it is compared with the whole path, which begins with `/`: so must the expression")
             }
@@ -140,13 +138,10 @@ impl PathPattern {
 
     /// A regular expression for the whole path.
     pub fn regex(text: &str) -> Result<PathPattern, PatternError> {
-        if text.len() > REGEX_BYTES_MAX {
-            return Err(PatternError::RegexTooLong);
-        }
         if text.starts_with(|first: char| first.is_ascii_alphanumeric() || matches!(first, '_' | '-' | '%')) {
             return Err(PatternError::RegexSlash);
         }
-        let regex = linear_regex(&format!("^(?:{text})$")).map_err(PatternError::Regex)?;
+        let regex = whole_regex(text).map_err(PatternError::Regex)?;
         Ok(PathPattern::Regex(PathRegex { text: text.into(), regex }))
     }
 
@@ -229,21 +224,34 @@ impl PathPattern {
     }
 }
 
-/// A regular expression that is matched in time linear in its input, within a bound of memory.
-pub fn linear_regex(text: &str) -> Result<Regex, String> {
-    let built = RegexBuilder::new(text)
-        .unicode(false)
-        .size_limit(REGEX_COMPILED_BYTES_MAX)
-        .dfa_size_limit(REGEX_COMPILED_BYTES_MAX)
-        .build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(limit) => format!("it would take more than {limit} bytes of memory"),
+/// A regular expression for a whole value, matched in time linear in its length and within a bound of memory. Bytes, not
+/// characters. Why it is none: what to say to who wrote it.
+pub fn whole_regex(text: &str) -> Result<Regex, String> {
+    if text.len() > REGEX_BYTES_MAX {
+        return Err(format!("a regular expression has at most {REGEX_BYTES_MAX} bytes"));
+    }
+    let build = |text: &str| {
+        RegexBuilder::new(text)
+            .unicode(false)
+            .size_limit(REGEX_COMPILED_BYTES_MAX)
+            .dfa_size_limit(REGEX_COMPILED_BYTES_MAX)
+            .build()
+    };
+    // Alone first: `a)|(b` would be whole only inside our own parentheses.
+    build(text).and_then(|_| build(&whole(text))).map_err(|error| match error {
+        regex::Error::CompiledTooBig(limit) => format!("it would take more than {limit} bytes of memory: repeat less"),
         // The last line says what is wrong; those before it draw the expression, with what we put around it.
         error => {
             let text = error.to_string();
-            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+            let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            format!("not a regular expression: {last}")
         }
     })
+}
+
+/// An expression that compiles, for a whole value.
+pub(super) fn whole(text: &str) -> String {
+    format!("^(?:{text})$")
 }
 
 /// Whether a segment is `**` or `{name=**}`, and the name.
@@ -507,14 +515,30 @@ mod tests {
         ] {
             assert_eq!(PathPattern::parse(text).expect_err(text), error, "{text}");
         }
-        assert!(matches!(PathPattern::parse(&"/a".repeat(PATTERN_SEGMENTS_MAX)), Ok(_)));
+        assert!(PathPattern::parse(&"/a".repeat(PATTERN_SEGMENTS_MAX)).is_ok());
         assert!(PathPattern::parse(&"/a".repeat(PATTERN_SEGMENTS_MAX + 1)).is_err());
         for bomb in ["/(a{1000}){1000}", "/(((((a{100}){100}){100}){100}){100})"] {
             let PatternError::Regex(why) = PathPattern::regex(bomb).expect_err(bomb) else { panic!("{bomb}") };
             assert!(why.contains("bytes of memory"), "{why}");
         }
         assert_eq!(PathPattern::regex("a").expect_err("no slash"), PatternError::RegexSlash);
-        assert!(matches!(PathPattern::regex("/("), Err(PatternError::Regex(_))));
+        for text in ["/(", "/a)|(/b", "/\\p{Greek}", "/(?=a)"] {
+            assert!(matches!(PathPattern::regex(text), Err(PatternError::Regex(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_expression_is_for_the_whole_value() {
+        let one = whole_regex(r"https://(a|b)\.example|http://c").expect("good");
+        assert!(one.is_match(b"https://a.example") && one.is_match(b"http://c"));
+        assert!(
+            !one.is_match(b"https://a.example.evil") && !one.is_match(b"xhttp://c") && !one.is_match(b"http://c\n")
+        );
+        let long = "a".repeat(REGEX_BYTES_MAX);
+        assert!(whole_regex(&long).is_ok());
+        for bad in ["(", "a)|(b", r"(a)\1", "(?=a)", "((a{1000}){1000}){1000}", &format!("{long}a")] {
+            assert!(whole_regex(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use hashbrown::{HashMap, HashTable};
 use http1::Method;
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
-use super::pattern::{End, PathPattern, Segment};
+use super::pattern::{End, PathPattern, Segment, whole};
 use super::{Asked, HostPattern, Matcher};
 use crate::limits::REGEX_COMPILED_BYTES_MAX;
 
@@ -340,7 +340,7 @@ impl Table {
 impl Regexes {
     /// In the order of their precedence.
     fn new(members: Vec<(Box<str>, Candidate)>) -> Regexes {
-        let set = RegexSetBuilder::new(members.iter().map(|(text, _)| format!("^(?:{text})$")))
+        let set = RegexSetBuilder::new(members.iter().map(|(text, _)| whole(text)))
             .unicode(false)
             // Each of them fits, so all of them do.
             .size_limit(REGEX_COMPILED_BYTES_MAX * (members.len() + 1))

@@ -24,6 +24,8 @@ fn table(matchers: Vec<Matcher>) -> RouteTable {
         chain: Chain::default(),
         pattern: matcher.path.clone(),
         timeouts: crate::snapshot::RouteTimeouts::default(),
+        mirrors: Vec::new(),
+        errors: Vec::new(),
         body_bytes_max: 0,
         path_policy: http1::PathPolicy::KEEP,
         websocket: false,

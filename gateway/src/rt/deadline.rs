@@ -65,6 +65,9 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 const NEVER: u64 = u64::MAX;
 
+/// In a slot that nobody uses.
+const NO_FD: RawFd = -1;
+
 /// Microseconds since the process began. Reads the clock: about 25 ns.
 pub fn now_us() -> u64 {
     let us = EPOCH.elapsed().as_micros() as u64;
@@ -240,6 +243,7 @@ impl Drop for Watch {
         let _ = TABLES.try_with(|tables| {
             let mut table = tables.watches.borrow_mut();
             table.at[self.slot as usize] = NEVER;
+            table.slots[self.slot as usize].fd = NO_FD;
             table.free.push(self.slot);
         });
     }
@@ -273,6 +277,28 @@ impl Watches {
         self.cursor = 0;
         false
     }
+}
+
+/// Ends every connection of this thread, which will not run its tasks any more: they would keep their sockets open, and
+/// whoever is at the other end would wait for ever.
+pub(super) fn shut_all() {
+    // Not during the destruction of the thread's own values, and not from a panic in the table itself.
+    let _ = TABLES.try_with(|tables| {
+        let Ok(table) = tables.watches.try_borrow() else { return };
+        table.slots.iter().filter(|slot| slot.fd != NO_FD).for_each(|slot| shut(slot.fd, Shutdown::Both));
+    });
+}
+
+/// Ends every running exchange and every connection of this thread, whose tasks still run.
+pub(super) fn end_all() {
+    let mut wakers = Vec::new();
+    TABLES.with(|tables| {
+        let mut table = tables.guards.borrow_mut();
+        let running = table.rows.iter_mut().flatten().filter(|row| row.fired.is_none());
+        wakers.extend(running.filter_map(|row| row.fire(Cause::Drain)));
+    });
+    wakers.into_iter().for_each(Waker::wake);
+    shut_all();
 }
 
 /// One running exchange: its deadline as a whole, a pause inside it, and whether its client is still there.

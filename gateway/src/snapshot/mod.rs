@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
 
-pub use self::compile::{compile, connections_default};
+pub use self::compile::{compile, connections_default, routes};
 use crate::balance::Endpoints;
 use crate::config::model::{ClientAddress, ForwardedField, Underscores};
 use crate::filter::Chain;
 use crate::observe::metrics::{RouteSeries, UpstreamSeries};
+use crate::proxy::error_page::ErrorPage;
 use crate::route::RouteTable;
 use crate::route::action::Action;
 use crate::route::pattern::PathPattern;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub tunnel_age_ms: u64,
     pub trusted_hops: Vec<IpNet>,
     pub forwarded: ForwardedField,
+    /// Pages for all routes, and where there is none.
+    pub errors: Vec<ErrorPage>,
     /// `1.0 name` and `1.1 name`: `Via` says which version was received.
     pub via: [String; 2],
 }
@@ -81,12 +84,23 @@ pub struct Route {
     pub pattern: Arc<PathPattern>,
     pub action: Action,
     pub timeouts: RouteTimeouts,
+    pub mirrors: Vec<Mirror>,
+    pub errors: Vec<ErrorPage>,
     pub chain: Chain,
     pub body_bytes_max: u64,
     pub path_policy: http1::PathPolicy,
     /// Clients may switch to WebSocket.
     pub websocket: bool,
     pub series: Arc<RouteSeries>,
+}
+
+/// Who gets copies of a route's requests.
+pub struct Mirror {
+    /// index into `Snapshot::upstreams`
+    pub upstream: usize,
+    /// Of a million requests, so many.
+    pub share: u32,
+    pub body_bytes_max: usize,
 }
 
 /// Waits of a route instead of its upstream's, milliseconds.

@@ -17,8 +17,9 @@ use arc_swap::ArcSwap;
 pub use self::desk::{OffloadPool, Ticket};
 use self::listen::Accepting;
 pub use self::listen::{BoundListener, Open, Queued, Until, bind};
+use crate::filter::coding::encode;
 use crate::filter::{Job, Output};
-use crate::limits::{DRAIN_QUIET_MS, RING_ENTRIES, TICK_MS};
+use crate::limits::{DRAIN_QUIET_MS, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
 use crate::observe::access_log::{Lines, Record};
 use crate::observe::metrics::{Core, Metrics};
 use crate::proxy::trace::{Ids, RequestId};
@@ -74,6 +75,8 @@ pub struct Worker {
     pub ids: RefCell<Ids>,
     pub lines: RefCell<Lines>,
     pub pool: Pool,
+    /// One reference for each copy of a request that is on its way, and one more.
+    mirrors: Rc<()>,
     scratch: RefCell<Vec<Vec<u8>>>,
     tickets: desk::Tickets,
     mailbox: Sender<Message>,
@@ -83,6 +86,8 @@ pub struct Worker {
     /// Nothing is accepted any more.
     draining: Cell<bool>,
     stopping: Cell<bool>,
+    /// The worker ends; its own tasks end with it.
+    over: Cell<bool>,
     open: Cell<u32>,
     date: RefCell<(u64, [u8; 29])>,
     /// The longest change to another snapshot since the last look.
@@ -154,6 +159,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
     let pinned = Pinned::new(snapshot, &shared, &mut ids);
     let worker = Rc::new(Worker {
         id,
+        mirrors: Rc::default(),
         pinned: RefCell::new(pinned),
         ids: RefCell::new(ids),
         lines: RefCell::new(lines),
@@ -165,6 +171,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         accept_loops: Cell::new(0),
         draining: Cell::new(false),
         stopping: Cell::new(false),
+        over: Cell::new(false),
         open: Cell::new(0),
         date: RefCell::new((u64::MAX, [0; 29])),
         swap_longest_us: Cell::new(0),
@@ -181,6 +188,9 @@ async fn serve(start: Start, ready: impl FnOnce()) {
     rt::spawn(sweep(worker.clone(), ticker));
     worker.ended.notified().await;
     worker.lines.borrow_mut().flush();
+    worker.over.set(true);
+    // A full mailbox is being read, which is all this is for.
+    let _ = worker.mailbox.send(Message::Stop);
 }
 
 /// Takes what other threads say.
@@ -197,8 +207,14 @@ async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>) {
                     worker.unlisten(None, queued, &until);
                     worker.pool.clear();
                 }
-                Message::Stop => worker.stopping.set(true),
+                Message::Stop => {
+                    worker.stopping.set(true);
+                    worker.unlisten(None, Queued::Leave, &(Arc::new(()) as Until));
+                }
             }
+        }
+        if worker.over.get() {
+            return;
         }
         worker.end_if_done();
     }
@@ -215,6 +231,9 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
             Err(_) => rt::sleep(Duration::from_millis(TICK_MS)).await,
         }
         deadline::sweep().await;
+        if worker.over.get() {
+            return;
+        }
         sweeps = sweeps.wrapping_add(1);
         worker.core().deadline_sweeps.inc();
         if sweeps.is_multiple_of(SWEEPS_PER_ROUND) {
@@ -244,6 +263,12 @@ impl Worker {
 
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// A place for a copy of a request, if there is room; dropping it makes room.
+    pub fn enter_mirror(&self) -> Option<Rc<()>> {
+        let running = Rc::strong_count(&self.mirrors) - 1;
+        (running < MIRRORS_PER_WORKER_MAX as usize).then(|| self.mirrors.clone())
     }
 
     /// The snapshot of now: one atomic load when it is the one of before.
@@ -329,6 +354,7 @@ impl Worker {
         core.upstream_pool_idle.set(self.pool.len() as i64);
         core.buffers_live.set(rt::buffers_live() as i64);
         set(&core.buffers_missed, rt::buffers_missed());
+        set(&core.compressions_missed, encode::missed());
         set(&core.task_panics, rt::panics());
     }
 

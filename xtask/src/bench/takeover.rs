@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::notified::Notified;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, waitpid};
+use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -134,7 +134,7 @@ impl Gateway {
         command.arg("run").arg(file).env("NOTIFY_SOCKET", folder.path().join("notify"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(folder.path().join("events"))?);
         let child = command.spawn().with_context(|| format!("starting {}", process::shown(&command)))?;
-        let main = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a process id is positive")?;
+        let main = process::pid(&child)?;
         let mut gateway = Self { main, notified, address, folder };
         if gateway.wait_for("READY", main)?.is_none() {
             bail!("the gateway did not become ready; it said:\n{}", gateway.said());
@@ -152,15 +152,15 @@ impl Gateway {
         let ready = begin.elapsed();
         let pid = main.parse().ok().and_then(Pid::from_raw);
         self.main = pid.with_context(|| format!("`{main}` is no process id"))?;
-        let status = ended(before, PATIENCE)?.context("the process before does not end")?;
-        Ok(Takeover { ready, drained: begin.elapsed(), code: status.exit_status() })
+        let status = process::ended(before, PATIENCE)?.context("the process before does not end")?;
+        Ok(Takeover { ready, drained: begin.elapsed(), code: status.code() })
     }
 
     /// What the main process ended with.
     fn stop(&mut self) -> Result<Option<i32>> {
         kill_process(self.main, Signal::TERM)?;
-        let status = ended(self.main, PATIENCE)?.context("the gateway does not end")?;
-        Ok(status.exit_status())
+        let status = process::ended(self.main, PATIENCE)?.context("the gateway does not end")?;
+        Ok(status.code())
     }
 
     /// The value of a notification, unless `process` ends before it comes.
@@ -190,22 +190,10 @@ impl Drop for Gateway {
         for pid in cost::tree(own).unwrap_or_default().into_iter().filter(|pid| *pid != own) {
             if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
                 let _ = kill_process(pid, Signal::KILL);
-                let _ = ended(pid, PATIENCE);
+                let _ = process::ended(pid, PATIENCE);
             }
         }
     }
-}
-
-/// Waits for a child's end. `None`: it goes on.
-fn ended(pid: Pid, patience: Duration) -> Result<Option<WaitStatus>> {
-    let end = Instant::now() + patience;
-    while Instant::now() < end {
-        if let Some((_, status)) = waitpid(Some(pid), WaitOptions::NOHANG)? {
-            return Ok(Some(status));
-        }
-        thread::sleep(LOOK);
-    }
-    Ok(None)
 }
 
 /// The release build, or what `BAWAB_BIN` names.

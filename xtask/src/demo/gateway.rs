@@ -1,64 +1,117 @@
-//! The gateway of the demo as a process: started as an operator would, heard on stderr (events) and stdout (access log).
+//! The gateway of the demo as a process: started as an operator would, heard on stderr (events) and stdout (access log),
+//! followed from one process to the one that takes over from it.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use e2e::gateway::{end, started_with};
+use e2e::patience;
+use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::services::Services;
-use crate::process::{self, Server};
+use crate::process;
 use crate::workspace;
 
-/// How long it may take to say that it is ready, or to write a line of its access log.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 pub(super) struct Gateway {
-    server: Server,
+    /// The process that serves now.
+    main: Pid,
+    /// Set once that was waited for: its id may be somebody else's by now.
+    ended: Option<ExitStatus>,
     pub(super) public: SocketAddr,
     pub(super) admin: SocketAddr,
+    events: Receiver<String>,
     access_log: Receiver<String>,
+    /// The copy of `conf/demo.toml` that it runs.
+    config: PathBuf,
+    _folder: TempDir,
 }
 
 impl Gateway {
     pub(super) fn start(program: &Path, services: &Services) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("bawab-demo-").tempdir()?;
+        let config = folder.path().join("demo.toml");
+        fs::copy(workspace::root()?.join("conf/demo.toml"), &config).context("copying conf/demo.toml")?;
+        // A process whose parent drained and ended becomes our child: it can be waited for, and cannot be lost.
+        set_child_subreaper(Some(getpid()))?;
         let mut command = process::attached(program, None);
-        command.args(["run", "conf/demo.toml"]).current_dir(workspace::root()?).envs(services.addresses());
-        let mut server = Server::start("the gateway", command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-        let events = lines(server.child().stderr.take().context("stderr is piped")?);
-        let access_log = lines(server.child().stdout.take().context("stdout is piped")?);
-        let (mut public, mut admin, mut said) = (None, None, Vec::new());
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let Ok(line) = events.recv_timeout(end.saturating_duration_since(Instant::now())) else {
-                let ended =
-                    server.child().try_wait()?.map_or_else(String::new, |status| format!(" and ended with {status}"));
-                bail!("the gateway did not become ready{ended}; it said:\n{}", said.join("\n"));
-            };
-            let event: Value = serde_json::from_str(&line).unwrap_or_default();
-            said.push(line);
+        command.arg("run").arg(&config).envs(services.addresses());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("starting {}", process::shown(&command)))?;
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut gateway = Self {
+            main: process::pid(&child)?,
+            ended: None,
+            public: nowhere,
+            admin: nowhere,
+            events: lines(child.stderr.take().context("stderr is piped")?),
+            access_log: lines(child.stdout.take().context("stdout is piped")?),
+            config,
+            _folder: folder,
+        };
+        let (mut public, mut admin) = (None, None);
+        gateway.event("ready", |event| {
             let address = || event["address"].as_str().and_then(|address| address.parse().ok());
             match (event["message"].as_str(), event["listener"].as_str()) {
                 (Some("listening"), Some("public")) => public = address(),
                 (Some("admin listening"), _) => admin = address(),
-                (Some("ready"), _) => break,
                 _ => {}
             }
+        })?;
+        gateway.public = public.context("the gateway did not say where its clients go")?;
+        gateway.admin = admin.context("the gateway did not say where its admin listener is")?;
+        Ok(gateway)
+    }
+
+    /// Waits for the event whose message is `message` and returns it; `passed` sees those before it.
+    fn event(&self, message: &str, mut passed: impl FnMut(&Value)) -> Result<Value> {
+        let (deadline, mut said) = (Instant::now() + patience(), Vec::new());
+        loop {
+            let Ok(line) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+                bail!("the gateway never said `{message}`; it said:\n{}", said.join("\n"));
+            };
+            let event: Value = serde_json::from_str(&line).unwrap_or_default();
+            said.push(line);
+            if event["message"] == message {
+                return Ok(event);
+            }
+            passed(&event);
         }
-        // Later events (there are few) are for the person at the terminal.
-        std::thread::spawn(move || events.iter().for_each(|line| eprintln!("{line}")));
-        let public = public.context("the gateway did not say where its clients go")?;
-        let admin = admin.context("the gateway did not say where its admin listener is")?;
-        Ok(Self { server, public, admin, access_log })
+    }
+
+    /// Replaces the one place in the configuration where `text` stands.
+    pub(super) fn rewrite(&self, text: &str, with: &str) -> Result<()> {
+        let whole = fs::read_to_string(&self.config)?;
+        ensure!(whole.matches(text).count() == 1, "`{text}` does not stand in conf/demo.toml just once");
+        fs::write(&self.config, whole.replace(text, with))?;
+        Ok(())
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.main
+    }
+
+    /// Has another process take over (SIGUSR2), and waits until it serves and the one before has ended. Returns how that
+    /// one ended.
+    pub(super) fn take_over(&mut self) -> Result<ExitStatus> {
+        let before = self.main;
+        kill_process(before, Signal::USR2)?;
+        let event = self.event("the new process serves", |_| {})?;
+        let pid = event["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        self.main = pid.context("the event has no pid")?;
+        process::ended(before, patience())?.context("the process before does not end")
     }
 
     /// The access log's line that `wanted` says yes to; lines before it are dropped.
     pub(super) fn access_line(&self, wanted: impl Fn(&Value) -> bool) -> Result<String> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + patience();
         loop {
             let line = self.access_log.recv_timeout(end.saturating_duration_since(Instant::now()));
             let line = line.context("no such line came in the access log")?;
@@ -82,12 +135,34 @@ impl Gateway {
         }
     }
 
-    pub(super) fn is_running(&mut self) -> Result<bool> {
-        Ok(self.server.child().try_wait()?.is_none())
+    /// Events since they were last asked for.
+    pub(super) fn events(&self) -> Vec<String> {
+        self.events.try_iter().collect()
     }
 
-    pub(super) fn stop(self) -> Result<ExitStatus> {
-        self.server.stop()
+    pub(super) fn is_running(&mut self) -> Result<bool> {
+        if self.ended.is_none() {
+            self.ended = process::ended(self.main, Duration::ZERO)?;
+        }
+        Ok(self.ended.is_none())
+    }
+
+    /// Asks it to end, and returns how it did.
+    pub(super) fn stop(&mut self) -> Result<ExitStatus> {
+        if self.is_running()? {
+            kill_process(self.main, Signal::TERM)?;
+            self.ended = process::ended(self.main, patience())?;
+        }
+        self.ended.context("the gateway does not end")
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // After a step that failed half-way there may be more than one, or another than the one we know.
+        for pid in started_with(&self.config) {
+            end(pid, Signal::KILL);
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! `cargo xtask demo [--stay]`: the gateway at work. Builds it, starts it with `conf/demo.toml` before services of the
-//! demo's own, sends real requests through each thing that exists, shows what went and came, and checks every answer.
+//! demo's own, sends real requests through each thing that exists, changes it while it serves, shows what went and came, and
+//! checks every answer.
 
 mod gateway;
+mod lifecycle;
+mod policies;
 mod services;
 mod stage;
 mod steps;
@@ -41,7 +44,8 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     }
     stage.begin("the end: SIGTERM");
     let status = gateway.stop()?;
-    stage.check(&format!("it lets running exchanges finish and ends with 0 ({status})"), status.success());
+    let claim = format!("the process that took over lets running exchanges finish and ends with 0 ({status})");
+    stage.check(&claim, status.success());
     println!("\n{stage}");
     Ok(stage.is_well())
 }
@@ -62,6 +66,10 @@ access log:"
     while gateway.is_running()? {
         for line in gateway.access_lines(LOOK) {
             println!("{line}");
+        }
+        // There are few, and they are for the person at the terminal.
+        for event in gateway.events() {
+            eprintln!("{event}");
         }
     }
     Ok(())

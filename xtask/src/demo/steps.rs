@@ -1,4 +1,4 @@
-//! The steps of the demo, in the order of a request's way through the gateway.
+//! The steps of the demo, in the order of a request's way through the gateway; those that change it come last.
 
 use anyhow::{Context, Result};
 use e2e::Peer;
@@ -6,6 +6,8 @@ use e2e::message::{Head, Message, chunk, fields};
 use serde_json::Value;
 
 use super::gateway::Gateway;
+use super::lifecycle;
+use super::policies;
 use super::services::Services;
 use super::stage::Stage;
 use super::websocket;
@@ -21,12 +23,17 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("a download, piece by piece, with a trailer", download),
     ("103 Early Hints before the answer", early_hints),
     ("a WebSocket", upgrade),
+    ("pages of other origins", policies::other_origins),
+    ("a compressed answer", policies::compressed),
+    ("fields for browsers", policies::for_browsers),
     ("refused: what no route takes", unrouted),
     ("refused: requests that could mean two things", ambiguous),
     ("refused: a body too large", too_large),
     ("refused: services that are gone or silent", unreachable),
     ("the access log", access_log),
     ("health and metrics", admin),
+    ("another configuration while it runs", lifecycle::reload),
+    ("another process takes over: SIGUSR2", lifecycle::take_over),
 ];
 
 /// The trace of one request, to be found again in the access log.

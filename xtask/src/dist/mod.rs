@@ -26,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
     ("conf/bawab.service", "systemd/bawab.service"),
     ("conf/bawab.socket", "systemd/bawab.socket"),
     ("conf/bawab.sysusers", "systemd/bawab.sysusers"),
+    ("conf/bawab.logrotate", "etc/logrotate.d/bawab"),
     ("conf/gateway.toml", "examples/gateway.toml"),
     ("conf/minimal.toml", "examples/minimal.toml"),
     ("docs/configuration.md", "docs/configuration.md"),

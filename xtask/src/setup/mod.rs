@@ -20,10 +20,12 @@ pub(crate) enum Purpose {
     Check,
     /// The Debian package and its test.
     Package,
+    /// The XDP program.
+    Ebpf,
 }
 
 impl Purpose {
-    const ALL: [Self; 4] = [Self::Test, Self::Bench, Self::Check, Self::Package];
+    const ALL: [Self; 5] = [Self::Test, Self::Bench, Self::Check, Self::Package, Self::Ebpf];
 }
 
 /// A program of the system.
@@ -40,18 +42,32 @@ enum Sign {
     Program(&'static str),
     /// `python3` has these modules.
     Python(&'static str),
+    /// This exists: what a program of the same name elsewhere in `PATH` would not do for.
+    Path(&'static str),
 }
 
 const NEEDS: &[Need] = &[
     need(Purpose::Test, Sign::Program("nginx"), "nginx-light", "a service behind the gateway"),
     need(Purpose::Test, Sign::Program("python3"), "python3", "another one, of its standard library"),
     need(Purpose::Test, Sign::Program("curl"), "curl", "a client"),
+    need(Purpose::Test, Sign::Program("logrotate"), "logrotate", "rotates the access log as the package has it"),
     need(Purpose::Bench, Sign::Program("wrk"), "wrk", "the load"),
     need(Purpose::Bench, Sign::Program("nginx"), "nginx-light", "a peer, and the service behind all peers"),
     need(Purpose::Bench, Sign::Program("haproxy"), "haproxy", "a peer"),
     need(Purpose::Bench, Sign::Program("h2load"), "nghttp2-client", "the load at a given rate"),
     need(Purpose::Bench, Sign::Python("venv, ensurepip"), "python3-venv", "Envoy and Traefik come as Python wheels"),
     need(Purpose::Check, Sign::Program("valgrind"), "valgrind", "counts the instructions of an exchange"),
+    need(Purpose::Test, Sign::Program("ip"), "iproute2", "network namespaces to try the XDP program in"),
+    need(Purpose::Ebpf, Sign::Path("/usr/bin/rustc"), "rustc-web", "the compiler of the XDP program"),
+    need(Purpose::Ebpf, Sign::Path("/usr/bin/cargo"), "cargo-web", "the same"),
+    need(
+        Purpose::Ebpf,
+        Sign::Path("/usr/lib/rustlib/bpfel-unknown-none"),
+        "libstd-rust-web-dev-bpf",
+        "its library for the kernel's machine",
+    ),
+    need(Purpose::Ebpf, Sign::Path("/usr/lib/llvm-22/include/llvm-c"), "llvm-22-dev", "bpf-linker is built with it"),
+    need(Purpose::Ebpf, Sign::Path("/usr/lib/llvm-22/bin/llvm-strip"), "llvm-22", "strips the object"),
     need(Purpose::Package, Sign::Program("dpkg-shlibdeps"), "dpkg-dev", "the libraries the package depends on"),
     need(Purpose::Package, Sign::Program("debootstrap"), "debootstrap", "a fresh Debian, where the package is tried"),
 ];
@@ -60,11 +76,15 @@ const fn need(purpose: Purpose, sign: Sign, package: &'static str, what_for: &'s
     Need { purpose, sign, package, what_for }
 }
 
-/// A subcommand of cargo. The version is pinned so that a new release of it cannot fail an old commit.
+/// A program that cargo installs. The version is pinned so that a new release of it cannot fail an old commit.
 pub(crate) struct CargoTool {
     purpose: Purpose,
     name: &'static str,
     version: &'static str,
+    /// Besides the name and the version.
+    options: &'static [&'static str],
+    /// Variables of the build.
+    variables: &'static [(&'static str, &'static str)],
     what_for: &'static str,
 }
 
@@ -72,13 +92,34 @@ pub(crate) const CARGO_DENY: CargoTool = CargoTool {
     purpose: Purpose::Check,
     name: "cargo-deny",
     version: "0.20.2",
+    options: QUICK,
+    variables: &[],
     what_for: "licences, sources, advisories",
 };
 
-pub(crate) const CARGO_DEB: CargoTool =
-    CargoTool { purpose: Purpose::Package, name: "cargo-deb", version: "3.8.0", what_for: "the Debian package" };
+pub(crate) const CARGO_DEB: CargoTool = CargoTool {
+    purpose: Purpose::Package,
+    name: "cargo-deb",
+    version: "3.8.0",
+    options: QUICK,
+    variables: &[],
+    what_for: "the Debian package",
+};
 
-const CARGO_TOOLS: [&CargoTool; 2] = [&CARGO_DENY, &CARGO_DEB];
+/// With Debian's LLVM: the same as that of the compiler, and nothing to download.
+pub(crate) const BPF_LINKER: CargoTool = CargoTool {
+    purpose: Purpose::Ebpf,
+    name: "bpf-linker",
+    version: "0.13.0",
+    options: &["--no-default-features", "--features", "llvm-22"],
+    variables: &[("LLVM_PREFIX", "/usr/lib/llvm-22"), ("RUSTFLAGS", "-L /usr/lib/llvm-22/lib")],
+    what_for: "links the XDP program",
+};
+
+/// A debug build is quick enough to run and much quicker to make.
+const QUICK: &[&str] = &["--debug"];
+
+const CARGO_TOOLS: [&CargoTool; 3] = [&CARGO_DENY, &CARGO_DEB, &BPF_LINKER];
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     let missing = match words {
@@ -121,10 +162,9 @@ impl CargoTool {
 
     fn install(&self) -> Result<()> {
         let mut command = workspace::cargo()?;
-        // A debug build is quick enough to run and much quicker to make. Built apart: its dependencies are not ours.
-        command
-            .args(["install", "--quiet", "--locked", "--debug", self.name, "--version", self.version, "--root"])
-            .arg(tools()?);
+        command.args(["install", "--quiet", "--locked", self.name, "--version", self.version]).args(self.options);
+        command.arg("--root").arg(tools()?).envs(self.variables.iter().copied());
+        // Built apart: its dependencies are not ours.
         command.env_remove("CARGO_TARGET_DIR");
         println!("installing {} {} into {}", self.name, self.version, tools()?.display());
         if !process::status(&mut command)?.success() {
@@ -160,6 +200,7 @@ impl Sign {
     fn is_there(&self) -> bool {
         match self {
             Self::Program(name) => process::find(name).is_some(),
+            Self::Path(path) => Path::new(path).exists(),
             Self::Python(modules) => {
                 process::output(Command::new("python3").args(["-c", &format!("import {modules}")])).is_ok()
             }
@@ -170,6 +211,7 @@ impl Sign {
         match self {
             Self::Program(name) => (*name).to_owned(),
             Self::Python(modules) => format!("python3 with {modules}"),
+            Self::Path(path) => (*path).to_owned(),
         }
     }
 }

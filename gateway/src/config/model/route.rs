@@ -6,7 +6,8 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::super::units::{Percentage, Time};
+pub use super::super::units::Percentage;
+use super::super::units::{Size, Time};
 use super::super::words;
 
 /// The hosts of a route: one name, or a list of them.
@@ -318,4 +319,91 @@ pub struct RouteTimeout {
     /// The exchange as a whole, bodies included.
     #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub total: Option<Time>,
+}
+
+/// A service that is down on purpose: 503 for everybody but those who look after it.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Maintenance {
+    /// When clients may come again, as `Retry-After` says it. Default 5m.
+    #[schemars(extend("x-max" = "30d"))]
+    pub retry_after: Time,
+    /// The body as it stands. Default: problem+json with the code `maintenance`.
+    pub body: Option<String>,
+    /// What the body is. Default `text/plain; charset=utf-8`.
+    #[schemars(with = "Option<words::MediaType>")]
+    pub content_type: Option<String>,
+    /// Networks whose clients are let through, by the listener's `client_address`. Default: none.
+    #[schemars(with = "Vec<words::Cidr>")]
+    pub except: Vec<ipnet::IpNet>,
+}
+
+impl Default for Maintenance {
+    fn default() -> Maintenance {
+        Maintenance { retry_after: Time::from_secs(300), body: None, content_type: None, except: Vec::new() }
+    }
+}
+
+/// Failures on purpose, to see what clients make of them. Drawn from the request's id.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Fault {
+    /// How long a request waits before it goes on. 1ms to 1m. Default: it does not.
+    #[schemars(extend("x-min" = "1ms", "x-max" = "1m"))]
+    pub delay: Option<Time>,
+    /// Share of the requests that wait. Default 100%.
+    pub delay_percentage: Percentage,
+    /// Status of the answer that takes the service's place. 400 to 599. Default: none.
+    #[schemars(range(min = 400, max = 599))]
+    pub abort: Option<u16>,
+    /// Share of the requests that get it. Default 100%.
+    pub abort_percentage: Percentage,
+}
+
+impl Default for Fault {
+    fn default() -> Fault {
+        Fault { delay: None, delay_percentage: Percentage::WHOLE, abort: None, abort_percentage: Percentage::WHOLE }
+    }
+}
+
+/// A copy of requests to another upstream, whose answers nobody sees.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// Name of the upstream.
+    #[schemars(with = "words::Name")]
+    pub upstream: String,
+    /// Share of the requests that are copied. Default 100%.
+    #[serde(default = "whole")]
+    pub percentage: Percentage,
+    /// Bytes of a request body that are copied; a request with a longer one is not. Default 64KiB. At most 1MiB.
+    #[serde(default = "mirror_body_bytes")]
+    #[schemars(extend("x-max" = "1MiB"))]
+    pub body_bytes: Size,
+}
+
+fn whole() -> Percentage {
+    Percentage::WHOLE
+}
+
+fn mirror_body_bytes() -> Size {
+    Size::from_kib(64)
+}
+
+/// What errors look like: a body in place of problem+json.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorPage {
+    /// Statuses it is for: `"404"`, `"5xx"`, `"400-499"`. At least one.
+    #[schemars(with = "Vec<words::Statuses>", length(min = 1))]
+    pub status: Vec<String>,
+    /// What the body is. A client gets the page whose media type it prefers (RFC 9110 §12.5.1), and problem+json if it prefers that.
+    #[schemars(with = "words::MediaType")]
+    pub content_type: String,
+    /// The body; `${status}`, `${reason}`, `${code}`, `${detail}` and `${request_id}` are replaced, escaped as the media type asks.
+    #[schemars(with = "words::ErrorBody")]
+    pub body: String,
+    /// Whether it also takes the place of the upstream's own answers with such a status. Default false.
+    #[serde(default)]
+    pub upstream: bool,
 }

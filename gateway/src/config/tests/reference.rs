@@ -146,6 +146,8 @@ fn is_table(shape: &Shape) -> bool {
     match shape {
         Shape::Table(_) => true,
         Shape::Map { item, .. } | Shape::List { item, .. } => matches!(**item, Shape::Table(_)),
+        // `true`, or a table.
+        Shape::Either(shapes) => shapes.iter().any(is_table),
         _ => false,
     }
 }
@@ -183,7 +185,9 @@ fn same(format: &str, value: &Node, json: &Json) -> bool {
         },
         (Value::Integer(Some(number)), json) => json.as_i64() == Some(*number),
         (Value::Boolean(yes), json) => json.as_bool() == Some(*yes),
-        (Value::List(items), Json::Array(json)) => items.is_empty() && json.is_empty(),
+        (Value::List(items), Json::Array(json)) => {
+            items.len() == json.len() && items.iter().zip(json).all(|(item, json)| same("", item, json))
+        }
         (Value::Table(table), Json::Object(json)) => table.entries.is_empty() && json.is_empty(),
         _ => false,
     }

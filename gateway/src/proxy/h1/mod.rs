@@ -191,8 +191,7 @@ impl Connection {
         };
         let arrival = Arrival {
             worker: &worker,
-            snapshot,
-            cursors: &pinned.cursors,
+            pinned: &pinned,
             listener,
             options,
             client,
@@ -276,7 +275,8 @@ impl Connection {
         worker.core().refusals[refusal.index()].inc();
         let request_id = RequestId::made(&mut worker.ids.borrow_mut());
         worker.log_refused_head(self.listener as usize, self.peer, &request_id, refusal);
-        let (head, body) = reply::problem(refusal, &request_id, None, &worker.date());
+        let (mut head, body) = reply::problem(refusal, &request_id, None, reply::RETRY_AFTER_S);
+        head.fields.add(b"date", &worker.date());
         let mut answer = Answer::new(
             &mut self.wire.writer,
             worker.take_scratch(),

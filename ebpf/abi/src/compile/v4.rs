@@ -1,0 +1,217 @@
+//! IPv4: overlapping prefixes become ranges that do not, and ranges become chunks, bytes, pages and buckets.
+
+use std::vec::Vec;
+
+use super::buckets::Region;
+use super::layers::{Classes, Layer, Layers};
+use super::{CompileError, halves, lines};
+use crate::table::{self, CHUNK_BITMAP_WORDS, CHUNK_CLASS_WORDS, MIXED, PAGE, PAGE_WORDS, V4_TOP, header, v4};
+
+/// A /24 with more listed addresses than this gets a page of 256 bytes; fewer cost less as slots of 16.
+const SLOTS_MAX: u32 = 16;
+
+/// An entry as a number that sorts as the sweep wants it: by start, wider first, lower rules last.
+pub(super) fn key(start: u32, length: u8, rule: u16, layer: Layer) -> u64 {
+    u64::from(start) << 32 | u64::from(length) << 16 | u64::from(!rule & 0xfff) << 4 | layer as u64
+}
+
+/// Consecutive addresses of one class; `end` is beyond the last.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    start: u32,
+    end: u64,
+    class: u8,
+}
+
+/// What goes where, before the seed is known.
+pub(super) struct Plan {
+    ranges: Vec<Range>,
+    /// Numbers of the chunks by /12, `None` where one class or nothing fills it.
+    chunk_of: Vec<Option<u16>>,
+    chunks: u32,
+    /// The pieces of /24s that are not of one class, in order.
+    parts: Vec<Range>,
+    pages: u32,
+    buckets: u64,
+}
+
+impl Plan {
+    pub(super) fn new(keys: &[u64], classes: &mut Classes) -> Result<Self, CompileError> {
+        let ranges = ranges(keys, classes)?;
+        let mut used = std::vec![false; 1 << 12];
+        let mut parts = Vec::new();
+        for range in &ranges {
+            // Only the chunks at the ends can be shared with other ranges.
+            for chunk in [u64::from(range.start) >> 20, (range.end - 1) >> 20] {
+                let whole = u64::from(range.start) <= chunk << 20 && range.end >= (chunk + 1) << 20;
+                used[chunk as usize] |= !whole;
+            }
+            let (head, tail) = ends(*range);
+            parts.extend(head.into_iter().chain(tail));
+        }
+        let mut chunks = 0;
+        let number = |used: &bool| {
+            used.then(|| {
+                chunks += 1;
+                chunks - 1
+            })
+        };
+        let chunk_of = used.iter().map(number).collect();
+        let (mut pages, mut in_buckets) = (0, 0);
+        for net in parts.chunk_by(|one, other| one.start >> 8 == other.start >> 8) {
+            let listed = listed(net);
+            if listed > SLOTS_MAX {
+                pages += 1;
+                in_buckets += 1;
+            } else {
+                in_buckets += u64::from(listed);
+            }
+        }
+        let buckets = Region::buckets_for::<v4::Format>(in_buckets);
+        Ok(Self { ranges, chunk_of, chunks: u32::from(chunks), parts, pages, buckets })
+    }
+
+    pub(super) fn words(&self) -> u64 {
+        u64::from(self.chunks * (CHUNK_BITMAP_WORDS + CHUNK_CLASS_WORDS))
+            + lines(u64::from(self.pages) * u64::from(PAGE_WORDS))
+            + self.buckets * u64::from(table::LINE_WORDS)
+    }
+
+    /// Fills the regions from `offset`. `false`: the seed is bad.
+    pub(super) fn write(&self, words: &mut [u64], offset: u32, seed: u64) -> bool {
+        let bitmaps = offset;
+        let class_bytes = bitmaps + self.chunks * CHUNK_BITMAP_WORDS;
+        let pages = class_bytes + self.chunks * CHUNK_CLASS_WORDS;
+        let buckets = Region { offset: pages + self.pages * PAGE_WORDS, buckets: self.buckets as u32 };
+        words[header::V4_CHUNKS as usize] = halves(bitmaps, class_bytes);
+        words[header::V4_PAGES as usize] = u64::from(pages);
+        words[header::V4_BUCKETS as usize] = buckets.header();
+
+        for (chunk, number) in self.chunk_of.iter().enumerate() {
+            if let Some(number) = number {
+                set_top(words, chunk, number + 256);
+            }
+        }
+        for range in &self.ranges {
+            self.write_whole(words, bitmaps, class_bytes, *range);
+        }
+        let mut page = 0;
+        for net in self.parts.chunk_by(|one, other| one.start >> 8 == other.start >> 8) {
+            let start = net[0].start;
+            let class = if listed(net) > SLOTS_MAX { PAGE } else { MIXED };
+            self.set_net(words, bitmaps, class_bytes, start >> 8, class);
+            if class == PAGE {
+                for (addr, class) in addresses(net) {
+                    set_byte(words, pages + page * PAGE_WORDS, addr & 0xff, class);
+                }
+                page += 1;
+                if !buckets.insert::<v4::Format>(words, seed, v4::whole(start), page) {
+                    return false;
+                }
+                continue;
+            }
+            for (addr, class) in addresses(net) {
+                if !buckets.insert::<v4::Format>(words, seed, u64::from(addr), u32::from(class)) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// The /24s and /12s that lie whole in a range.
+    fn write_whole(&self, words: &mut [u64], bitmaps: u32, class_bytes: u32, range: Range) {
+        let first = u64::from(range.start).div_ceil(256) as u32;
+        let end = (range.end >> 8) as u32;
+        let mut net = first;
+        while net < end {
+            match self.chunk_of[(net >> 12) as usize] {
+                Some(_) => {
+                    self.set_net(words, bitmaps, class_bytes, net, range.class);
+                    net += 1;
+                }
+                None => {
+                    set_top(words, (net >> 12) as usize, u16::from(range.class));
+                    net += 1 << 12;
+                }
+            }
+        }
+    }
+
+    fn set_net(&self, words: &mut [u64], bitmaps: u32, class_bytes: u32, net: u32, class: u8) {
+        let chunk = u32::from(self.chunk_of[(net >> 12) as usize].expect("a chunk that is not of one class"));
+        let net = net & 0xfff;
+        words[(bitmaps + chunk * CHUNK_BITMAP_WORDS + (net >> 6)) as usize] |= 1 << (net & 63);
+        set_byte(words, class_bytes + chunk * CHUNK_CLASS_WORDS, net, class);
+    }
+}
+
+/// Sweeps over the address space with the stack of prefixes that hold the current address.
+fn ranges(keys: &[u64], classes: &mut Classes) -> Result<Vec<Range>, CompileError> {
+    struct Frame {
+        end: u64,
+        layers: Layers,
+        class: u8,
+    }
+    let mut ranges: Vec<Range> = Vec::with_capacity(keys.len());
+    let mut stack: Vec<Frame> = Vec::new();
+    let mut done = 0_u64;
+    let mut until = |done: &mut u64, end: u64, class: u8| {
+        if *done < end {
+            match ranges.last_mut() {
+                Some(last) if last.end == *done && last.class == class => last.end = end,
+                _ => ranges.push(Range { start: *done as u32, end, class }),
+            }
+            *done = end;
+        }
+    };
+    for key in keys {
+        let start = key >> 32;
+        let length = (key >> 16) as u32 & 0xff;
+        let rule = !(key >> 4) as u16 & 0xfff;
+        while let Some(top) = stack.pop_if(|top| top.end <= start) {
+            until(&mut done, top.end, top.class);
+        }
+        let mut layers = Layers::default();
+        if let Some(top) = stack.last() {
+            until(&mut done, start, top.class);
+            layers = top.layers;
+        }
+        done = start;
+        let layers = layers.with(Layer::from_bits(*key), rule);
+        stack.push(Frame { end: start + (1 << (32 - length)), layers, class: classes.number(layers)? });
+    }
+    while let Some(top) = stack.pop() {
+        until(&mut done, top.end, top.class);
+    }
+    Ok(ranges)
+}
+
+/// The pieces of a range before its first whole /24 and after its last.
+fn ends(range: Range) -> (Option<Range>, Option<Range>) {
+    let start = u64::from(range.start);
+    let (whole_start, whole_end) = (start.next_multiple_of(256), range.end & !0xff);
+    let piece = |start: u64, end: u64| (start < end).then_some(Range { start: start as u32, end, class: range.class });
+    if whole_start > whole_end {
+        // Within one /24.
+        return (piece(start, range.end), None);
+    }
+    (piece(start, whole_start), piece(whole_end, range.end))
+}
+
+/// How many addresses of a /24 are in its parts.
+fn listed(net: &[Range]) -> u32 {
+    net.iter().map(|part| (part.end - u64::from(part.start)) as u32).sum()
+}
+
+fn addresses(net: &[Range]) -> impl Iterator<Item = (u32, u8)> {
+    net.iter().flat_map(|part| (u64::from(part.start)..part.end).map(|addr| (addr as u32, part.class)))
+}
+
+fn set_top(words: &mut [u64], chunk: usize, value: u16) {
+    words[V4_TOP as usize + chunk / 4] |= u64::from(value) << (chunk % 4 * 16);
+}
+
+fn set_byte(words: &mut [u64], offset: u32, index: u32, class: u8) {
+    words[(offset + index / 8) as usize] |= u64::from(class) << (index % 8 * 8);
+}
