@@ -290,6 +290,13 @@ impl Segment {
         Ok(Segment::Capture { name: capture_name(name)?, suffix: suffix.as_bytes().into() })
     }
 
+    pub(super) fn literal(&self) -> Option<&[u8]> {
+        match self {
+            Segment::Literal(literal) => Some(literal),
+            Segment::Capture { .. } => None,
+        }
+    }
+
     /// How many bytes of `segment` belong to the capture, if this takes the segment.
     fn takes(&self, segment: &[u8]) -> Option<usize> {
         match self {

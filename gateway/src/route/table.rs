@@ -24,7 +24,7 @@ use crate::limits::REGEX_COMPILED_BYTES_MAX;
 /// A fixed seed: who asks cannot put anything in, so nobody can fill a bucket.
 type Hashing = FixedState;
 
-/// The number of a [`Node`], its place in [`Table::nodes`] and one. Never 0, so that none takes no space of its own.
+/// The number of a [`Node`]. Never 0, so that none takes no space of its own.
 type NodeId = NonZeroU32;
 
 /// Routes of one priority.
@@ -34,14 +34,14 @@ pub(super) struct Table {
     /// with `.suffix` for a name
     suffixes: HashTable<Host>,
     any_host: Option<Paths>,
-    /// hosts so far
-    hosts_count: u32,
     /// whole paths of all hosts
     exact: HashTable<Whole>,
     regexes: Vec<Regexes>,
-    nodes: Vec<Node>,
     /// literal segments below all nodes
     edges: HashTable<Edge>,
+    /// While the table is built, all nodes by their numbers. Then those behind captures: all others are copied to where
+    /// they are reached from.
+    nodes: Vec<Node>,
     /// captures with a suffix below nodes that have some, by falling length of the suffix
     suffixed: Vec<Vec<(Box<[u8]>, NodeId)>>,
     /// routes that share a place
@@ -54,31 +54,32 @@ pub(super) struct Table {
 #[repr(align(64))]
 struct Host {
     paths: Paths,
-    name: Inline<43>,
+    name: Inline<54>,
 }
 
 /// What a host has.
-#[derive(Clone, Copy)]
 struct Paths {
-    /// by which its whole paths are found
-    host: u32,
     has_exact: bool,
-    root: Option<NodeId>,
-    /// index into [`Table::regexes`]
-    regexes: Option<u32>,
+    /// its place in [`Table::regexes`] and one
+    regexes: Option<NonZeroU32>,
+    /// With what all patterns by segments begin: `/v1/shelves`.
+    begin: Inline<31>,
+    /// behind that
+    root: Node,
 }
 
 /// Regular expressions of one host, all matched in one pass.
 struct Regexes {
     set: RegexSet,
-    /// in the order of their precedence, each with its place in the set
-    candidates: Vec<(usize, Candidate)>,
+    /// of the expression with the same place, in the order of their precedence
+    candidates: Vec<Candidate>,
 }
 
 /// A whole path of a host.
 #[repr(align(64))]
 struct Whole {
-    host: u32,
+    /// the number of its root
+    host: NodeId,
     leaf: Leaf,
     path: Inline<51>,
 }
@@ -93,7 +94,6 @@ struct Edge {
 
 /// A place in the tree of segments.
 #[derive(Clone, Copy)]
-#[repr(align(32))]
 struct Node {
     id: NodeId,
     /// patterns that end here
@@ -103,7 +103,7 @@ struct Node {
     has_literals: bool,
     /// behind a capture without a suffix
     capture: Option<NodeId>,
-    /// index into [`Table::suffixed`]
+    /// its place in [`Table::suffixed`] and one
     suffixed: Option<NonZeroU32>,
 }
 
@@ -118,8 +118,9 @@ enum Leaf {
 }
 
 // A cache line, or half of one.
-const _: () = assert!(size_of::<Host>() == 64 && size_of::<Whole>() == 64);
 const _: () = assert!(size_of::<Edge>() == 64 && size_of::<Node>() == 32);
+// Two that lie beside each other are fetched together.
+const _: () = assert!(size_of::<Host>() == 128 && size_of::<Whole>() == 64);
 
 /// A text of at most `N` bytes; or where it is among longer ones.
 #[derive(Clone, Copy)]
@@ -161,26 +162,30 @@ fn bit(method: Method) -> u16 {
 const ALL: u16 = 0x1ff;
 
 impl Table {
-    /// Compiles the matchers at `members`. They stand in the order in which they would be tried.
+    /// Compiles the matchers at `members`, in any order.
     pub(super) fn build(matchers: &[Matcher], members: &[u32]) -> Table {
-        let mut table = Table { suffixed: vec![Vec::new()], ..Table::default() };
-        let mut regexes: HashMap<u32, Vec<(Box<str>, Candidate)>, Hashing> = HashMap::default();
+        let mut table = Table::default();
+        let begins = begins(members.iter().map(|&route| &matchers[route as usize]));
+        let mut regexes: Vec<Vec<Candidate>> = Vec::new();
         let mut path = Vec::new();
         for &route in members {
             let matcher = &matchers[route as usize];
             let candidate = Candidate::of(route, matcher);
             for host in &matcher.hosts {
                 match &*matcher.path {
-                    PathPattern::Regex(regex) => {
-                        let at = *table.paths_of(host).regexes.get_or_insert(regexes.len() as u32);
-                        regexes.entry(at).or_default().push((regex.text.clone(), candidate));
+                    PathPattern::Regex(_) => {
+                        let free = NonZeroU32::MIN.saturating_add(regexes.len() as u32);
+                        let at = at(*table.paths_of(host).regexes.get_or_insert(free));
+                        regexes.resize_with(regexes.len().max(at + 1), Vec::new);
+                        regexes[at].push(candidate);
                     }
                     PathPattern::Segments(pattern) if pattern.whole(&mut path) => {
                         table.add_whole(host, &path, candidate);
                     }
                     PathPattern::Segments(pattern) => {
-                        let mut node = table.root_of(host);
-                        for segment in &pattern.segments {
+                        let (begin, behind) = pattern.segments.split_at(begins[host].len());
+                        let mut node = table.root_of(host, begin);
+                        for segment in behind {
                             node = table.child(node, segment);
                         }
                         let Table { nodes, shared, .. } = &mut table;
@@ -191,36 +196,53 @@ impl Table {
                 }
             }
         }
-        let mut regexes: Vec<_> = regexes.into_iter().collect();
-        regexes.sort_unstable_by_key(|(at, _)| *at);
-        table.regexes = regexes.into_iter().map(|(_, members)| Regexes::new(members)).collect();
-        for captures in &mut table.suffixed {
-            captures.sort_by(|(one, _), (other, _)| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
-        }
-        for edge in table.edges.iter_mut() {
-            edge.child = table.nodes[at(edge.child.id)];
-        }
+        // Names differ, or the numbers do: the order is one.
+        let order = |one: &Candidate, other: &Candidate| {
+            let [first, second] = [one, other].map(|candidate| &matchers[candidate.route as usize]);
+            first.precedence(second).then(one.route.cmp(&other.route))
+        };
+        regexes.iter_mut().chain(&mut table.shared).for_each(|candidates| candidates.sort_by(order));
+        table.regexes = regexes.into_iter().map(|candidates| Regexes::new(matchers, candidates)).collect();
+        table.settle();
         table
     }
 
+    /// Brings nodes to where they are reached from, when all routes are in.
+    fn settle(&mut self) {
+        let Table { hosts, suffixes, any_host, edges, nodes, suffixed, .. } = self;
+        let mut kept = Vec::new();
+        let mut keep = |child: &mut NodeId| {
+            kept.push(*child);
+            *child = NodeId::MIN.saturating_add(kept.len() as u32 - 1);
+        };
+        nodes.iter_mut().filter_map(|node| node.capture.as_mut()).for_each(&mut keep);
+        for captures in suffixed {
+            captures.sort_by(|(one, _), (other, _)| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+            captures.iter_mut().for_each(|(_, child)| keep(child));
+        }
+        let node = |id: NodeId| nodes[at(id)];
+        edges.iter_mut().for_each(|edge| edge.child = node(edge.child.id));
+        let named = hosts.iter_mut().chain(suffixes).map(|host| &mut host.paths);
+        named.chain(any_host).for_each(|paths| paths.root = node(paths.root.id));
+        *nodes = kept.into_iter().map(node).collect();
+    }
+
     fn paths_of(&mut self, host: &HostPattern) -> &mut Paths {
-        let next = Paths { host: self.hosts_count, has_exact: false, root: None, regexes: None };
-        let (hosts, name) = match host {
-            HostPattern::Exact(name) => (&mut self.hosts, name.as_bytes()),
-            HostPattern::Suffix(suffix) => (&mut self.suffixes, suffix.as_bytes()),
+        let (is_exact, name) = match host {
+            HostPattern::Exact(name) => (true, name.as_bytes()),
+            HostPattern::Suffix(suffix) => (false, suffix.as_bytes()),
             HostPattern::Any => {
-                self.hosts_count += u32::from(self.any_host.is_none());
-                return self.any_host.get_or_insert(next);
+                let Table { any_host, nodes, .. } = self;
+                return any_host.get_or_insert_with(|| Paths::new(nodes));
             }
         };
-        let text = &self.text;
-        let hash = hash(0, name);
+        let Table { hosts, suffixes, text, nodes, .. } = self;
+        let hosts = if is_exact { hosts } else { suffixes };
         let is_it = |host: &Host| host.name.is(name, text);
-        let host = match hosts.entry(hash, is_it, |host| self::hash(0, host.name.of(text))) {
+        let host = match hosts.entry(hash(0, name), is_it, |host| hash(0, host.name.of(text))) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(free) => {
-                self.hosts_count += 1;
-                free.insert(Host { paths: next, name: Inline::new(name, &mut self.text) }).into_mut()
+                free.insert(Host { paths: Paths::new(nodes), name: Inline::new(name, text) }).into_mut()
             }
         };
         &mut host.paths
@@ -229,32 +251,35 @@ impl Table {
     fn add_whole(&mut self, host: &HostPattern, path: &[u8], candidate: Candidate) {
         let paths = self.paths_of(host);
         paths.has_exact = true;
-        let host = paths.host;
+        let host = paths.root.id;
         let Table { exact, text, shared, .. } = self;
-        let hash = hash(host, path);
-        match exact.find_mut(hash, |whole| whole.host == host && whole.path.is(path, text)) {
-            Some(whole) => whole.leaf.add(candidate, shared),
-            None => {
-                let whole = Whole { host, leaf: Leaf::One(candidate), path: Inline::new(path, text) };
-                exact.insert_unique(hash, whole, |whole| self::hash(whole.host, whole.path.of(text)));
+        let is_it = |whole: &Whole| whole.host == host && whole.path.is(path, text);
+        match exact.entry(hash(host.get(), path), is_it, |whole| hash(whole.host.get(), whole.path.of(text))) {
+            Entry::Occupied(mut known) => known.get_mut().leaf.add(candidate, shared),
+            Entry::Vacant(free) => {
+                free.insert(Whole { host, leaf: Leaf::One(candidate), path: Inline::new(path, text) });
             }
         }
     }
 
-    fn root_of(&mut self, host: &HostPattern) -> NodeId {
-        if let Some(root) = self.paths_of(host).root {
-            return root;
+    /// The node behind `begin`, with which all patterns of the host begin.
+    fn root_of(&mut self, host: &HostPattern, begin: &[Segment]) -> NodeId {
+        let paths = self.paths_of(host);
+        let root = paths.root.id;
+        if paths.begin.len == 0 && !begin.is_empty() {
+            let mut text = Vec::new();
+            for segment in begin {
+                text.push(b'/');
+                text.extend_from_slice(segment.literal().unwrap_or_default());
+            }
+            let begin = Inline::new(&text, &mut self.text);
+            self.paths_of(host).begin = begin;
         }
-        let root = self.node();
-        self.paths_of(host).root = Some(root);
         root
     }
 
     fn node(&mut self) -> NodeId {
-        let id = NodeId::MIN.saturating_add(self.nodes.len() as u32);
-        let (end, rest) = (Leaf::Empty, Leaf::Empty);
-        self.nodes.push(Node { id, end, rest, has_literals: false, capture: None, suffixed: None });
-        id
+        Node::new(&mut self.nodes).id
     }
 
     fn child(&mut self, parent: NodeId, segment: &Segment) -> NodeId {
@@ -282,21 +307,16 @@ impl Table {
                 child
             }
             Segment::Capture { suffix, .. } => {
-                let captures = match self.nodes[at(parent)].suffixed {
-                    Some(captures) => captures,
-                    None => {
-                        let next = NonZeroU32::new(self.suffixed.len() as u32).expect("the first one is nobody's");
-                        self.suffixed.push(Vec::new());
-                        self.nodes[at(parent)].suffixed = Some(next);
-                        next
-                    }
-                };
-                let known = self.suffixed[captures.get() as usize].iter().find(|(known, _)| known == suffix);
-                if let Some((_, child)) = known {
+                let Table { nodes, suffixed, .. } = self;
+                let captures = at(*nodes[at(parent)].suffixed.get_or_insert_with(|| {
+                    suffixed.push(Vec::new());
+                    NonZeroU32::MIN.saturating_add(suffixed.len() as u32 - 1)
+                }));
+                if let Some((_, child)) = suffixed[captures].iter().find(|(known, _)| known == suffix) {
                     return *child;
                 }
                 let child = self.node();
-                self.suffixed[captures.get() as usize].push((suffix.clone(), child));
+                self.suffixed[captures].push((suffix.clone(), child));
                 child
             }
         }
@@ -307,8 +327,8 @@ impl Table {
         self.edges.find(hash(parent.get(), segment), is_it).map(|edge| &edge.child)
     }
 
-    fn host(&self, hosts: &HashTable<Host>, name: &[u8]) -> Option<Paths> {
-        hosts.find(hash(0, name), |host| host.name.is(name, &self.text)).map(|host| host.paths)
+    fn host<'t>(&self, hosts: &'t HashTable<Host>, name: &[u8]) -> Option<&'t Paths> {
+        hosts.find(hash(0, name), |host| host.name.is(name, &self.text)).map(|host| &host.paths)
     }
 
     /// Finds the first route that takes `asked`. `host` is in lower case. `refused` gets those that would take it with
@@ -333,25 +353,45 @@ impl Table {
                 }
             }
         }
-        self.any_host.and_then(|paths| search.host(paths))
+        self.any_host.as_ref().and_then(|paths| search.host(paths))
     }
 }
 
 impl Regexes {
-    /// In the order of their precedence.
-    fn new(members: Vec<(Box<str>, Candidate)>) -> Regexes {
-        let set = RegexSetBuilder::new(members.iter().map(|(text, _)| whole(text)))
+    /// `candidates` stand in the order of their precedence.
+    fn new(matchers: &[Matcher], candidates: Vec<Candidate>) -> Regexes {
+        let texts = candidates.iter().filter_map(|candidate| match &*matchers[candidate.route as usize].path {
+            PathPattern::Regex(regex) => Some(whole(&regex.text)),
+            PathPattern::Segments(_) => None,
+        });
+        let set = RegexSetBuilder::new(texts)
             .unicode(false)
             // Each of them fits, so all of them do.
-            .size_limit(REGEX_COMPILED_BYTES_MAX * (members.len() + 1))
+            .size_limit(REGEX_COMPILED_BYTES_MAX * (candidates.len() + 1))
             .build()
             .expect("config::load compiled each of them");
-        Regexes { set, candidates: members.into_iter().map(|(_, candidate)| candidate).enumerate().collect() }
+        Regexes { set, candidates }
+    }
+}
+
+impl Paths {
+    fn new(nodes: &mut Vec<Node>) -> Paths {
+        let begin = Inline { len: 0, bytes: [0; _] };
+        Paths { has_exact: false, regexes: None, begin, root: Node::new(nodes) }
+    }
+}
+
+impl Node {
+    fn new(nodes: &mut Vec<Node>) -> Node {
+        let id = NodeId::MIN.saturating_add(nodes.len() as u32);
+        let (end, rest) = (Leaf::Empty, Leaf::Empty);
+        let node = Node { id, end, rest, has_literals: false, capture: None, suffixed: None };
+        nodes.push(node);
+        node
     }
 }
 
 impl Leaf {
-    /// Candidates are added in their order.
     fn add(&mut self, candidate: Candidate, shared: &mut Vec<Vec<Candidate>>) {
         match *self {
             Leaf::Empty => *self = Leaf::One(candidate),
@@ -393,9 +433,28 @@ impl<const N: usize> Inline<N> {
     }
 }
 
-/// Where a node is in [`Table::nodes`].
-fn at(node: NodeId) -> usize {
-    node.get() as usize - 1
+/// The place of what is counted from one.
+fn at(number: NonZeroU32) -> usize {
+    number.get() as usize - 1
+}
+
+/// The literals with which all patterns of a host begin, those apart that are whole paths.
+fn begins<'m>(matchers: impl Iterator<Item = &'m Matcher>) -> HashMap<&'m HostPattern, &'m [Segment], Hashing> {
+    let mut begins: HashMap<&HostPattern, &[Segment], Hashing> = HashMap::default();
+    for matcher in matchers {
+        let PathPattern::Segments(pattern) = &*matcher.path else { continue };
+        if matcher.path.is_exact() {
+            continue;
+        }
+        let literals = pattern.segments.iter().take_while(|segment| segment.literal().is_some()).count();
+        let literals = &pattern.segments[..literals];
+        for host in &matcher.hosts {
+            let begin = begins.entry(host).or_insert(literals);
+            let common = begin.iter().zip(literals).take_while(|(one, other)| one == other).count();
+            *begin = &begin[..common];
+        }
+    }
+    begins
 }
 
 fn hash(owner: u32, bytes: &[u8]) -> u64 {
@@ -428,29 +487,32 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn host(&mut self, paths: Paths) -> Option<u32> {
+    fn host(&mut self, paths: &Paths) -> Option<u32> {
         let table = self.table;
         let path = self.asked.path;
         if paths.has_exact {
-            let is_it = |whole: &Whole| whole.host == paths.host && whole.path.is(path, &table.text);
-            if let Some(whole) = table.exact.find(hash(paths.host, path), is_it)
+            let host = paths.root.id;
+            let is_it = |whole: &Whole| whole.host == host && whole.path.is(path, &table.text);
+            if let Some(whole) = table.exact.find(hash(host.get(), path), is_it)
                 && let Some(route) = self.leaf(&whole.leaf)
             {
                 return Some(route);
             }
         }
-        if let Some(at) = paths.regexes {
-            let regexes = &table.regexes[at as usize];
+        if let Some(regexes) = paths.regexes {
+            let regexes = &table.regexes[at(regexes)];
             let matched = regexes.set.matches(path);
-            if matched.matched_any() {
-                let candidates = regexes.candidates.iter().filter(|(at, _)| matched.matched(*at));
-                if let Some(route) = self.among(candidates.map(|(_, candidate)| candidate)) {
-                    return Some(route);
-                }
+            if matched.matched_any()
+                && let Some(route) = self.among(matched.iter().map(|at| &regexes.candidates[at]))
+            {
+                return Some(route);
             }
         }
+        let begin = paths.begin.of(&table.text);
+        let behind = path.strip_prefix(begin)?;
         // `*` of `OPTIONS *` is no path.
-        paths.root.filter(|_| path.first() == Some(&b'/')).and_then(|root| self.below(&table.nodes[at(root)], 0))
+        let is_path = path.first() == Some(&b'/') && (behind.is_empty() || behind[0] == b'/');
+        if is_path { self.below(&paths.root, begin.len()) } else { None }
     }
 
     /// Walks the tree from `node`, where the path is read up to `read`: at its end, or before a slash. At most as deep as the
@@ -472,7 +534,7 @@ impl Search<'_> {
                 return Some(route);
             }
             if let Some(captures) = node.suffixed {
-                for (suffix, child) in &table.suffixed[captures.get() as usize] {
+                for (suffix, child) in &table.suffixed[at(captures)] {
                     if segment.len() > suffix.len()
                         && segment.ends_with(suffix)
                         && let Some(route) = self.below(&table.nodes[at(*child)], end)

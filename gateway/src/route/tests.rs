@@ -318,6 +318,13 @@ fn texts_of_any_length_are_told_apart() {
                 rows.push((format!("{kind}-{text}"), format!("host = '{host}'\npath = '{path}'")));
                 requests.push((host.to_owned(), target, format!("{kind}-{text}")));
             }
+            // All that a host has begins with the same text, and nothing else gets behind it.
+            for kind in ["", "/one", "/two/{x}"] {
+                let name = format!("begin{kind}-{text}");
+                rows.push((name.clone(), format!("host = 'begin.{len}.{last}'\npath = '/{text}{kind}/**'")));
+                let target = format!("/{text}{}/", kind.replace("{x}", "y"));
+                requests.push((format!("begin.{len}.{last}"), target, name));
+            }
             if len <= 60 {
                 rows.push((format!("host-{text}"), format!("host = '{text}.example'\npath = '/**'")));
                 requests.push((format!("{text}.example"), "/".to_owned(), format!("host-{text}")));
@@ -328,6 +335,14 @@ fn texts_of_any_length_are_told_apart() {
     }
     let rows: Vec<(&str, &str)> = rows.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let table = routes(&rows);
+    for (len, last) in [(3, 'a'), (40, 'b'), (600, 'a')] {
+        let (host, text) = (format!("begin.{len}.{last}"), of(len, last));
+        for target in
+            ["/".to_owned(), format!("/{text}x"), format!("/{text}x/one"), format!("/y{text}"), "*".to_owned()]
+        {
+            assert_eq!(found(&table, &Request::new(&host, &target, "GET")), "404", "{host}{target}");
+        }
+    }
     for (host, target, expected) in &requests {
         assert_eq!(found(&table, &Request::new(host, target, "GET")), *expected, "{host}{target}");
         let only_one = expected.starts_with("whole") || expected.starts_with("captured");
