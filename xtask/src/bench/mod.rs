@@ -10,9 +10,11 @@ mod peers;
 mod plain;
 mod reload;
 mod report;
+mod routes;
 mod stuck;
 mod takeover;
 mod traffic;
+mod window;
 mod wrk;
 
 use std::str::FromStr;
@@ -38,6 +40,11 @@ usage: cargo xtask bench WHAT [options]
             --rounds N     pairs of windows, with reloads and without (7)
             --seconds N    length of one window (10)
             --peers A,B    bawab, nginx, traefik (all)
+  routes  look-ups and compiling of 10 to 100,000 routes, and CPU per request for random requests over all routes
+            --rounds N     interleaved rounds (7)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, envoy (all)
+            --parts A,B    lookup, compile, memory, proxy (all)
   stuck   1,000 clients that stop inside a head, beside others that do not
             --peers A,B    (bawab, nginx, haproxy)
   takeover
@@ -51,6 +58,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
+            "routes" => routes::run(rest),
             "stuck" => stuck::run(rest),
             "takeover" => takeover::run(rest),
             "--help" => help(),
