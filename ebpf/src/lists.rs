@@ -10,7 +10,7 @@ use crate::tally;
 
 /// Words of the inner map, less one; a power of two. Set by the loader, and a constant to the verifier.
 #[unsafe(no_mangle)]
-static TABLE_MASK: u32 = (1 << 23) - 1;
+static TABLE_MASK: u32 = (1 << 24) - 1;
 
 /// For the bench: 0 takes the packet's source, 1 draws any, 2 draws one of a list of `DRAW_MASK + 1`.
 #[unsafe(no_mangle)]

@@ -20,8 +20,9 @@ use crate::hash::{mix, mix2};
 use crate::table::{self, REGIONS, header};
 use crate::verdict::{Action, RULES_MAX, Verdict};
 
-/// Words of the largest table: 64 MiB. A million IPv4 addresses and a million IPv6 /64 need 52 MiB in the worst case.
-pub const TABLE_WORDS_MAX: u32 = 1 << 23;
+/// Words of the largest table: 128 MiB. A million IPv4 addresses from anywhere take 34 MiB, a million IPv6 /64 18 MiB, a
+/// million IPv4 prefixes of all lengths up to 60 MiB.
+pub const TABLE_WORDS_MAX: u32 = 1 << 24;
 
 /// Seeds tried before the buckets are said to be impossible. One is nearly always enough: they are half empty.
 const SEEDS_MAX: u64 = 16;

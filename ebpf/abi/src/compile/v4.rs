@@ -4,11 +4,13 @@ use std::vec::Vec;
 
 use super::buckets::Region;
 use super::layers::{Classes, Layer, Layers};
-use super::{CompileError, halves, lines};
+use super::{CompileError, TABLE_WORDS_MAX, halves};
 use crate::table::{self, CHUNK_BITMAP_WORDS, CHUNK_CLASS_WORDS, MIXED, PAGE, PAGE_WORDS, V4_TOP, header, v4};
 
-/// A /24 with more listed addresses than this gets a page of 256 bytes; fewer cost less as slots of 16.
-const SLOTS_MAX: u32 = 16;
+/// A /24 that needs more slots than this gets a page of 256 bytes: slots of half-empty buckets cost 16.
+const SLOTS_MAX: usize = 16;
+/// As does one with more slots than this in one /28: they all want the same two buckets.
+const SLOTS_OF_NET28_MAX: usize = 6;
 
 /// An entry as a number that sorts as the sweep wants it: by start, wider first, lower rules last.
 pub(super) fn key(start: u32, length: u8, rule: u16, layer: Layer) -> u64 {
@@ -31,8 +33,18 @@ pub(super) struct Plan {
     chunks: u32,
     /// The pieces of /24s that are not of one class, in order.
     parts: Vec<Range>,
-    pages: u32,
+    /// Which of the parts are a page each.
+    pages: Vec<std::ops::Range<usize>>,
+    slots: Vec<Slot>,
     buckets: u64,
+}
+
+/// Addresses of one class in a /28.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    net28: u32,
+    addresses: u16,
+    class: u8,
 }
 
 impl Plan {
@@ -57,23 +69,30 @@ impl Plan {
             })
         };
         let chunk_of = used.iter().map(number).collect();
-        let (mut pages, mut in_buckets) = (0, 0);
+        let mut pages = Vec::new();
+        let mut slots = Vec::new();
+        let mut first = 0;
         for net in parts.chunk_by(|one, other| one.start >> 8 == other.start >> 8) {
-            let listed = listed(net);
-            if listed > SLOTS_MAX {
-                pages += 1;
-                in_buckets += 1;
-            } else {
-                in_buckets += u64::from(listed);
+            let begin = slots.len();
+            net.iter().for_each(|part| add_slots(&mut slots, begin, *part));
+            let of_net28 = slots[begin..].chunk_by(|one, other| one.net28 == other.net28).map(<[_]>::len).max();
+            if slots.len() - begin > SLOTS_MAX || of_net28.is_some_and(|count| count > SLOTS_OF_NET28_MAX) {
+                slots.truncate(begin);
+                pages.push(first..first + net.len());
             }
+            first += net.len();
         }
-        let buckets = Region::buckets_for::<v4::Format>(in_buckets);
-        Ok(Self { ranges, chunk_of, chunks: u32::from(chunks), parts, pages, buckets })
+        if pages.len() as u64 > v4::VALUE_MAX {
+            let bytes = pages.len() as u64 * u64::from(PAGE_WORDS) * 8;
+            return Err(CompileError::Size { bytes, bytes_max: u64::from(TABLE_WORDS_MAX) * 8 });
+        }
+        let buckets = Region::buckets_for::<v4::Format>((slots.len() + pages.len()) as u64);
+        Ok(Self { ranges, chunk_of, chunks: u32::from(chunks), parts, pages, slots, buckets })
     }
 
     pub(super) fn words(&self) -> u64 {
         u64::from(self.chunks * (CHUNK_BITMAP_WORDS + CHUNK_CLASS_WORDS))
-            + lines(u64::from(self.pages) * u64::from(PAGE_WORDS))
+            + self.pages.len() as u64 * u64::from(PAGE_WORDS)
             + self.buckets * u64::from(table::LINE_WORDS)
     }
 
@@ -82,7 +101,7 @@ impl Plan {
         let bitmaps = offset;
         let class_bytes = bitmaps + self.chunks * CHUNK_BITMAP_WORDS;
         let pages = class_bytes + self.chunks * CHUNK_CLASS_WORDS;
-        let buckets = Region { offset: pages + self.pages * PAGE_WORDS, buckets: self.buckets as u32 };
+        let buckets = Region { offset: pages + self.pages.len() as u32 * PAGE_WORDS, buckets: self.buckets as u32 };
         words[header::V4_CHUNKS as usize] = halves(bitmaps, class_bytes);
         words[header::V4_PAGES as usize] = u64::from(pages);
         words[header::V4_BUCKETS as usize] = buckets.header();
@@ -95,25 +114,26 @@ impl Plan {
         for range in &self.ranges {
             self.write_whole(words, bitmaps, class_bytes, *range);
         }
-        let mut page = 0;
-        for net in self.parts.chunk_by(|one, other| one.start >> 8 == other.start >> 8) {
-            let start = net[0].start;
-            let class = if listed(net) > SLOTS_MAX { PAGE } else { MIXED };
-            self.set_net(words, bitmaps, class_bytes, start >> 8, class);
-            if class == PAGE {
-                for (addr, class) in addresses(net) {
-                    set_byte(words, pages + page * PAGE_WORDS, addr & 0xff, class);
-                }
-                page += 1;
-                if !buckets.insert::<v4::Format>(words, seed, v4::whole(start), page) {
-                    return false;
-                }
-                continue;
-            }
+        for (number, parts) in self.pages.iter().enumerate() {
+            let net = &self.parts[parts.clone()];
+            self.set_net(words, bitmaps, class_bytes, net[0].start >> 8, PAGE);
             for (addr, class) in addresses(net) {
-                if !buckets.insert::<v4::Format>(words, seed, u64::from(addr), u32::from(class)) {
-                    return false;
-                }
+                set_byte(words, pages + number as u32 * PAGE_WORDS, addr & 0xff, class);
+            }
+            if !buckets.insert::<v4::Format>(words, seed, v4::whole(net[0].start), number as u32 + 1) {
+                return false;
+            }
+        }
+        let mut last = None;
+        for slot in &self.slots {
+            let net = slot.net28 >> 4;
+            if last != Some(net) {
+                self.set_net(words, bitmaps, class_bytes, net, MIXED);
+                last = Some(net);
+            }
+            let key = v4::Key { net28: slot.net28, addresses: slot.addresses, whole: false };
+            if !buckets.insert::<v4::Format>(words, seed, key, u32::from(slot.class)) {
+                return false;
             }
         }
         true
@@ -199,9 +219,21 @@ fn ends(range: Range) -> (Option<Range>, Option<Range>) {
     (piece(start, whole_start), piece(whole_end, range.end))
 }
 
-/// How many addresses of a /24 are in its parts.
-fn listed(net: &[Range]) -> u32 {
-    net.iter().map(|part| (part.end - u64::from(part.start)) as u32).sum()
+/// Cuts a part at the borders of /28s, and joins what is of one class there. The slots of this /24 begin at `begin`.
+fn add_slots(slots: &mut Vec<Slot>, begin: usize, part: Range) {
+    let (mut start, end) = (u64::from(part.start), part.end);
+    while start < end {
+        let stop = end.min((start | 15) + 1);
+        let addresses = (((1_u32 << (stop - start)) - 1) << (start & 15)) as u16;
+        let net28 = (start >> 4) as u32;
+        let same = |slot: &&mut Slot| slot.net28 == net28 && slot.class == part.class;
+        // Addresses come in order, so that the slots of this /28 are the last ones.
+        match slots[begin..].iter_mut().rev().take_while(|slot| slot.net28 == net28).find(same) {
+            Some(slot) => slot.addresses |= addresses,
+            None => slots.push(Slot { net28, addresses, class: part.class }),
+        }
+        start = stop;
+    }
 }
 
 fn addresses(net: &[Range]) -> impl Iterator<Item = (u32, u8)> {
