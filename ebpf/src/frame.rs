@@ -1,11 +1,9 @@
 //! Finds the source and, as far as the packet has them, the headers behind it. Nothing is assumed of a packet: each read
-//! is checked against its end, lengths it states are compared with the length it has.
+//! is checked against its end, lengths it states are compared with the length it has (`bytes`, all its pieces together).
 
 use abi::door::Counter;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
-
-use crate::tally;
 
 const ETHERNET_BYTES: usize = 14;
 const TAG_BYTES: usize = 4;
@@ -137,14 +135,14 @@ impl Frame {
     }
 
     #[inline(always)]
-    pub fn upper4(&self, context: &XdpContext) -> Upper {
+    pub fn upper4(&self, context: &XdpContext, bytes: u64) -> Upper {
         let Some(header) = at(context, self.network_at, V4_BYTES) else { return Upper::MALFORMED };
         // SAFETY: checked.
         let (length, total, fragment, protocol): (u8, u16, u16, u8) =
             unsafe { (read(header, 0), read(header, 2), read(header, 6), read(header, 9)) };
         let length = ((length & 0xf) as usize) * 4;
         let total = u16::from_be(total) as usize;
-        let is_malformed = length < V4_BYTES || total < length || !has(context, self.network_at + total);
+        let is_malformed = length < V4_BYTES || total < length || (self.network_at + total) as u64 > bytes;
         let state = if is_malformed {
             State::Malformed
         } else if u16::from_be(fragment) & 0x1fff != 0 {
@@ -156,26 +154,26 @@ impl Frame {
     }
 
     #[inline(always)]
-    pub fn upper6(&self, context: &XdpContext) -> Upper {
-        Upper::unpack(upper6(context.ctx, self.network_at as u32))
+    pub fn upper6(&self, context: &XdpContext, bytes: u64) -> Upper {
+        Upper::unpack(upper6(context.ctx, self.network_at as u32, bytes))
     }
 }
 
 /// Walks the extension headers. A function of its own for the verifier, like `lists6`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn upper6(context: *mut xdp_md, network_at: u32) -> u64 {
-    walk(&XdpContext::new(context), (network_at & 0x1f) as usize).pack()
+pub extern "C" fn upper6(context: *mut xdp_md, network_at: u32, bytes: u64) -> u64 {
+    walk(&XdpContext::new(context), (network_at & 0x1f) as usize, bytes).pack()
 }
 
 #[inline(always)]
-fn walk(context: &XdpContext, network_at: usize) -> Upper {
+fn walk(context: &XdpContext, network_at: usize, bytes: u64) -> Upper {
     let Some(header) = at(context, network_at, V6_BYTES) else { return Upper::MALFORMED };
     // SAFETY: checked.
     let (payload, protocol, hop_limit): (u16, u8, u8) = unsafe { (read(header, 4), read(header, 6), read(header, 7)) };
     let payload = u16::from_be(payload) as usize;
     let mut upper = Upper { protocol, state: State::Whole, at: network_at + V6_BYTES, hop_limit };
-    if !has(context, network_at + V6_BYTES + payload) {
+    if (network_at + V6_BYTES + payload) as u64 > bytes {
         upper.state = State::Malformed;
     }
     let mut count = 0;
@@ -290,10 +288,4 @@ fn is_tag(kind: u16) -> bool {
 #[inline(always)]
 fn is_extension(protocol: u8) -> bool {
     matches!(protocol, 0 | 43 | 44 | 51 | 60)
-}
-
-/// Whether the packet, all its pieces together, is that long.
-#[inline(always)]
-fn has(context: &XdpContext, bytes: usize) -> bool {
-    tally::bytes(context) >= bytes as u64
 }

@@ -16,14 +16,19 @@ const NO_WAKEUP: u64 = 1;
 pub struct Packet<'a> {
     pub context: &'a XdpContext,
     pub config: Config,
-    bytes: u64,
+    /// Of all pieces of the packet together.
+    pub bytes: u64,
 }
 
-/// Bytes of the packet, all its pieces together.
+/// Bytes of the packet; with `FRAGS` it may have more pieces than the one at hand.
 #[inline(always)]
-pub fn bytes(context: &XdpContext) -> u64 {
-    // SAFETY: the context of this packet.
-    unsafe { bpf_xdp_get_buff_len(context.as_ptr().cast()) }
+pub fn bytes<const FRAGS: bool>(context: &XdpContext) -> u64 {
+    if FRAGS {
+        // SAFETY: the context of this packet.
+        unsafe { bpf_xdp_get_buff_len(context.as_ptr().cast()) }
+    } else {
+        (context.data_end() - context.data()) as u64
+    }
 }
 
 /// Counts a packet, and says how many were counted before.
@@ -46,8 +51,8 @@ fn is_v6(frame: &Frame) -> bool {
 
 impl<'a> Packet<'a> {
     #[inline(always)]
-    pub fn new(context: &'a XdpContext, config: &Config) -> Self {
-        Self { context, config: *config, bytes: bytes(context) }
+    pub fn new(context: &'a XdpContext, config: Config, bytes: u64) -> Self {
+        Self { context, config, bytes }
     }
 
     #[inline(always)]

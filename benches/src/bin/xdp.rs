@@ -73,21 +73,25 @@ impl Bench {
             ("hash4_any", "hash4"),
             ("lru4_any", "lru4"),
         ] {
-            self.lines.push((name, anchors.runner(program)?, ack4.clone()));
+            let frame = if program == "lpm6" { ack6 } else { ack4 };
+            self.lines.push((name, anchors.runner(program)?, frame.clone()));
         }
         kept.push(anchors);
         let anchors = Anchors::load(&entries, &entries6, any[1].0)?;
         for (name, program) in
             [("lpm4_hit", "lpm4"), ("lpm6_hit", "lpm6"), ("hash4_hit", "hash4"), ("lru4_hit", "lru4")]
         {
-            self.lines.push((name, anchors.runner(program)?, ack4.clone()));
+            let frame = if program == "lpm6" { ack6 } else { ack4 };
+            self.lines.push((name, anchors.runner(program)?, frame.clone()));
         }
         kept.push(anchors);
 
         let listed = Draw::Listed(MANY);
         for (name, table, draw, frame) in [
-            ("base4", &Table::empty(), Draw::Any, ack4),
-            ("base6", &Table::empty(), Draw::Any, ack6),
+            ("base4", &Table::empty(), Draw::Nobody, ack4),
+            ("base6", &Table::empty(), Draw::Nobody, ack6),
+            ("no_lists4", &Table::empty(), Draw::Any, ack4),
+            ("no_lists6", &Table::empty(), Draw::Any, ack6),
             ("innocent4_1", &one4, Draw::Any, ack4),
             ("innocent4_1m", &table4, Draw::Any, ack4),
             ("innocent6_1", &one6, Draw::Any, ack6),

@@ -236,6 +236,9 @@ pub(crate) trait Buckets {
     /// Keys that two buckets hold on average at most, so that both choices are hardly ever full.
     #[cfg(feature = "std")]
     const KEYS_IN_TWO: u64;
+    /// No key comes twice.
+    #[cfg(feature = "std")]
+    const UNIQUE: bool;
 
     fn hash(key: &Self::Key, seed: u64) -> u64;
     /// The value of a key that lies here, else 0.
@@ -286,6 +289,8 @@ pub(crate) mod v4 {
         const SLOTS: usize = 8;
         #[cfg(feature = "std")]
         const KEYS_IN_TWO: u64 = 8;
+        #[cfg(feature = "std")]
+        const UNIQUE: bool = true;
 
         #[inline(always)]
         fn hash(key: &Key, seed: u64) -> u64 {
@@ -374,6 +379,8 @@ pub(crate) mod v6 {
         const SLOTS: usize = 7;
         #[cfg(feature = "std")]
         const KEYS_IN_TWO: u64 = 8;
+        #[cfg(feature = "std")]
+        const UNIQUE: bool = false;
 
         #[inline(always)]
         fn hash(key: &Key, seed: u64) -> u64 {
@@ -449,6 +456,8 @@ pub(crate) mod long {
         const SLOTS: usize = 3;
         #[cfg(feature = "std")]
         const KEYS_IN_TWO: u64 = 3;
+        #[cfg(feature = "std")]
+        const UNIQUE: bool = false;
 
         #[inline(always)]
         fn hash(key: &Key, seed: u64) -> u64 {

@@ -35,16 +35,9 @@ pub(super) struct Plan {
     parts: Vec<Range>,
     /// Which of the parts are a page each.
     pages: Vec<std::ops::Range<usize>>,
-    slots: Vec<Slot>,
+    /// With their classes.
+    slots: Vec<(v4::Key, u32)>,
     buckets: u64,
-}
-
-/// Addresses of one class in a /28.
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    net28: u32,
-    addresses: u16,
-    class: u8,
 }
 
 impl Plan {
@@ -75,7 +68,8 @@ impl Plan {
         for net in parts.chunk_by(|one, other| one.start >> 8 == other.start >> 8) {
             let begin = slots.len();
             net.iter().for_each(|part| add_slots(&mut slots, begin, *part));
-            let of_net28 = slots[begin..].chunk_by(|one, other| one.net28 == other.net28).map(<[_]>::len).max();
+            let of_net28 =
+                slots[begin..].chunk_by(|(one, _), (other, _)| one.net28 == other.net28).map(<[_]>::len).max();
             if slots.len() - begin > SLOTS_MAX || of_net28.is_some_and(|count| count > SLOTS_OF_NET28_MAX) {
                 slots.truncate(begin);
                 pages.push(first..first + net.len());
@@ -114,29 +108,20 @@ impl Plan {
         for range in &self.ranges {
             self.write_whole(words, bitmaps, class_bytes, *range);
         }
+        let mut of_pages = Vec::with_capacity(self.pages.len());
         for (number, parts) in self.pages.iter().enumerate() {
             let net = &self.parts[parts.clone()];
             self.set_net(words, bitmaps, class_bytes, net[0].start >> 8, PAGE);
             for (addr, class) in addresses(net) {
                 set_byte(words, pages + number as u32 * PAGE_WORDS, addr & 0xff, class);
             }
-            if !buckets.insert::<v4::Format>(words, seed, v4::whole(net[0].start), number as u32 + 1) {
-                return false;
-            }
+            of_pages.push((v4::whole(net[0].start), number as u32 + 1));
         }
-        let mut last = None;
-        for slot in &self.slots {
-            let net = slot.net28 >> 4;
-            if last != Some(net) {
-                self.set_net(words, bitmaps, class_bytes, net, MIXED);
-                last = Some(net);
-            }
-            let key = v4::Key { net28: slot.net28, addresses: slot.addresses, whole: false };
-            if !buckets.insert::<v4::Format>(words, seed, key, u32::from(slot.class)) {
-                return false;
-            }
+        for slots in self.slots.chunk_by(|(one, _), (other, _)| one.net28 >> 4 == other.net28 >> 4) {
+            self.set_net(words, bitmaps, class_bytes, slots[0].0.net28 >> 4, MIXED);
         }
-        true
+        buckets.insert_all::<v4::Format>(words, seed, &of_pages)
+            && buckets.insert_all::<v4::Format>(words, seed, &self.slots)
     }
 
     /// The /24s and /12s that lie whole in a range.
@@ -220,17 +205,18 @@ fn ends(range: Range) -> (Option<Range>, Option<Range>) {
 }
 
 /// Cuts a part at the borders of /28s, and joins what is of one class there. The slots of this /24 begin at `begin`.
-fn add_slots(slots: &mut Vec<Slot>, begin: usize, part: Range) {
+fn add_slots(slots: &mut Vec<(v4::Key, u32)>, begin: usize, part: Range) {
     let (mut start, end) = (u64::from(part.start), part.end);
+    let class = u32::from(part.class);
     while start < end {
         let stop = end.min((start | 15) + 1);
         let addresses = (((1_u32 << (stop - start)) - 1) << (start & 15)) as u16;
         let net28 = (start >> 4) as u32;
-        let same = |slot: &&mut Slot| slot.net28 == net28 && slot.class == part.class;
         // Addresses come in order, so that the slots of this /28 are the last ones.
-        match slots[begin..].iter_mut().rev().take_while(|slot| slot.net28 == net28).find(same) {
-            Some(slot) => slot.addresses |= addresses,
-            None => slots.push(Slot { net28, addresses, class: part.class }),
+        let mut of_net28 = slots[begin..].iter_mut().rev().take_while(|(key, _)| key.net28 == net28);
+        match of_net28.find(|(_, held)| *held == class) {
+            Some((key, _)) => key.addresses |= addresses,
+            None => slots.push((v4::Key { net28, addresses, whole: false }, class)),
         }
         start = stop;
     }

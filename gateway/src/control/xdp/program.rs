@@ -64,6 +64,8 @@ pub enum Draw {
     Packet,
     /// Any.
     Any,
+    /// Any, and nobody is asked about it: what parsing alone costs.
+    Nobody,
     /// One of so many, a power of two: [`abi::door::bench_source4`] and `bench_source6` of 0 to that.
     Listed(u32),
 }
@@ -158,6 +160,7 @@ impl Program {
         let (draw, draw_mask) = match draw {
             Draw::Packet => (0_u32, 0),
             Draw::Any => (1, 0),
+            Draw::Nobody => (3, 0),
             Draw::Listed(count) => (2, count - 1),
         };
         // aya takes a map that exists from a pin only.
