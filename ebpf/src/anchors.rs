@@ -64,10 +64,9 @@ fn source6() -> [u32; 4] {
 #[inline(always)]
 fn parse(context: &XdpContext) -> bool {
     let Ok(frame) = frame::Frame::read(context) else { return false };
-    let bytes = (context.data_end() - context.data()) as u64;
     let upper = match frame.network {
-        frame::Network::V4(_) => frame.upper4(context, bytes),
-        frame::Network::V6(..) => frame.upper6(context, bytes),
+        frame::Network::V4(_) => frame.upper4(context),
+        frame::Network::V6(..) => frame.upper6(context),
     };
     upper.state == frame::State::Whole
 }

@@ -1,8 +1,9 @@
 //! Finds the source and, as far as the packet has them, the headers behind it. Nothing is assumed of a packet: each read
-//! is checked against its end, lengths it states are compared with the length it has (`bytes`, all its pieces together).
+//! is checked against its end, lengths it states are compared with the length it has.
 
 use abi::door::Counter;
 use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
 
 const ETHERNET_BYTES: usize = 14;
@@ -135,14 +136,14 @@ impl Frame {
     }
 
     #[inline(always)]
-    pub fn upper4(&self, context: &XdpContext, bytes: u64) -> Upper {
+    pub fn upper4(&self, context: &XdpContext) -> Upper {
         let Some(header) = at(context, self.network_at, V4_BYTES) else { return Upper::MALFORMED };
         // SAFETY: checked.
         let (length, total, fragment, protocol): (u8, u16, u16, u8) =
             unsafe { (read(header, 0), read(header, 2), read(header, 6), read(header, 9)) };
         let length = ((length & 0xf) as usize) * 4;
         let total = u16::from_be(total) as usize;
-        let is_malformed = length < V4_BYTES || total < length || (self.network_at + total) as u64 > bytes;
+        let is_malformed = length < V4_BYTES || total < length || !has(context, self.network_at + total);
         let state = if is_malformed {
             State::Malformed
         } else if u16::from_be(fragment) & 0x1fff != 0 {
@@ -154,26 +155,26 @@ impl Frame {
     }
 
     #[inline(always)]
-    pub fn upper6(&self, context: &XdpContext, bytes: u64) -> Upper {
-        Upper::unpack(upper6(context.ctx, self.network_at as u32, bytes))
+    pub fn upper6(&self, context: &XdpContext) -> Upper {
+        Upper::unpack(upper6(context.ctx, self.network_at as u32))
     }
 }
 
 /// Walks the extension headers. A function of its own for the verifier, like `lists6`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn upper6(context: *mut xdp_md, network_at: u32, bytes: u64) -> u64 {
-    walk(&XdpContext::new(context), (network_at & 0x1f) as usize, bytes).pack()
+pub extern "C" fn upper6(context: *mut xdp_md, network_at: u32) -> u64 {
+    walk(&XdpContext::new(context), (network_at & 0x1f) as usize).pack()
 }
 
 #[inline(always)]
-fn walk(context: &XdpContext, network_at: usize, bytes: u64) -> Upper {
+fn walk(context: &XdpContext, network_at: usize) -> Upper {
     let Some(header) = at(context, network_at, V6_BYTES) else { return Upper::MALFORMED };
     // SAFETY: checked.
     let (payload, protocol, hop_limit): (u16, u8, u8) = unsafe { (read(header, 4), read(header, 6), read(header, 7)) };
     let payload = u16::from_be(payload) as usize;
     let mut upper = Upper { protocol, state: State::Whole, at: network_at + V6_BYTES, hop_limit };
-    if (network_at + V6_BYTES + payload) as u64 > bytes {
+    if !has(context, network_at + V6_BYTES + payload) {
         upper.state = State::Malformed;
     }
     let mut count = 0;
@@ -288,4 +289,11 @@ fn is_tag(kind: u16) -> bool {
 #[inline(always)]
 fn is_extension(protocol: u8) -> bool {
     matches!(protocol, 0 | 43 | 44 | 51 | 60)
+}
+
+/// Whether the packet, all its pieces together, is that long. Nearly always the first piece is.
+#[inline(always)]
+fn has(context: &XdpContext, bytes: usize) -> bool {
+    // SAFETY: the context of this packet.
+    context.data_end() - context.data() >= bytes || unsafe { bpf_xdp_get_buff_len(context.ctx) } >= bytes as u64
 }

@@ -65,7 +65,7 @@ fn enter<const FRAGS: bool>(context: &XdpContext) -> u32 {
         tally::count(Counter::Bypassed.index(), tally::bytes::<FRAGS>(context));
         return XDP_PASS;
     }
-    let packet = Packet::new(context, config, tally::bytes::<FRAGS>(context));
+    let packet = Packet::<FRAGS> { context, config };
     let frame = match Frame::read(context) {
         Ok(frame) => frame,
         Err(counter) => return packet.unread(counter),
@@ -77,16 +77,16 @@ fn enter<const FRAGS: bool>(context: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn judge4(packet: &Packet<'_>, frame: &Frame, addr: u32) -> u32 {
+fn judge4<const FRAGS: bool>(packet: &Packet<'_, FRAGS>, frame: &Frame, addr: u32) -> u32 {
     let addr = lists::drawn4(addr);
     if lists::asks_nobody() {
-        return parsed(frame.upper4(packet.context, packet.bytes), addr as u64);
+        return parsed(frame.upper4(packet.context), addr as u64);
     }
     let verdict = lists::verdict4(addr);
     if verdict.action == Action::Manage {
         return packet.listed(verdict.rule);
     }
-    let upper = frame.upper4(packet.context, packet.bytes);
+    let upper = frame.upper4(packet.context);
     let source = [0, 0xffff_0000_0000 | addr as u64];
     let ban = if packet.config.word(config::BANS) == 0 { 0 } else { ban(&ban_key4(addr)) };
     if is_hard(ban) {
@@ -115,16 +115,16 @@ fn judge4(packet: &Packet<'_>, frame: &Frame, addr: u32) -> u32 {
 }
 
 #[inline(always)]
-fn judge6(packet: &Packet<'_>, frame: &Frame, high: u64, low: u64) -> u32 {
+fn judge6<const FRAGS: bool>(packet: &Packet<'_, FRAGS>, frame: &Frame, high: u64, low: u64) -> u32 {
     let high = lists::drawn6(high);
     if lists::asks_nobody() {
-        return parsed(frame.upper6(packet.context, packet.bytes), high);
+        return parsed(frame.upper6(packet.context), high);
     }
     let verdict = lists::verdict6(high, low);
     if verdict.action == Action::Manage {
         return packet.listed(verdict.rule);
     }
-    let upper = frame.upper6(packet.context, packet.bytes);
+    let upper = frame.upper6(packet.context);
     let source = [high, low];
     let ban = if packet.config.word(config::BANS) == 0 { 0 } else { ban6(high, low) };
     if is_hard(ban) {
@@ -185,7 +185,7 @@ const NO_PORT: u32 = u32::MAX;
 
 /// The destination port of a packet that opens a TCP connection, when somebody wants to know.
 #[inline(always)]
-fn port(packet: &Packet<'_>, upper: &Upper) -> u32 {
+fn port<const FRAGS: bool>(packet: &Packet<'_, FRAGS>, upper: &Upper) -> u32 {
     let wanted = packet.config.word(config::FLAGS) & flag::PORTS | packet.config.word(config::BANS);
     if wanted == 0 {
         return NO_PORT;

@@ -288,7 +288,7 @@ pub(crate) mod v4 {
         #[cfg(feature = "std")]
         const SLOTS: usize = 8;
         #[cfg(feature = "std")]
-        const KEYS_IN_TWO: u64 = 8;
+        const KEYS_IN_TWO: u64 = 13;
         #[cfg(feature = "std")]
         const UNIQUE: bool = true;
 

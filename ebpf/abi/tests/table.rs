@@ -234,7 +234,7 @@ fn lists_beyond_the_largest_table_are_refused() {
     // 17 rules in turn, so that a /24 is a page: 2^18 - 1 of them can be named.
     let entries = |nets: u32| -> Vec<Entry> {
         let host = |number: u32| {
-            let cidr = Cidr::host(Ipv4Addr::from_bits((number / 17) << 8 | number % 17).into());
+            let cidr = Cidr::host(Ipv4Addr::from_bits(((number / 17) << 8) | (number % 17)).into());
             Entry { cidr, action: Action::Deny, rule: 1 + (number % 17) as u16, shadow: false }
         };
         (0..nets * 17).map(host).collect()

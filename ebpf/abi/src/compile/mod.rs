@@ -97,8 +97,9 @@ impl Table {
     /// `seed` makes the places of addresses in the table unpredictable; take it from the system's randomness. The verdicts
     /// do not depend on it.
     pub fn compile(entries: &[Entry], seed: u64) -> Result<Self, CompileError> {
-        let mut v4 = Vec::new();
-        let mut v6 = Vec::new();
+        let count = entries.iter().filter(|entry| entry.cidr.addr().is_ipv4()).count();
+        let mut v4 = Vec::with_capacity(count);
+        let mut v6 = Vec::with_capacity(entries.len() - count);
         for (index, entry) in entries.iter().enumerate() {
             let layer = layers::layer_of(entry, index)?;
             match entry.cidr.addr() {

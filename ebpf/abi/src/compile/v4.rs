@@ -31,10 +31,8 @@ pub(super) struct Plan {
     /// Numbers of the chunks by /12, `None` where one class or nothing fills it.
     chunk_of: Vec<Option<u16>>,
     chunks: u32,
-    /// The pieces of /24s that are not of one class, in order.
-    parts: Vec<Range>,
-    /// Which of the parts are a page each.
-    pages: Vec<std::ops::Range<usize>>,
+    /// The pieces of each /24 that is a page.
+    pages: Vec<Vec<Range>>,
     /// With their classes.
     slots: Vec<(v4::Key, u32)>,
     buckets: u64,
@@ -44,7 +42,7 @@ impl Plan {
     pub(super) fn new(keys: &[u64], classes: &mut Classes) -> Result<Self, CompileError> {
         let ranges = ranges(keys, classes)?;
         let mut used = std::vec![false; 1 << 12];
-        let mut parts = Vec::new();
+        let mut mixed = Mixed { slots: Vec::with_capacity(ranges.len()), ..Mixed::default() };
         for range in &ranges {
             // Only the chunks at the ends can be shared with other ranges.
             for chunk in [u64::from(range.start) >> 20, (range.end - 1) >> 20] {
@@ -52,8 +50,10 @@ impl Plan {
                 used[chunk as usize] |= !whole;
             }
             let (head, tail) = ends(*range);
-            parts.extend(head.into_iter().chain(tail));
+            head.into_iter().chain(tail).for_each(|part| mixed.add(part));
         }
+        mixed.close();
+        let Mixed { slots, pages, .. } = mixed;
         let mut chunks = 0;
         let number = |used: &bool| {
             used.then(|| {
@@ -62,26 +62,12 @@ impl Plan {
             })
         };
         let chunk_of = used.iter().map(number).collect();
-        let mut pages = Vec::new();
-        let mut slots = Vec::new();
-        let mut first = 0;
-        for net in parts.chunk_by(|one, other| one.start >> 8 == other.start >> 8) {
-            let begin = slots.len();
-            net.iter().for_each(|part| add_slots(&mut slots, begin, *part));
-            let of_net28 =
-                slots[begin..].chunk_by(|(one, _), (other, _)| one.net28 == other.net28).map(<[_]>::len).max();
-            if slots.len() - begin > SLOTS_MAX || of_net28.is_some_and(|count| count > SLOTS_OF_NET28_MAX) {
-                slots.truncate(begin);
-                pages.push(first..first + net.len());
-            }
-            first += net.len();
-        }
         if pages.len() as u64 > v4::VALUE_MAX {
             let bytes = pages.len() as u64 * u64::from(PAGE_WORDS) * 8;
             return Err(CompileError::Size { bytes, bytes_max: u64::from(TABLE_WORDS_MAX) * 8 });
         }
         let buckets = Region::buckets_for::<v4::Format>((slots.len() + pages.len()) as u64);
-        Ok(Self { ranges, chunk_of, chunks: u32::from(chunks), parts, pages, slots, buckets })
+        Ok(Self { ranges, chunk_of, chunks: u32::from(chunks), pages, slots, buckets })
     }
 
     pub(super) fn words(&self) -> u64 {
@@ -109,8 +95,7 @@ impl Plan {
             self.write_whole(words, bitmaps, class_bytes, *range);
         }
         let mut of_pages = Vec::with_capacity(self.pages.len());
-        for (number, parts) in self.pages.iter().enumerate() {
-            let net = &self.parts[parts.clone()];
+        for (number, net) in self.pages.iter().enumerate() {
             self.set_net(words, bitmaps, class_bytes, net[0].start >> 8, PAGE);
             for (addr, class) in addresses(net) {
                 set_byte(words, pages + number as u32 * PAGE_WORDS, addr & 0xff, class);
@@ -204,21 +189,49 @@ fn ends(range: Range) -> (Option<Range>, Option<Range>) {
     (piece(start, whole_start), piece(whole_end, range.end))
 }
 
-/// Cuts a part at the borders of /28s, and joins what is of one class there. The slots of this /24 begin at `begin`.
-fn add_slots(slots: &mut Vec<(v4::Key, u32)>, begin: usize, part: Range) {
-    let (mut start, end) = (u64::from(part.start), part.end);
-    let class = u32::from(part.class);
-    while start < end {
-        let stop = end.min((start | 15) + 1);
-        let addresses = (((1_u32 << (stop - start)) - 1) << (start & 15)) as u16;
-        let net28 = (start >> 4) as u32;
-        // Addresses come in order, so that the slots of this /28 are the last ones.
-        let mut of_net28 = slots[begin..].iter_mut().rev().take_while(|(key, _)| key.net28 == net28);
-        match of_net28.find(|(_, held)| *held == class) {
-            Some((key, _)) => key.addresses |= addresses,
-            None => slots.push((v4::Key { net28, addresses, whole: false }, class)),
+/// The /24s that are not of one class, as they come: the slots of each, or its parts as a page.
+#[derive(Default)]
+struct Mixed {
+    slots: Vec<(v4::Key, u32)>,
+    pages: Vec<Vec<Range>>,
+    /// The parts of the /24 that is being read, and where its slots begin.
+    parts: Vec<Range>,
+    begin: usize,
+}
+
+impl Mixed {
+    /// Cuts a part at the borders of /28s, and joins what is of one class there.
+    fn add(&mut self, part: Range) {
+        if self.parts.last().is_some_and(|last| last.start >> 8 != part.start >> 8) {
+            self.close();
         }
-        start = stop;
+        self.parts.push(part);
+        let (mut start, end) = (u64::from(part.start), part.end);
+        let class = u32::from(part.class);
+        while start < end {
+            let stop = end.min((start | 15) + 1);
+            let addresses = (((1_u32 << (stop - start)) - 1) << (start & 15)) as u16;
+            let net28 = (start >> 4) as u32;
+            // Addresses come in order, so that the slots of this /28 are the last ones.
+            let mut of_net28 = self.slots[self.begin..].iter_mut().rev().take_while(|(key, _)| key.net28 == net28);
+            match of_net28.find(|(_, held)| *held == class) {
+                Some((key, _)) => key.addresses |= addresses,
+                None => self.slots.push((v4::Key { net28, addresses, whole: false }, class)),
+            }
+            start = stop;
+        }
+    }
+
+    /// The /24 is read: its slots are kept, or it is a page instead.
+    fn close(&mut self) {
+        let slots = &self.slots[self.begin..];
+        let of_net28 = slots.chunk_by(|(one, _), (other, _)| one.net28 == other.net28).map(<[_]>::len).max();
+        if slots.len() > SLOTS_MAX || of_net28.is_some_and(|count| count > SLOTS_OF_NET28_MAX) {
+            self.slots.truncate(self.begin);
+            self.pages.push(std::mem::take(&mut self.parts));
+        }
+        self.parts.clear();
+        self.begin = self.slots.len();
     }
 }
 

@@ -232,6 +232,19 @@ impl Program {
         Ok(self.entry(DOOR)?.info().map_err(DoorError::object)?.verified_instruction_count())
     }
 
+    /// How often the kernel ran the program and for how many nanoseconds, while it keeps such statistics
+    /// (`kernel.bpf_stats_enabled`).
+    pub fn run_stats(&mut self) -> Result<(u64, u64), DoorError> {
+        let fd = self.entry(DOOR)?.fd().map_err(DoorError::object)?.as_fd().as_raw_fd();
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+            .map_err(DoorError::kernel("reading the statistics of the program"))?;
+        let number = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        };
+        Ok((number("run_cnt"), number("run_time_ns")))
+    }
+
     /// An entry of the object, in the kernel.
     pub(super) fn entry(&mut self, name: &str) -> Result<&mut Xdp, DoorError> {
         entry(&mut self.ebpf, name)

@@ -80,7 +80,8 @@ fn a_ban_ends_by_itself_and_is_swept_later() {
         assert!(begin.elapsed() < Duration::from_secs(60));
     }
     assert!(begin.elapsed() >= ban && dropped > 0, "{:?}, {dropped} dropped", begin.elapsed());
-    assert_eq!(program.maps().bans().count(), 1);
+    // User space may think so a jiffy later.
+    while program.maps().bans().count() > 1 {}
     assert_eq!(program.maps_mut().sweep(), 1);
     assert_eq!(program.maps_mut().sweep(), 0);
     assert_eq!(action(&runner, "9.9.9.8", ACK), Trial::DROP);
