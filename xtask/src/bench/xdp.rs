@@ -83,15 +83,17 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
         .collect();
     println!("{}", table(&rows));
     println!("milliseconds of 1 M CIDRs, from text");
-    let rows: Vec<Vec<String>> =
-        [("parsed", "parsed"), ("compiled", "compiled"), ("staged", "in the kernel"), ("live", "live")]
-            .iter()
-            .filter_map(|(name, what)| Some(vec![(*what).to_owned(), figures.spread(name)?.to_string()]))
-            .chain([vec![
-                "LPM_TRIE, an insertion each".to_owned(),
-                figures.spread("lpm_load").context("no LPM")?.to_string(),
-            ]])
-            .collect();
+    let rows: Vec<Vec<String>> = [
+        ("parsed", "parsed"),
+        ("compiled", "compiled"),
+        ("staged", "in the kernel"),
+        ("live", "live"),
+        ("cpu", "of these on the CPU"),
+    ]
+    .iter()
+    .filter_map(|(name, what)| Some(vec![(*what).to_owned(), figures.spread(name)?.to_string()]))
+    .chain([vec!["LPM_TRIE, an insertion each".to_owned(), figures.spread("lpm_load").context("no LPM")?.to_string()]])
+    .collect();
     println!("{}", table(&rows));
     for line in &figures.notes {
         println!("{line}");
@@ -132,7 +134,7 @@ impl Figures {
             match value["kind"].as_str().unwrap_or_default() {
                 "packet" => figures.add(value["name"].as_str().unwrap_or_default(), number("nanos")?),
                 "load" => {
-                    for key in ["parsed", "compiled", "staged", "live"] {
+                    for key in ["parsed", "compiled", "staged", "live", "cpu"] {
                         figures.add(key, number(key)?);
                     }
                 }
