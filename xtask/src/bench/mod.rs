@@ -16,6 +16,7 @@ mod takeover;
 mod traffic;
 mod window;
 mod wrk;
+mod xdp;
 
 use std::str::FromStr;
 
@@ -49,7 +50,9 @@ usage: cargo xtask bench WHAT [options]
             --peers A,B    (bawab, nginx, haproxy)
   takeover
           the gateway hands its sockets to a new process, again and again, and no client may notice
-            --times N      (20)";
+            --times N      (20)
+  xdp     nanoseconds the XDP program takes for a packet, beside the kernel's own maps with the same lists
+            --rounds N     at least 7 (7)";
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
@@ -61,6 +64,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "routes" => routes::run(rest),
             "stuck" => stuck::run(rest),
             "takeover" => takeover::run(rest),
+            "xdp" => xdp::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),
         },

@@ -40,7 +40,7 @@ use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 pub use error::DoorError;
 pub use maps::{Ban, Banned, Count, Maps, Rate, SynLimits};
-pub use program::{Draw, Object, Program, Runner, Trial};
+pub use program::{Draw, Object, Program, Runner, Staged, Trial};
 
 use netlink::Attached;
 use pins::{PinnedLink, Pins};
