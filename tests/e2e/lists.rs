@@ -229,7 +229,7 @@ fn lists_that_nobody_confirms_are_taken_back() {
     assert_eq!((code, wrong.as_str()), (Some(0), ""), "{said}");
     assert!(said.contains("\"taken_back_after_seconds\":5"), "{said}");
     assert_eq!(from(&gateway, "203.0.113.7", "/"), denied());
-    gateway.event("nobody confirmed the lists: those from before are in effect again").unwrap();
+    gateway.event("nobody confirmed the configuration: the one before is in effect again").unwrap();
     assert_eq!(from(&gateway, "203.0.113.7", "/").0, 200);
     assert_eq!(xdp(&["confirm"]).0, Some(1));
     // The same file again, and this time somebody is there.

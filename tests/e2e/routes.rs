@@ -616,3 +616,103 @@ fn errors_look_as_the_operator_says() {
     let (status, _, body, _) = ask("/x/200", "Accept: text/html, application/json;q=0.5\r\n");
     assert_eq!((status, body.as_str()), (502, "<h1>502 Bad Gateway</h1>upstream_connect_failed"));
 }
+
+#[test]
+fn a_page_in_place_of_an_answer_leaves_no_connection_that_must_not_be_used_again() {
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start(
+        r#"
+        [[route]]
+        path = "/**"
+        upstream = "main"
+        auth = "none"
+        compression = { bytes_min = "1B" }
+        [[route.error]]
+        status = ["404"]
+        content_type = "text/html"
+        body = "<p>nothing here, and a word more to compress, compress, compress"
+        upstream = true
+        "#,
+        origin.address(),
+    )
+    .unwrap();
+    let mut client = gateway.client().unwrap();
+    for answer in [
+        "HTTP/1.1 404 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 404 No\r\nContent-Length: 3\r\n\r\nabc",
+        "HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\nbehind",
+    ] {
+        client.send("GET / HTTP/1.1\r\nHost: h\r\nAccept-Encoding: gzip\r\n\r\n").unwrap();
+        // A new connection each time: none of these answers leaves one that may be used again.
+        let mut upstream = origin.accept().unwrap();
+        Message::request(&mut upstream).unwrap();
+        upstream.send(answer).unwrap();
+        let page = Message::answer(&mut client, "GET").unwrap();
+        assert_eq!((page.head.status(), page.head.field("content-encoding")), (404, Some("gzip")), "{answer}");
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&page.body[..]), &mut text).unwrap();
+        assert!(text.starts_with("<p>nothing here"), "{text}");
+    }
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let mut upstream = origin.accept().unwrap();
+    Message::request(&mut upstream).unwrap();
+    upstream.send("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n").unwrap();
+    assert_eq!(Message::answer(&mut client, "GET").unwrap().head.status(), 404);
+    // That one had no body and stays.
+    client.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    Message::request(&mut upstream).unwrap();
+    upstream.send("HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    assert_eq!(Message::answer(&mut client, "GET").unwrap().head.status(), 204);
+}
+
+#[test]
+fn a_preflight_that_hides_itself_is_still_answered_here() {
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start(
+        r#"
+        [[route]]
+        path = "/**"
+        methods = ["POST"]
+        upstream = "main"
+        auth = "none"
+        cors = { origins = ["https://a.example"] }
+        "#,
+        origin.address(),
+    )
+    .unwrap();
+    for hidden in ["Access-Control-Request-Method", "Origin", "Origin, Access-Control-Request-Method"] {
+        let request = format!(
+            "OPTIONS /x HTTP/1.1\r\nHost: h\r\nOrigin: https://a.example\r\nAccess-Control-Request-Method: POST\r\nConnection: {hidden}\r\n\r\n"
+        );
+        assert_eq!(gateway.ask(request).unwrap().head.status(), 204, "{hidden}");
+    }
+    assert!(origin.accept_now().unwrap().is_none(), "the service was asked");
+}
+
+#[test]
+fn a_buffered_route_still_opens_tunnels() {
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start(
+        r#"
+        [[route]]
+        path = "/**"
+        upstream = "main"
+        auth = "none"
+        buffer_request = "1KiB"
+        upgrade = ["websocket"]
+        "#,
+        origin.address(),
+    )
+    .unwrap();
+    let mut client = gateway.client().unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    let mut upstream = origin.accept().unwrap();
+    let request = Message::request(&mut upstream).unwrap();
+    assert_eq!(request.head.field("content-length"), None);
+    upstream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    assert_eq!(Message::answer(&mut client, "GET").unwrap().head.status(), 101);
+    client.send("ping").unwrap();
+    assert_eq!(upstream.take(4).unwrap(), b"ping");
+    upstream.send("pong").unwrap();
+    assert_eq!(client.take(4).unwrap(), b"pong");
+}

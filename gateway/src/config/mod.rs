@@ -93,8 +93,17 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     load_with(path, &|name| std::env::var(name).ok())
 }
 
+/// [`load`] without the address lists, which may be long, and need not be right for a question about something else.
+pub fn load_without_lists(path: &Path) -> Result<Loaded, Problems> {
+    load_as(path, &|name| std::env::var(name).ok(), false)
+}
+
 /// [`load`] with an environment of one's own.
 pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
+    load_as(path, environment, true)
+}
+
+fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_lists: bool) -> Result<Loaded, Problems> {
     let shape = shape::config();
     let read::Read { mut tree, sources, problems, complete, folders } = read::read(path, shape, environment)?;
     let mut walk = walk::Walk { environment, sources: &sources, root: shape, problems, secret_files: Vec::new() };
@@ -122,7 +131,10 @@ pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
                 Some(place) => walk::folder(&sources, place).to_owned(),
                 None => path.parent().unwrap_or(Path::new("")).to_owned(),
             };
-            let read = lists::read(&config, &folder, &|key| places.find(key));
+            let read = match with_lists {
+                true => lists::read(&config, &folder, &|key| places.find(key)),
+                false => lists::Read::default(),
+            };
             problems.extend(read.problems);
             warnings.extend(read.warnings);
             let mut compiled = Lists::default();

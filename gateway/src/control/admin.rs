@@ -205,6 +205,14 @@ fn router(state: State) -> Router {
 }
 
 async fn authorize(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    if state.token().is_none() && !is_ours(request.headers()) {
+        // A page whose name was made to lead to this machine: its script may read what is answered.
+        return problem(
+            StatusCode::FORBIDDEN,
+            "foreign_host",
+            "ask by address or by `localhost`: this is not for web pages",
+        );
+    }
     match state.token() {
         Some(token) if !token.is_in(request.headers()) => {
             let text = "send the admin token as `Authorization: Bearer`";
@@ -215,6 +223,15 @@ async fn authorize(Shared(state): Shared<State>, request: Request, next: Next) -
         }
         _ => next.run(request).await,
     }
+}
+
+/// Whether the host asked for is none that somebody elsewhere could have named: an address, or a name without dots.
+fn is_ours(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(axum::http::header::HOST) else { return true };
+    let name = http1::host_parts(host.as_bytes()).map(|(name, _)| name).unwrap_or_default();
+    let text = std::str::from_utf8(name).unwrap_or_default();
+    let text = text.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(text);
+    text.parse::<std::net::IpAddr>().is_ok() || !name.contains(&b'.')
 }
 
 /// One request a connection: then a deadline for the connection is one for the request, and none is cut while it waits.
@@ -263,7 +280,12 @@ async fn explain_route(Shared(state): Shared<State>, Query(pairs): Query<Vec<(St
     };
     match Question::new(method, url, &headers, first("client")) {
         Ok(question) => {
-            let answer = explain(&(state.snapshot)(), &question);
+            let snapshot = (state.snapshot)();
+            // It asks every route, of which there may be a hundred thousand.
+            let Ok(answer) = tokio::task::spawn_blocking(move || explain(&snapshot, &question)).await else {
+                let why = "the explanation failed by a mistake of the gateway's";
+                return problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", why);
+            };
             match first("format") {
                 Some("text") => answer.text(|_| None).into_response(),
                 _ => Json(answer).into_response(),

@@ -5,7 +5,7 @@
 //! every few seconds, and the lists are enforced in user space meanwhile, which they are in any case. Doors stay where they are
 //! when the thread ends: filtering goes on over restarts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -17,11 +17,11 @@ use tokio::sync::oneshot;
 
 use super::admin::Ready;
 use super::xdp::{self, Banned, Door, DoorError, Mode, ModeChoice, Rate, Settings, SynLimits};
-use crate::config::model::{Config, ListMode, Malformed, SynLimit, Xdp, XdpMode};
+use crate::config::model::{ClientAddress, Config, ListMode, Malformed, SynLimit, Xdp, XdpMode};
 use crate::lists::Lists;
 use crate::observe::doors::{DoorStatus, ListStatus};
 use crate::observe::metrics::Metrics;
-use crate::tables::bans::{Ban, Bans, unix_ms};
+use crate::tables::bans::{Ban, Bans, key, unix_ms};
 
 /// Commands that wait for the thread. A ban beyond is enforced in user space only, and counted.
 const COMMANDS_MAX: usize = 1024;
@@ -55,12 +55,13 @@ pub(super) struct Wanted {
     shadow: bool,
     drop_malformed: bool,
     syn: SynLimits,
+    /// Some listener learns its clients by their packets' addresses; else bans are not for the kernel.
+    by_peer: bool,
     lists: Arc<Lists>,
 }
 
 enum Command {
     Want(Box<Wanted>, oneshot::Sender<()>),
-    Publish(Arc<Lists>),
     Ban {
         client: IpAddr,
         left: Duration,
@@ -97,6 +98,7 @@ impl Wanted {
             shadow: xdp.shadow,
             drop_malformed: xdp.malformed == Malformed::Drop,
             syn: syn_limits(xdp, ports),
+            by_peer: config.listener.iter().any(|listener| listener.client_address == ClientAddress::Peer),
             lists: lists.clone(),
         })
     }
@@ -109,6 +111,7 @@ impl Wanted {
             shadow: false,
             drop_malformed: false,
             syn: SynLimits::default(),
+            by_peer: false,
             lists: Arc::default(),
         }
     }
@@ -139,6 +142,7 @@ impl Doors {
         let work = Work {
             wanted: Wanted::nothing(),
             doors: Vec::new(),
+            unbanned: HashSet::new(),
             metrics: metrics.clone(),
             bans: bans.clone(),
             ready: ready.clone(),
@@ -157,11 +161,6 @@ impl Doors {
         self.handle.send(Command::Want(Box::new(wanted.unwrap_or_else(Wanted::nothing)), done));
         // The thread ends only with the process.
         let _ = over.await;
-    }
-
-    /// Gives them other lists, when it comes to it.
-    pub(super) fn publish(&self, lists: &Arc<Lists>) {
-        self.handle.send(Command::Publish(lists.clone()));
     }
 
     /// Lets go of them, for another process.
@@ -200,19 +199,31 @@ impl Handle {
     }
 }
 
+/// Why there is no door.
+#[derive(Clone, PartialEq, Eq)]
+struct Why {
+    text: String,
+    /// Another process has it, and may be about to leave it.
+    busy: bool,
+}
+
 /// A door, or why there is none.
 struct Held {
     interface: String,
-    door: Result<Door, String>,
+    door: Result<Door, Why>,
+    /// The lists it has.
+    generation: u64,
     tried: Instant,
     /// Sampled drops by source, and the sources of each rule.
     sources: HashMap<IpAddr, u64>,
-    by_rule: HashMap<u32, std::collections::HashSet<IpAddr>>,
+    by_rule: HashMap<u32, HashSet<IpAddr>>,
 }
 
 struct Work {
     wanted: Wanted,
     doors: Vec<Held>,
+    /// Whose ban ended while some door could not be had, which may still hold it.
+    unbanned: HashSet<IpAddr>,
     metrics: Arc<Metrics>,
     bans: Arc<Bans>,
     ready: Arc<Ready>,
@@ -241,12 +252,8 @@ impl Work {
                 // Whoever asked may have gone.
                 let _ = done.send(());
             }
-            Command::Publish(lists) => {
-                self.wanted.lists = lists;
-                self.publish();
-                self.report();
-            }
             Command::Ban { client, left } => {
+                self.unbanned.remove(&key(client));
                 for held in &mut self.doors {
                     if let Ok(door) = &mut held.door
                         && let Err(error) = door.maps_mut().ban(Banned::client(client), left, BANNED, false)
@@ -256,6 +263,9 @@ impl Work {
                 }
             }
             Command::Unban(client) => {
+                if self.doors.iter().any(|held| held.door.is_err()) {
+                    self.unbanned.insert(key(client));
+                }
                 for held in &mut self.doors {
                     if let Ok(door) = &mut held.door
                         && let Err(error) = door.maps_mut().unban(Banned::client(client))
@@ -286,20 +296,30 @@ impl Work {
             }
         }
         let is_other_mode = wanted.mode != self.wanted.mode;
-        let are_other_lists = wanted.lists.table.generation() != self.wanted.lists.table.generation();
         self.doors = kept;
+        if self.wanted.interfaces.is_empty() {
+            for left in xdp::pinned_interfaces(&Settings::default().pins) {
+                if !wanted.interfaces.contains(&left) && std::path::Path::new("/sys/class/net").join(&left).exists() {
+                    let hint = "`bawab xdp detach --interface` removes it";
+                    tracing::warn!(
+                        interface = left,
+                        hint,
+                        "the XDP program of an earlier gateway goes on turning away"
+                    );
+                }
+            }
+        }
         self.wanted = wanted;
         if is_other_mode {
             // A door of another mode is opened anew.
             self.doors.clear();
         }
-        if are_other_lists {
-            self.publish();
-        }
+        self.publish();
         for interface in self.wanted.interfaces.clone() {
             if !self.doors.iter().any(|held| held.interface == interface) {
                 let held = Held {
                     door: self.open(&interface, None),
+                    generation: self.wanted.lists.table.generation(),
                     interface,
                     tried: Instant::now(),
                     sources: HashMap::new(),
@@ -317,7 +337,7 @@ impl Work {
     }
 
     /// Opens a door. `before`: why it could not be had at the last attempt, which is not said twice.
-    fn open(&self, interface: &str, before: Option<&str>) -> Result<Door, String> {
+    fn open(&self, interface: &str, before: Option<&Why>) -> Result<Door, Why> {
         let settings = Settings { mode: self.wanted.mode, ..Settings::default() };
         match Door::open(interface, &settings, &self.wanted.lists.table) {
             Ok(mut door) => {
@@ -333,12 +353,19 @@ impl Work {
                     })
                     .collect();
                 for (client, left) in &kept {
+                    if self.unbanned.contains(client) {
+                        if let Err(error) = door.maps_mut().unban(Banned::client(*client)) {
+                            tracing::error!(%client, interface, %error, "a ban stays in the kernel until it ends");
+                        }
+                        continue;
+                    }
                     if self.bans.find(*client, now).is_none() {
                         let ban = Ban { until_ms: now + left.as_millis() as u64, reason: "kept by the kernel".into() };
                         let _ = self.bans.ban(*client, ban);
                     }
                 }
-                for (client, ban) in self.bans.list(now) {
+                let for_the_kernel = if self.wanted.by_peer { self.bans.list(now) } else { Vec::new() };
+                for (client, ban) in for_the_kernel {
                     let left = Duration::from_millis(ban.until_ms.saturating_sub(now));
                     if let Err(error) = door.maps_mut().ban(Banned::client(client), left, BANNED, false) {
                         tracing::error!(%client, interface, %error, "a ban is enforced in user space only");
@@ -356,13 +383,15 @@ impl Work {
                 Ok(door)
             }
             Err(error) => {
-                let why = error.to_string();
-                if before != Some(&*why) {
+                let why = Why { text: error.to_string(), busy: matches!(error, DoorError::Busy { .. }) };
+                if before != Some(&why) {
                     let hint = "the lists are enforced in user space only";
                     match error {
                         // The process before this one lets go of it in a moment.
-                        DoorError::Busy { .. } => tracing::info!(interface, why, "XDP program not attached yet"),
-                        _ => tracing::error!(interface, why, hint, "XDP program not attached"),
+                        DoorError::Busy { .. } => {
+                            tracing::info!(interface, why = why.text, "XDP program not attached yet")
+                        }
+                        _ => tracing::error!(interface, why = why.text, hint, "XDP program not attached"),
                     }
                 }
                 Err(why)
@@ -371,11 +400,13 @@ impl Work {
     }
 
     fn publish(&mut self) {
-        for held in &mut self.doors {
+        let generation = self.wanted.lists.table.generation();
+        for held in self.doors.iter_mut().filter(|held| held.generation != generation) {
             if let Ok(door) = &mut held.door {
                 let begin = Instant::now();
                 match door.publish(&self.wanted.lists.table) {
                     Ok(()) => {
+                        held.generation = generation;
                         let (entries, took) = (self.wanted.lists.table.entries(), begin.elapsed());
                         tracing::info!(interface = held.interface, entries, ?took, "XDP program has the lists");
                     }
@@ -394,23 +425,30 @@ impl Work {
                 let held = &mut self.doors[at];
                 if held.door.as_ref().is_ok_and(|door| !door.is_attached()) {
                     tracing::error!(interface = held.interface, "the XDP program is gone from the interface");
-                    held.door = Err("the program is gone from the interface".to_owned());
+                    let text = "the program is gone from the interface".to_owned();
+                    held.door = Err(Why { text, busy: false });
                 }
                 if let Ok(door) = &mut held.door {
                     door.maps_mut().sweep();
                     sample(door, &mut held.sources, &mut held.by_rule);
                 }
                 // One that another process is about to leave is looked for at every tick.
-                let busy = held.door.as_ref().err().is_some_and(|why| why.contains("another process"));
+                let busy = held.door.as_ref().err().is_some_and(|why| why.busy);
                 let due = held.door.is_err() && (busy || held.tried.elapsed() >= RETRY);
                 (held.interface.clone(), held.door.as_ref().err().cloned(), due)
             };
             if due {
-                let door = self.open(&interface, why.as_deref());
+                let door = self.open(&interface, why.as_ref());
+                let generation = self.wanted.lists.table.generation();
                 let held = &mut self.doors[at];
-                (held.door, held.tried) = (door, Instant::now());
+                (held.door, held.generation, held.tried) = (door, generation, Instant::now());
             }
         }
+        if self.doors.iter().all(|held| held.door.is_ok()) {
+            self.unbanned.clear();
+        }
+        // Lists that the kernel did not take.
+        self.publish();
         self.report();
     }
 
@@ -435,11 +473,7 @@ fn configure(door: &mut Door, wanted: &Wanted) {
     maps.set_sampling(6);
 }
 
-fn sample(
-    door: &mut Door,
-    sources: &mut HashMap<IpAddr, u64>,
-    by_rule: &mut HashMap<u32, std::collections::HashSet<IpAddr>>,
-) {
+fn sample(door: &mut Door, sources: &mut HashMap<IpAddr, u64>, by_rule: &mut HashMap<u32, HashSet<IpAddr>>) {
     for _ in 0..SAMPLES_MAX {
         let Some(event) = door.maps_mut().event() else { return };
         let bits = u128::from(event.source[0]) << 64 | u128::from(event.source[1]);
@@ -464,7 +498,7 @@ impl Held {
         let door = match &self.door {
             Ok(door) => door,
             Err(why) => {
-                let (interface, why) = (self.interface.clone(), Some(why.clone()));
+                let (interface, why) = (self.interface.clone(), Some(why.text.clone()));
                 return DoorStatus { interface, why, ..DoorStatus::default() };
             }
         };
@@ -477,7 +511,7 @@ impl Held {
             mode: Some(door.mode().to_string()),
             why: None,
             bypass: maps.bypass(),
-            generation: lists.generation(),
+            generation: format!("{:016x}", self.generation),
             entries: lists.table.entries(),
             bans: maps.bans().count(),
             packets: Counter::ALL.into_iter().map(packets).collect(),
@@ -490,7 +524,7 @@ impl Held {
                         shadow: rule.shadow,
                         packets: count.packets,
                         bytes: count.bytes,
-                        sources: self.by_rule.get(&u32::from(id)).map_or(0, std::collections::HashSet::len),
+                        sources: self.by_rule.get(&u32::from(id)).map_or(0, HashSet::len),
                     }
                 })
                 .collect(),

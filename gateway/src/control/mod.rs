@@ -107,10 +107,18 @@ pub fn run(path: &Path, loaded: Loaded, inheritance: Option<Inheritance>) -> Res
     ended
 }
 
-/// What `xdp apply --confirm` waits for.
+/// What `xdp apply --confirm` waits for, and what comes back if nobody confirms: all of the configuration, since lists hold
+/// where listeners and routes name them, too.
 struct Unconfirmed {
     until: Instant,
-    before: Arc<Lists>,
+    before: Before,
+}
+
+/// A configuration that ran.
+struct Before {
+    config: Config,
+    digest: Digest,
+    lists: Arc<Lists>,
 }
 
 /// A gateway that runs.
@@ -130,9 +138,9 @@ struct Running {
     /// The admin listener that another process goes on with, while it answers what it has accepted.
     admin_leaving: Option<tokio::task::JoinHandle<()>>,
     doors: Doors,
-    /// Lists that come back unless somebody confirms those that run.
+    /// What comes back unless somebody confirms what runs.
     unconfirmed: Option<Unconfirmed>,
-    /// The lists that run are not those of the configuration.
+    /// What runs is not what the file says.
     taken_back: bool,
     commander: mpsc::Sender<Command>,
     commands: mpsc::Receiver<Command>,
@@ -162,6 +170,8 @@ struct Reload {
     waiting_next: Vec<oneshot::Sender<Reloaded>>,
     /// How long what is loaded may go unconfirmed.
     confirm: Option<Duration>,
+    /// What is loaded is what ran before.
+    takes_back: bool,
 }
 
 struct Signals {
@@ -211,7 +221,7 @@ impl Running {
                 Event::Command(Command::Confirm(reply)) => {
                     let confirmed = self.unconfirmed.take().is_some();
                     if confirmed {
-                        tracing::info!("the lists are confirmed");
+                        tracing::info!("the configuration is confirmed");
                     }
                     // Whoever asked may have gone.
                     let _ = reply.send(confirmed);
@@ -251,7 +261,7 @@ impl Running {
                     if let Some(ended) = self.look_after() {
                         break ended;
                     }
-                    self.take_lists_back();
+                    self.take_back();
                     if self.config.gateway.watch && !self.reload.is_running && self.watch.changed() {
                         tracing::info!("the configuration's files have changed");
                         self.begin_reload(None);
@@ -360,21 +370,24 @@ impl Running {
         self.begin_reload(Some(reply));
     }
 
-    /// Brings the lists before back when nobody confirmed those that run.
-    fn take_lists_back(&mut self) {
-        if self.unconfirmed.as_ref().is_none_or(|unconfirmed| Instant::now() < unconfirmed.until) {
+    /// Brings the configuration before back when nobody confirmed the one that runs.
+    fn take_back(&mut self) {
+        let is_over = self.unconfirmed.as_ref().is_some_and(|unconfirmed| Instant::now() >= unconfirmed.until);
+        if !is_over || self.reload.is_running {
             return;
         }
         let Some(Unconfirmed { before, .. }) = self.unconfirmed.take() else { return };
-        let mut snapshot = Snapshot::clone(&self.shared.snapshot.load());
-        snapshot.lists = before.clone();
-        self.shared.snapshot.store(Arc::new(snapshot));
-        self.doors.publish(&before);
-        self.taken_back = true;
-        tracing::warn!(
-            lists = before.generation(),
-            "nobody confirmed the lists: those from before are in effect again"
-        );
+        self.reload.is_running = true;
+        self.reload.takes_back = true;
+        systemd::reloading();
+        let (known, tell, metrics) = (self.resolver.found(), self.tell_loaded.clone(), self.shared.metrics.clone());
+        let Before { config, digest, lists } = before;
+        let watched = self.watch.files();
+        tokio::task::spawn_local(async move {
+            let fresh = Fresh::again(config, digest, &lists, watched, &metrics, &known).await;
+            // Nobody listens any more when the process is ending.
+            let _ = tell.send(Ok(Box::new(fresh)));
+        });
     }
 
     /// Loads the configuration again, beside what runs. `reply` hears what became of it.
@@ -402,7 +415,7 @@ impl Running {
         let confirm = self.reload.confirm;
         let reloads = &self.shared.metrics.clone().reloads;
         let reloaded = match loaded {
-            Ok(fresh) if fresh.digest == self.digest && !self.taken_back => {
+            Ok(fresh) if fresh.digest == self.digest && !self.taken_back && !self.reload.takes_back => {
                 // What it was read from may be other files now that say the same.
                 self.watch = fresh.watch.after(&self.watch);
                 reloads.unchanged(now);
@@ -431,6 +444,10 @@ impl Running {
         }
         self.reload.is_running = false;
         self.reload.confirm = None;
+        if std::mem::take(&mut self.reload.takes_back) {
+            let running = &self.digest.shown;
+            tracing::warn!(running, "nobody confirmed the configuration: the one before is in effect again");
+        }
         if std::mem::take(&mut self.reload.is_asked) {
             self.reload.waiting = std::mem::take(&mut self.reload.waiting_next);
             self.begin_reload(None);
@@ -482,14 +499,15 @@ impl Running {
         let closed = self.sockets.adopt(plan, &mut snapshot);
         let lists = snapshot.lists.clone();
         let old = self.shared.snapshot.swap(Arc::new(snapshot));
-        let changed = old.lists.table.generation() != lists.table.generation();
-        // A reload in between is as good as a confirmation: its lists were meant.
-        self.unconfirmed = self
-            .reload
-            .confirm
-            .filter(|_| changed)
-            .map(|time| Unconfirmed { until: Instant::now() + time, before: old.lists.clone() });
-        self.taken_back = false;
+        if let Some(time) = self.reload.confirm {
+            // What was never confirmed is nothing to go back to.
+            let before = match self.unconfirmed.take() {
+                Some(unconfirmed) => unconfirmed.before,
+                None => Before { config: self.config.clone(), digest: self.digest.clone(), lists: old.lists.clone() },
+            };
+            self.unconfirmed = Some(Unconfirmed { until: Instant::now() + time, before });
+        }
+        self.taken_back = self.reload.takes_back;
         self.shared.pool.submit(Box::new(move || drop(old)));
         let go: Vec<usize> = self.workers.ids().into_iter().skip(count).collect();
         if let Some(log) = log {

@@ -13,6 +13,7 @@ use super::safety;
 use super::watch::Watch;
 use crate::config::model::Config;
 use crate::config::{self, Digest, Loaded};
+use crate::lists::Lists;
 use crate::observe::metrics::Metrics;
 use crate::snapshot::{self, Snapshot};
 use crate::worker::OffloadPool;
@@ -71,6 +72,19 @@ impl Fresh {
     /// From a configuration that is loaded already, for the start.
     pub(super) async fn first(path: &Path, loaded: Loaded, metrics: &Metrics) -> Fresh {
         Compiled::of(path, loaded, metrics).resolve(&Found::new()).await
+    }
+
+    /// From a configuration that ran before. `watched`: the files to look at, which say something else.
+    pub(super) async fn again(
+        config: Config,
+        digest: Digest,
+        lists: &Arc<Lists>,
+        watched: Vec<PathBuf>,
+        metrics: &Metrics,
+        known: &Found,
+    ) -> Fresh {
+        let snapshot = snapshot::compile(&config, lists, metrics);
+        Compiled { config, digest, snapshot, watched }.resolve(known).await
     }
 
     /// Reads the configuration at `path` again. `known`: addresses of names, which then need not be waited for.

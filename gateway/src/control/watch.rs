@@ -68,6 +68,11 @@ impl Watch {
         self
     }
 
+    /// What is looked at.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.paths.clone()
+    }
+
     /// More to look at: files of an attempt that failed.
     pub(super) fn also<'a>(&mut self, paths: impl Iterator<Item = &'a Path>) {
         for path in paths {

@@ -184,7 +184,9 @@ impl Filter for Cors {
         if context.kept.of::<Preflight>().is_none() {
             return Effect::Next;
         }
-        let Some(asked) = asked_method(context.request) else { return Effect::Next };
+        // What `Connection` lists was struck since, perhaps the very fields that made this a preflight; it got this route as
+        // one, and nothing but an answer of ours may come of it.
+        let asked = asked_method(context.request).unwrap_or_default();
         Effect::Answer(Answer::Send { head: self.preflight(context.request, asked), body: bytes::Bytes::new() })
     }
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use super::Context;
 use crate::config::template::{Piece, Template, Variable};
-use crate::route::condition::{cookie, field};
+use crate::route::condition::{cookie, field, parameter, raw_parameter};
 
 /// Appends what `template` says of this request. No variable holds a line break: all went through the head parser or are ours.
 pub(super) fn render(template: &Template, context: &Context<'_>, out: &mut Vec<u8>) {
@@ -25,7 +25,13 @@ pub(super) fn render_path(template: &Template, context: &Context<'_>, out: &mut 
             Piece::Variable(variable @ (Variable::Capture(_) | Variable::Path)) => show(variable, context, out),
             Piece::Variable(variable) => {
                 let mut shown = Vec::new();
-                show(variable, context, &mut shown);
+                match variable {
+                    // Decoded first, or its escapes would be escaped.
+                    Variable::Query(name) => {
+                        shown.extend_from_slice(&parameter(context.request.query(), name).unwrap_or_default());
+                    }
+                    variable => show(variable, context, &mut shown),
+                }
                 for byte in shown {
                     match byte {
                         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte),
@@ -59,12 +65,8 @@ fn show(variable: &Variable, context: &Context<'_>, out: &mut Vec<u8>) {
             }
         }
         Variable::Header(name) => out.extend_from_slice(&field(&request.fields, name).unwrap_or_default()),
+        // As it was sent: decoded it could hold a line break.
         Variable::Query(name) => out.extend_from_slice(raw_parameter(request.query(), name).unwrap_or_default()),
         Variable::Cookie(name) => out.extend_from_slice(cookie(&request.fields, name).unwrap_or_default()),
     }
-}
-
-/// The first value of a query parameter as it was sent.
-fn raw_parameter<'a>(query: Option<&'a [u8]>, name: &str) -> Option<&'a [u8]> {
-    query?.split(|&byte| byte == b'&').find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }

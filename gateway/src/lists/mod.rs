@@ -11,13 +11,12 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use abi::compile::{Cidr, CompileError};
 use abi::{Action, Entry, RULES_MAX, Table, Verdict};
 use foldhash::fast::FixedState;
 
-pub use self::read::{Located, Reading, locate, read};
+pub use self::read::{Located, Read, Reading, locate, read};
 use crate::config::model::{Config, List, ListAction, ListMode};
 
 /// The rule of `xdp.manage`.
@@ -212,32 +211,6 @@ fn rule_ids<'a>(names: impl Iterator<Item = &'a str>) -> HashMap<&'a str, u16> {
         ids.insert(name, LIST_RULES + at as u16);
     }
     ids
-}
-
-/// Since when each list says what it says.
-#[derive(Debug, Default)]
-pub struct History {
-    /// Generation of the whole and when it came into effect, newest last.
-    seen: Vec<(u64, SystemTime)>,
-}
-
-impl History {
-    /// Notes that these lists are in effect from now on.
-    pub fn note(&mut self, lists: &Lists, now: SystemTime) {
-        let generation = lists.table.generation();
-        if self.seen.last().is_none_or(|(last, _)| *last != generation) {
-            self.seen.push((generation, now));
-            // The last ones are what anybody asks about.
-            if self.seen.len() > 16 {
-                self.seen.remove(0);
-            }
-        }
-    }
-
-    /// Since when the lists that are in effect are.
-    pub fn since(&self) -> Option<SystemTime> {
-        self.seen.last().map(|(_, since)| *since)
-    }
 }
 
 /// Where a list's file is: relative to the file its name was written in.

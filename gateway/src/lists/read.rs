@@ -64,6 +64,10 @@ pub fn read(config: &Config, folder: &dyn Fn(&str) -> PathBuf, place: &dyn Fn(&s
             let what = format!("{count} with bits behind the prefix, which are ignored; the first is {first}");
             read.warnings.push(Problem::new(key.clone(), what).at(place(&key)));
         }
+        if cidrs.is_empty() {
+            let what = "it holds no address: nothing will be on it";
+            read.warnings.push(Problem::new(key.clone(), what).at(place(&key)));
+        }
         room = room.saturating_sub(cidrs.len());
         read.readings.push(Reading { name: name.clone(), cidrs });
     }
@@ -213,6 +217,10 @@ impl Reader<'_> {
         };
         // Each condition: a column here, or the rows' place in the joined table.
         let geoname = column("geoname_id");
+        if joined.is_some() && geoname.is_none() {
+            self.problem("locations", format!("{} has no column `geoname_id` to find its rows by", path.display()));
+            return Err(Stop::Told);
+        }
         let mut wanted = Vec::new();
         for (name, values) in &self.list.select {
             match column(name) {
@@ -357,8 +365,16 @@ pub fn locate(name: &str, list: &List, folder: &Path, address: IpAddr) -> Option
     }
     if let Some(file) = &list.file {
         let path = path_of(folder, file);
-        let lines = File::open(&path).map(|file| BufReader::new(file).lines()).into_iter().flatten();
-        for (number, line) in (1..).zip(lines.map_while(Result::ok)) {
+        let mut input = File::open(&path).map(BufReader::new).ok();
+        let mut line = Vec::new();
+        for number in 1.. {
+            line.clear();
+            let Some(input) = &mut input else { break };
+            let limit = LIST_LINE_BYTES_MAX as u64 + 1;
+            if !input.by_ref().take(limit).read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
+                break;
+            }
+            let line = String::from_utf8_lossy(&line);
             let json: Option<serde_json::Value> =
                 line.trim_start().starts_with('{').then(|| serde_json::from_str(&line).ok()).flatten();
             let text = match &json {

@@ -54,7 +54,7 @@ impl<'a> Told<'a> {
 }
 
 /// What says something about the body that a page replaces.
-const OF_THE_BODY: [&str; 10] = [
+const OF_THE_BODY: [&str; 14] = [
     "content-type",
     "content-length",
     "content-encoding",
@@ -65,6 +65,10 @@ const OF_THE_BODY: [&str; 10] = [
     "accept-ranges",
     "etag",
     "last-modified",
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "content-md5",
 ];
 
 impl ErrorPage {
@@ -176,7 +180,7 @@ fn quality(accept: &[&[u8]], kind: &str) -> u16 {
             _ => continue,
         };
         let weight = parts.find_map(|part| part.strip_prefix(b"q=").or_else(|| part.strip_prefix(b"Q=")));
-        let weight = weight.map_or(1000, millionths_of_one);
+        let weight = weight.map_or(1000, thousandths);
         if specific > best.0 {
             best = (specific, weight);
         }
@@ -185,7 +189,7 @@ fn quality(accept: &[&[u8]], kind: &str) -> u16 {
 }
 
 /// `0.5` is 500. What is no weight (RFC 9110 §12.4.2) is none.
-fn millionths_of_one(weight: &[u8]) -> u16 {
+fn thousandths(weight: &[u8]) -> u16 {
     let Some(value) = std::str::from_utf8(weight).ok().and_then(|text| text.parse::<f32>().ok()) else { return 0 };
     (value.clamp(0.0, 1.0) * 1000.0) as u16
 }

@@ -502,6 +502,10 @@ impl<'a> Exchange<'a> {
             self.expectation = Expectation::Nothing;
         }
         self.head.fields.remove_known(Known::Expect);
+        if self.body.ended() && matches!(self.body, Body::Wire { .. }) {
+            // There is none: it stays what it is, a GET that may become a tunnel, or a POST that says nothing of a length.
+            return Ok(Bytes::new());
+        }
         self.decode_body();
         self.body.collect(bytes_max).await.map_err(|error| {
             let failure = relay::client_failure(error);

@@ -12,7 +12,7 @@ use super::h1::answer::Answer;
 use super::head::{RequestHead, ResponseHead};
 use super::relay::{self, Failure, Headed};
 use super::upstream::h1;
-use super::wire::{Chunk, Wait, WireReader};
+use super::wire::{Wait, WireReader};
 use crate::filter::{Context, Facts, Kept};
 use crate::refusal::Refusal;
 use crate::rt::Buf;
@@ -70,7 +70,9 @@ impl Finishing<'_> {
         {
             let told = Told::of_upstream(head.status, self.facts.request_id);
             let own = page.dress(&mut head.fields, &told);
-            return self.answer_with(head, own, body.ended(), uploaded, answer).await;
+            // Nothing more of this answer is read, so only one that had no body leaves a connection that can be used again.
+            let clean = reusable && body.ended() && head.fields.arena().len() <= line.head_bytes;
+            return self.answer_with(head, own, clean, uploaded, answer).await;
         }
         if let Some(route) = self.route {
             let Finishing { request, facts, kept, .. } = self;
@@ -101,10 +103,12 @@ impl Finishing<'_> {
         &mut self,
         mut head: ResponseHead,
         own: Bytes,
-        bodiless: bool,
+        reusable: bool,
         uploaded: bool,
         answer: &mut Answer<'_>,
     ) -> Result<Done, Failure> {
+        // For filters and for HEAD; on the wire it is decided when the answer is framed.
+        head.fields.set(b"content-length", itoa::Buffer::new().format(own.len()).as_bytes());
         if let Some(route) = self.route {
             let Finishing { request, facts, kept, .. } = self;
             let mut context = Context { request, facts: *facts, kept };
@@ -113,13 +117,15 @@ impl Finishing<'_> {
         if !uploaded || self.worker.draining() || self.listener.is_closed() {
             answer.close_after();
         }
-        if self.request.method == Method::Head {
-            head.fields.set(b"content-length", itoa::Buffer::new().format(own.len()).as_bytes());
-        }
-        answer.head(&head, Length::Exact(own.len() as u64));
-        let body = (self.request.method != Method::Head).then_some(Chunk::Shared(own));
-        answer.end(body, None).await.map_err(relay::answer_failure)?;
-        Ok(Done::Answered { reusable: bodiless })
+        let transforms = &mut self.kept.transforms;
+        let length = if transforms.is_empty() { Length::Exact(own.len() as u64) } else { Length::Unknown };
+        answer.head(&head, length);
+        let sent = match self.request.method {
+            Method::Head => answer.end(None, None).await,
+            _ => relay::send_whole(own, answer, transforms).await,
+        };
+        sent.map_err(relay::answer_failure)?;
+        Ok(Done::Answered { reusable })
     }
 
     async fn switch(&mut self, received: h1::Received, answer: &mut Answer<'_>) -> Result<Done, Failure> {

@@ -1,11 +1,12 @@
 //! Copies of requests for other upstreams (`mirror`): sent detached, their answers dropped, never waited for.
 //!
-//! A copy leaves when the request's body is whole, so a body is kept beside its upload up to a bound; a longer one is not
-//! copied. At most [`crate::limits::MIRRORS_PER_WORKER_MAX`] copies run on a worker at one time; one more is not sent. Both are counted.
+//! A copy of a request without a body leaves at once, one with a body when the exchange is over and the body went up whole: it
+//! is kept beside its upload up to a bound, and a longer one is not copied. At most [`crate::limits::MIRRORS_PER_WORKER_MAX`] copies run on a worker at one time; one more is not sent. Both are counted.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
+use http1::Known;
 
 use super::fetch::{self, Subrequest};
 use super::fields::Fields;
@@ -77,7 +78,9 @@ impl<'a> Mirroring<'a> {
             core.mirrors_sent.inc();
             let settings = &pinned.snapshot.upstreams[mirror.upstream];
             let mut fields = Fields::new();
-            head.fields.iter().for_each(|(name, value, _)| fields.add(name, value));
+            // The body is here: nobody is asked whether to send it.
+            let kept = head.fields.iter().filter(|(_, _, known)| *known != Known::Expect);
+            kept.for_each(|(name, value, _)| fields.add(name, value));
             let target = [head.sent_path(), head.query().map_or(&b""[..], |_| b"?"), head.query().unwrap_or_default()];
             let subrequest = Subrequest {
                 upstream: mirror.upstream,
@@ -85,10 +88,11 @@ impl<'a> Mirroring<'a> {
                 method_text: Some(head.method_text().into()),
                 // Paths and queries of a parsed head are ASCII.
                 target: String::from_utf8_lossy(&target.concat()).into_owned(),
-                host: match &settings.host {
-                    HostPolicy::Keep => Some(head.authority().into()),
-                    HostPolicy::Endpoint => None,
-                    HostPolicy::Fixed(host) => Some(host.as_bytes().into()),
+                host: match (head.sent_host(), &settings.host) {
+                    (Some(host), _) => Some(host.into()),
+                    (None, HostPolicy::Keep) => Some(head.authority().into()),
+                    (None, HostPolicy::Endpoint) => None,
+                    (None, HostPolicy::Fixed(host)) => Some(host.as_bytes().into()),
                 },
                 fields,
                 body: body.clone(),

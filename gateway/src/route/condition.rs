@@ -251,12 +251,17 @@ pub fn field<'a>(fields: &'a Fields, name: &str) -> Option<Cow<'a, [u8]>> {
 
 /// The first value of a query parameter, decoded as forms encode it (WHATWG URL §5.1).
 pub fn parameter<'a>(query: Option<&'a [u8]>, name: &str) -> Option<Cow<'a, [u8]>> {
+    raw_parameter(query, name).map(decoded)
+}
+
+/// The same as it was sent. Names are compared decoded.
+pub fn raw_parameter<'a>(query: Option<&'a [u8]>, name: &str) -> Option<&'a [u8]> {
     query?.split(|&byte| byte == b'&').find_map(|pair| {
         let (key, value) = match memchr::memchr(b'=', pair) {
             Some(at) => (&pair[..at], &pair[at + 1..]),
             None => (pair, &b""[..]),
         };
-        (*decoded(key) == *name.as_bytes()).then(|| decoded(value))
+        (*decoded(key) == *name.as_bytes()).then_some(value)
     })
 }
 

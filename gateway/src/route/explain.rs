@@ -66,7 +66,7 @@ pub(super) fn explain(matchers: &[Matcher], asked: &Asked<'_>) -> Explanation {
         }
     }
     let mut missing: Vec<usize> = (0..matchers.len()).filter(|&at| !misses[at].is_empty()).collect();
-    missing.sort_by_key(|&at| distance(&matchers[at], &misses[at], asked));
+    missing.sort_by_cached_key(|&at| distance(&matchers[at], &misses[at], asked));
     let room = OTHERS_MAX.saturating_sub(others.len());
     let near = missing.into_iter().filter(|&at| is_near(&matchers[at], &misses[at], asked)).take(room);
     others.extend(near.map(|at| (at, reasons(&matchers[at], &misses[at], asked))));

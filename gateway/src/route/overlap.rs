@@ -172,12 +172,26 @@ impl Report<'_> {
 
     /// Whether some path that `one` takes is taken by `other` (or, if `without`, is not).
     fn walk(&mut self, one: usize, other: usize, without: bool) -> Option<bool> {
-        for route in [one, other] {
-            let matchers = self.matchers;
-            self.automata.entry(route).or_insert_with(|| automaton(&matchers[route].path));
+        // Neither begins as the other does, as far as both are literal: they share no path.
+        let (begin, other_begin) = (begin(&self.matchers[one].path), begin(&self.matchers[other].path));
+        if !begin.starts_with(&other_begin) && !other_begin.starts_with(&begin) {
+            return Some(without);
         }
-        let first = self.automata.get(&one)?.as_ref()?;
-        let second = self.automata.get(&other)?.as_ref()?;
+        self.pairs += AUTOMATON_COST;
+        for route in [one, other] {
+            let path = &self.matchers[route].path;
+            // Those of patterns are small and many: they are made again.
+            if let PathPattern::Regex(_) = **path {
+                self.automata.entry(route).or_insert_with(|| automaton(path));
+            }
+        }
+        let made = |route: usize| match *self.matchers[route].path {
+            PathPattern::Regex(_) => None,
+            PathPattern::Segments(_) => Some(automaton(&self.matchers[route].path)),
+        };
+        let (first_made, second_made) = (made(one), made(other));
+        let first = first_made.as_ref().or_else(|| self.automata.get(&one))?.as_ref()?;
+        let second = second_made.as_ref().or_else(|| self.automata.get(&other))?.as_ref()?;
         let start = |dfa: &dense::DFA<Vec<u32>>| {
             let state = dfa.start_state_forward(&Input::new("").anchored(Anchored::Yes)).ok()?;
             // Every path begins with a slash.
@@ -199,11 +213,44 @@ impl Report<'_> {
                 }
             }
             if seen.len() > STATES_MAX {
+                self.pairs += seen.len() * STEP_COST;
                 return None;
             }
         }
+        self.pairs += seen.len() * STEP_COST;
         Some(false)
     }
+}
+
+/// What making an automaton costs, and what looking at a pair of states costs, in comparisons of two routes.
+const AUTOMATON_COST: usize = 1_000;
+const STEP_COST: usize = 10;
+
+/// The bytes with which every path of a pattern begins, as far as that is plain to see.
+fn begin(path: &PathPattern) -> Vec<u8> {
+    let mut begin = Vec::new();
+    match path {
+        PathPattern::Regex(regex) => {
+            let text = regex.text.as_bytes();
+            // A repetition makes the byte before it optional; an alternative, everything.
+            if !text.contains(&b'|') && !text.starts_with(b"(") {
+                let plain = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(**byte, b'/' | b'_' | b'-');
+                let end = text.iter().position(|byte| !plain(&byte)).unwrap_or(text.len());
+                let repeated = text.get(end).is_some_and(|byte| matches!(byte, b'*' | b'?' | b'{'));
+                begin.extend_from_slice(&text[..end - usize::from(repeated && end > 0)]);
+            }
+        }
+        PathPattern::Segments(pattern) => {
+            for segment in &pattern.segments {
+                begin.push(b'/');
+                match segment {
+                    Segment::Literal(literal) => begin.extend_from_slice(literal),
+                    Segment::Capture { .. } => return begin,
+                }
+            }
+        }
+    }
+    begin
 }
 
 /// Pairs of states looked at for one pair of routes.

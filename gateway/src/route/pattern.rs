@@ -149,7 +149,8 @@ impl PathPattern {
     pub fn takes(&self, path: &[u8]) -> bool {
         match self {
             PathPattern::Segments(segments) => segments.walk(path, |_, _| {}),
-            PathPattern::Regex(pattern) => pattern.regex.is_match(path),
+            // `*` of `OPTIONS *` is no path.
+            PathPattern::Regex(pattern) => path.first() == Some(&b'/') && pattern.regex.is_match(path),
         }
     }
 

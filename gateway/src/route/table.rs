@@ -499,7 +499,8 @@ impl Search<'_> {
                 return Some(route);
             }
         }
-        if let Some(regexes) = paths.regexes {
+        // `*` of `OPTIONS *` is no path.
+        if let Some(regexes) = paths.regexes.filter(|_| path.first() == Some(&b'/')) {
             let regexes = &table.regexes[at(regexes)];
             let matched = regexes.set.matches(path);
             if matched.matched_any()

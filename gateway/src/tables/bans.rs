@@ -78,9 +78,14 @@ impl Bans {
         shard.get(&key).filter(|ban| ban.until_ms > now_ms).cloned()
     }
 
+    /// How many there are, those that ended since the last sweep among them.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// Whether anybody may be banned: what makes the clock worth asking.
     pub fn any(&self) -> bool {
-        self.count.load(Ordering::Relaxed) != 0
+        self.count() != 0
     }
 
     /// Forgets bans that are over. How many.

@@ -67,6 +67,12 @@ fn names(tree: &Node, path: &str, node: &Node, key: &str, problems: &mut Vec<Pro
     for (index, item) in names.items().iter().enumerate() {
         let Some(name) = item.text() else { continue };
         if known().any(|known| known == name) {
+            let mode = tree.get("list").and_then(|lists| lists.get(name)?.get("mode"));
+            if let Some(mode) = mode.filter(|mode| mode.text() == Some("shadow")) {
+                let what = format!("{} is in shadow mode, so it turns nobody away, here neither", quoted(name));
+                let problem = Problem::new(format!("{path}.{key}[{index}]"), what).at(item.place);
+                problems.push(problem.also(mode.place, "the mode"));
+            }
             continue;
         }
         let problem = Problem::new(format!("{path}.{key}[{index}]"), format!("no list is named {}", quoted(name)));

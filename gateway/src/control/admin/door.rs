@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::{Command, State, from_a_page, problem, reloaded};
 use crate::config::model::ClientAddress;
 use crate::config::units::Time;
+use crate::control::safety;
 use crate::explain::ip;
 use crate::limits::BAN_MS_MAX;
 use crate::observe::doors::DoorStatus;
@@ -43,7 +44,7 @@ pub(super) async fn status(Shared(state): Shared<State>, Query(pairs): Pairs) ->
     if wants_text(&pairs) {
         return text_of(&doors).into_response();
     }
-    let bans = state.bans.list(unix_ms()).len();
+    let bans = state.bans.count();
     Json(json!({ "doors": doors, "bans": bans })).into_response()
 }
 
@@ -172,9 +173,15 @@ pub(super) async fn ban(Shared(state): Shared<State>, headers: HeaderMap, Query(
         Action::Exempt => return refuse("exempt", format!("{client} is exempt by `list.{list}`")),
         Action::Deny | Action::Pass => {}
     }
-    if snapshot.settings.trusted_hops.iter().any(|hop| hop.contains(&client.to_canonical())) {
+    // What is banned is all that one client can have: for IPv6 a /64, which may hold others.
+    let within = |address: IpAddr| key(address) == key(client);
+    if snapshot.settings.trusted_hops.iter().any(|hop| hop.contains(&client.to_canonical()) || within(hop.addr())) {
         let why = format!("{client} is one of `gateway.trusted_hops`: all that comes through it would be banned");
         return refuse("trusted_hop", why);
+    }
+    // By every listener's rule user space bans clients alone; the kernel bans whoever has the address.
+    if let Some((address, what)) = safety::protected(&snapshot).into_iter().find(|(address, _)| within(*address)) {
+        return refuse("protected", format!("{address} is {what}: it would be cut off"));
     }
     let until_ms = unix_ms() + time.as_millis() as u64;
     if state.bans.ban(client, Ban { until_ms, reason: reason.into() }).is_err() {
@@ -222,7 +229,15 @@ pub(super) async fn explain(Shared(state): Shared<State>, Query(pairs): Pairs) -
     };
     let now = unix_ms();
     let ban = state.bans.find(client, now).map(|ban| (Duration::from_millis(ban.until_ms - now), ban.reason));
-    let mut answer = ip::explain(&(state.snapshot)(), client, ban);
+    let snapshot = (state.snapshot)();
+    // It may read a list of a million lines again.
+    let Ok(mut answer) = tokio::task::spawn_blocking(move || ip::explain(&snapshot, client, ban)).await else {
+        return problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the explanation failed by a mistake of the gateway's",
+        );
+    };
     answer.since = state.since().map(rfc3339::text);
     answer.doors =
         state.doors.status().into_iter().filter(|door| door.mode.is_some()).map(|door| door.interface).collect();
