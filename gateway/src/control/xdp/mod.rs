@@ -208,13 +208,17 @@ impl Door {
     }
 }
 
+/// How long a gateway that has just ended may still seem to have the door: a program it was starting has its descriptors for
+/// a moment.
+const DETACH_WAIT: Duration = Duration::from_secs(1);
+
 /// Detaches what an earlier process left on an interface and removes all of it, also if the interface is gone. Whether
 /// there was anything. [`DoorError::Busy`] while a gateway has it open.
 pub fn detach(interface: &str, pins: &Path) -> Result<bool, DoorError> {
     if !pins::exist(pins, interface) {
         return Ok(false);
     }
-    let pins = Pins::lock(pins, interface, Duration::ZERO)?;
+    let pins = Pins::lock(pins, interface, DETACH_WAIT)?;
     pins.remove().map_err(DoorError::kernel("removing the pins"))?;
     Ok(true)
 }

@@ -56,7 +56,8 @@ fn program(table: &Table) -> Program {
 }
 
 fn settings() -> Settings {
-    Settings { object: object(), ..Settings::default() }
+    // A program that another test starts has our descriptors until it runs, and with them the lock of a door that is closed.
+    Settings { object: object(), wait: std::time::Duration::from_secs(3), ..Settings::default() }
 }
 
 fn entry(cidr: &str, action: Action, rule: u16) -> Entry {
