@@ -12,6 +12,8 @@ pub enum What {
     /// How the XDP program stands on each interface: mode, lists, bans, what it turned away, and whom.
     Status(Config),
     /// Loads the configuration again. With --confirm its lists are taken back unless `bawab xdp confirm` comes in time.
+    ///
+    /// A gateway that watches its files has loaded a change before it is asked: `gateway.watch = false` leaves it to you.
     Apply {
         /// A time such as 60s: lock yourself out, and you are in again after it.
         #[arg(long, value_name = "TIME")]
@@ -21,7 +23,7 @@ pub enum What {
     },
     /// Keeps what `apply --confirm` brought.
     Confirm(Config),
-    /// Turns every drop in the kernel off at once, or on again. It stays so over restarts.
+    /// Turns every drop in the kernel off at once, or on again. It stays so over restarts. User space goes on as before.
     Bypass {
         /// on or off
         #[arg(value_parser = ["on", "off"])]
@@ -31,6 +33,7 @@ pub enum What {
     },
     /// Removes the XDP program and all it knows from an interface, or from all of them; no gateway may be running with it.
     Detach {
+        /// One interface, whether it is there still or not. All of them if it is not said.
         #[arg(long, value_name = "NAME")]
         interface: Option<String>,
     },
@@ -47,12 +50,13 @@ pub(super) fn main(what: &What) -> ExitCode {
     match what {
         What::Status(config) => ask::show(&config.file, Method::Get, "/xdp?format=text"),
         What::Apply { confirm, config } => {
-            let query = confirm.as_ref().map(|time| format!("?{}", ask::form(&[("confirm", time)])));
-            ask::show(&config.file, Method::Post, &format!("/xdp/apply{}", query.unwrap_or_default()))
+            let mut pairs = vec![("format", "text")];
+            pairs.extend(confirm.iter().map(|time| ("confirm", time.as_str())));
+            ask::show(&config.file, Method::Post, &format!("/xdp/apply?{}", ask::form(&pairs)))
         }
-        What::Confirm(config) => ask::show(&config.file, Method::Post, "/xdp/confirm"),
+        What::Confirm(config) => ask::show(&config.file, Method::Post, "/xdp/confirm?format=text"),
         What::Bypass { state, config } => {
-            ask::show(&config.file, Method::Post, &format!("/xdp/bypass?on={}", state == "on"))
+            ask::show(&config.file, Method::Post, &format!("/xdp/bypass?format=text&on={}", state == "on"))
         }
         What::Detach { interface } => match control::detach(interface.as_deref()) {
             Ok(removed) if removed.is_empty() => answer("nothing was attached\n"),
