@@ -49,8 +49,10 @@ fn every_file_in_conf_loads() {
         if path.extension().is_some_and(|extension| extension == "toml") {
             count += 1;
             // The demo's services are where the demo starts them.
-            let environment =
-                |name: &str| name.starts_with("DEMO_").then(|| format!("{}.test:9", name.replace('_', "-")));
+            let environment = |name: &str| match name {
+                "DEMO_FOLDER" => Some("/demo".to_owned()),
+                name => name.starts_with("DEMO_").then(|| format!("{}.test:9", name.replace('_', "-"))),
+            };
             if let Err(problems) = load_with(&path, &environment) {
                 panic!("{problems}");
             }
