@@ -3,6 +3,10 @@
 #![no_std]
 #![no_main]
 
+#[path = "frame.rs"]
+#[expect(dead_code, reason = "only what finds a source")]
+mod frame;
+
 use abi::door::{bench_source4, bench_source6};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
@@ -56,6 +60,17 @@ fn source6() -> [u32; 4] {
     [((high >> 32) as u32).to_be(), (high as u32).to_be(), 0, 0]
 }
 
+/// Finds source and headers as the door does: whoever asks a map for a source has to know it first.
+#[inline(always)]
+fn parse(context: &XdpContext) -> bool {
+    let Ok(frame) = frame::Frame::read(context) else { return false };
+    let upper = match frame.network {
+        frame::Network::V4(_) => frame.upper4(context),
+        frame::Network::V6(..) => frame.upper6(context),
+    };
+    upper.state == frame::State::Whole
+}
+
 /// As much as the door does for a packet it turns away.
 #[inline(always)]
 fn drop() -> u32 {
@@ -80,24 +95,36 @@ pub fn empty_random(_: XdpContext) -> u32 {
 }
 
 #[xdp]
-pub fn lpm4(_: XdpContext) -> u32 {
+pub fn lpm4(context: XdpContext) -> u32 {
+    if !parse(&context) {
+        return XDP_PASS;
+    }
     if LPM4.get(Key::new(32, source4().to_be())).is_some() { drop() } else { XDP_PASS }
 }
 
 #[xdp]
-pub fn lpm6(_: XdpContext) -> u32 {
+pub fn lpm6(context: XdpContext) -> u32 {
+    if !parse(&context) {
+        return XDP_PASS;
+    }
     if LPM6.get(Key::new(128, source6())).is_some() { drop() } else { XDP_PASS }
 }
 
 #[xdp]
-pub fn hash4(_: XdpContext) -> u32 {
+pub fn hash4(context: XdpContext) -> u32 {
+    if !parse(&context) {
+        return XDP_PASS;
+    }
     // SAFETY: nobody removes while the bench runs.
     if unsafe { HASH4.get(&source4()) }.is_some() { drop() } else { XDP_PASS }
 }
 
 /// A token bucket for each source in the map that forgets: what most programs limit rates with.
 #[xdp]
-pub fn lru4(_: XdpContext) -> u32 {
+pub fn lru4(context: XdpContext) -> u32 {
+    if !parse(&context) {
+        return XDP_PASS;
+    }
     const COST: u64 = 20_000_000;
     const FULL: u64 = 200 * COST;
     let source = source4();

@@ -3,9 +3,8 @@
 
 use abi::door::Counter;
 use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
-
-use crate::tally;
 
 const ETHERNET_BYTES: usize = 14;
 const TAG_BYTES: usize = 4;
@@ -292,8 +291,9 @@ fn is_extension(protocol: u8) -> bool {
     matches!(protocol, 0 | 43 | 44 | 51 | 60)
 }
 
-/// Whether the packet, all its pieces together, is that long.
+/// Whether the packet, all its pieces together, is that long. Nearly always the first piece is.
 #[inline(always)]
 fn has(context: &XdpContext, bytes: usize) -> bool {
-    tally::bytes(context) >= bytes as u64
+    // SAFETY: the context of this packet.
+    context.data_end() - context.data() >= bytes || unsafe { bpf_xdp_get_buff_len(context.ctx) } >= bytes as u64
 }

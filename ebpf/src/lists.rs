@@ -10,9 +10,10 @@ use crate::tally;
 
 /// Words of the inner map, less one; a power of two. Set by the loader, and a constant to the verifier.
 #[unsafe(no_mangle)]
-static TABLE_MASK: u32 = (1 << 23) - 1;
+static TABLE_MASK: u32 = (1 << 24) - 1;
 
-/// For the bench: 0 takes the packet's source, 1 draws any, 2 draws one of a list of `DRAW_MASK + 1`.
+/// For the bench: 0 takes the packet's source, 1 draws any, 2 draws one of a list of `DRAW_MASK + 1`, 3 draws any and asks
+/// nobody about it.
 #[unsafe(no_mangle)]
 static DRAW: u32 = 0;
 #[unsafe(no_mangle)]
@@ -88,7 +89,7 @@ fn none() -> Verdict {
 pub fn drawn4(addr: u32) -> u32 {
     match constant(&DRAW) {
         0 => addr,
-        1 => random(),
+        1 | 3 => random(),
         _ => bench_source4(random() & constant(&DRAW_MASK)),
     }
 }
@@ -97,9 +98,14 @@ pub fn drawn4(addr: u32) -> u32 {
 pub fn drawn6(high: u64) -> u64 {
     match constant(&DRAW) {
         0 => high,
-        1 => bench_source6(random() as u64 | 1 << 40),
+        1 | 3 => bench_source6(random() as u64 | 1 << 40),
         _ => bench_source6((random() & constant(&DRAW_MASK)) as u64),
     }
+}
+
+#[inline(always)]
+pub fn asks_nobody() -> bool {
+    constant(&DRAW) == 3
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 /// The words of a table are one value, so that one lookup gives all of them. The loader makes this map itself, as large
 /// as the lists need; the size here is the largest.
 #[btf_map]
-pub static LISTS: ArrayOfMaps<InnerArray<[u64; 1 << 23], 1, { BPF_F_MMAPABLE as usize }>, 1> = ArrayOfMaps::new();
+pub static LISTS: ArrayOfMaps<InnerArray<[u64; 1 << 24], 1, { BPF_F_MMAPABLE as usize }>, 1> = ArrayOfMaps::new();
 
 /// Preallocated: a ban never waits for memory, and none is dropped for another.
 #[map]

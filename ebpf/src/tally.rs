@@ -13,17 +13,21 @@ use crate::maps::{COUNTERS, Config, EVENTS};
 /// Do not wake the reader for each event: it looks once in a while.
 const NO_WAKEUP: u64 = 1;
 
-pub struct Packet<'a> {
+/// `FRAGS`: it may have more pieces than the one at hand.
+pub struct Packet<'a, const FRAGS: bool> {
     pub context: &'a XdpContext,
     pub config: Config,
-    bytes: u64,
 }
 
-/// Bytes of the packet, all its pieces together.
+/// Bytes of the packet; with `FRAGS` it may have more pieces than the one at hand.
 #[inline(always)]
-pub fn bytes(context: &XdpContext) -> u64 {
-    // SAFETY: the context of this packet.
-    unsafe { bpf_xdp_get_buff_len(context.as_ptr().cast()) }
+pub fn bytes<const FRAGS: bool>(context: &XdpContext) -> u64 {
+    if FRAGS {
+        // SAFETY: the context of this packet.
+        unsafe { bpf_xdp_get_buff_len(context.as_ptr().cast()) }
+    } else {
+        (context.data_end() - context.data()) as u64
+    }
 }
 
 /// Counts a packet, and says how many were counted before.
@@ -44,10 +48,11 @@ fn is_v6(frame: &Frame) -> bool {
     matches!(frame.network, Network::V6(..))
 }
 
-impl<'a> Packet<'a> {
+impl<const FRAGS: bool> Packet<'_, FRAGS> {
+    /// Asked for once on each way out: it is a call.
     #[inline(always)]
-    pub fn new(context: &'a XdpContext, config: &Config) -> Self {
-        Self { context, config: *config, bytes: bytes(context) }
+    fn bytes(&self) -> u64 {
+        bytes::<FRAGS>(self.context)
     }
 
     #[inline(always)]
@@ -56,103 +61,107 @@ impl<'a> Packet<'a> {
     }
 
     #[inline(always)]
-    fn pass(&self) -> u32 {
-        count(Counter::Passed.index(), self.bytes);
+    fn pass(&self, bytes: u64) -> u32 {
+        count(Counter::Passed.index(), bytes);
         XDP_PASS
     }
 
     /// Let in because a list says so.
     #[inline(always)]
     pub fn listed(&self, rule: u16) -> u32 {
-        count(rule as u32, self.bytes);
-        self.pass()
+        let bytes = self.bytes();
+        count(rule as u32, bytes);
+        self.pass(bytes)
     }
 
     /// Let in because nothing is against it, unless it is no proper packet.
     #[inline(always)]
     pub fn passed(&self, upper: &Upper, verdict: Verdict) -> u32 {
+        let bytes = self.bytes();
         match upper.state {
-            State::Malformed => return self.unread(Counter::Malformed),
-            State::Fragment => _ = count(Counter::Fragment.index(), self.bytes),
+            State::Malformed => return self.unreadable(Counter::Malformed, bytes),
+            State::Fragment => _ = count(Counter::Fragment.index(), bytes),
             State::Whole => {}
         }
         if verdict.rule != 0 {
-            count(verdict.rule as u32, self.bytes);
+            count(verdict.rule as u32, bytes);
         }
-        self.pass()
+        self.pass(bytes)
     }
 
     /// What no list can speak of: left to the stack, unless it shall be dropped.
     #[inline(always)]
     pub fn unread(&self, counter: Counter) -> u32 {
-        count(counter.index(), self.bytes);
+        self.unreadable(counter, self.bytes())
+    }
+
+    #[inline(always)]
+    fn unreadable(&self, counter: Counter, bytes: u64) -> u32 {
+        count(counter.index(), bytes);
         let droppable = matches!(counter, Counter::Malformed | Counter::Tags);
         if droppable && self.flags() & (flag::DROP_MALFORMED | flag::SHADOW) == flag::DROP_MALFORMED {
-            count(Counter::Dropped.index(), self.bytes);
+            count(Counter::Dropped.index(), bytes);
             return XDP_DROP;
         }
-        self.pass()
+        self.pass(bytes)
     }
 
     /// A rule in shadow mode matched; what happens to the packet is decided elsewhere.
     #[inline(always)]
     pub fn shadowed(&self, frame: &Frame, upper: &Upper, source: [u64; 2], rule: u16) {
-        count(Counter::Shadowed.index(), self.bytes);
-        self.count_and_sample(frame, upper, source, rule as u32, true, 0);
+        let bytes = self.bytes();
+        count(Counter::Shadowed.index(), bytes);
+        self.count_and_sample(frame, upper, source, Why { counter: rule as u32, shadow: true, ban_reason: 0 }, bytes);
     }
 
     #[inline(always)]
     pub fn denied(&self, frame: &Frame, upper: &Upper, source: [u64; 2], rule: u16) -> u32 {
-        self.refuse(frame, upper, source, rule as u32, 0, flag::SHADOW)
+        let shadow = self.flags() & flag::SHADOW != 0;
+        self.refuse(frame, upper, source, Why { counter: rule as u32, shadow, ban_reason: 0 })
     }
 
     #[inline(always)]
     pub fn banned(&self, frame: &Frame, upper: &Upper, source: [u64; 2], ban: u64) -> u32 {
-        self.refuse(frame, upper, source, Counter::Banned.index(), ban as u16, flag::SHADOW)
+        let shadow = self.flags() & flag::SHADOW != 0;
+        self.refuse(frame, upper, source, Why { counter: Counter::Banned.index(), shadow, ban_reason: ban as u16 })
     }
 
     #[inline(always)]
     pub fn limited(&self, frame: &Frame, upper: &Upper, source: [u64; 2], counter: u32) -> u32 {
-        self.refuse(frame, upper, source, counter, 0, flag::SHADOW | flag::SYN_SHADOW)
+        let shadow = self.flags() & (flag::SHADOW | flag::SYN_SHADOW) != 0;
+        self.refuse(frame, upper, source, Why { counter, shadow, ban_reason: 0 })
     }
 
     #[inline(always)]
-    fn refuse(&self, frame: &Frame, upper: &Upper, source: [u64; 2], counter: u32, ban: u16, shadows: u64) -> u32 {
+    fn refuse(&self, frame: &Frame, upper: &Upper, source: [u64; 2], why: Why) -> u32 {
+        let bytes = self.bytes();
         if upper.is_needed(self.context, is_v6(frame)) {
-            count(Counter::Spared.index(), self.bytes);
-            return self.pass();
+            count(Counter::Spared.index(), bytes);
+            return self.pass(bytes);
         }
-        let shadow = self.flags() & shadows != 0;
-        self.count_and_sample(frame, upper, source, counter, shadow, ban);
+        let shadow = why.shadow;
+        self.count_and_sample(frame, upper, source, why, bytes);
         if shadow {
-            count(Counter::Shadowed.index(), self.bytes);
-            return self.pass();
+            count(Counter::Shadowed.index(), bytes);
+            return self.pass(bytes);
         }
-        count(Counter::Dropped.index(), self.bytes);
+        count(Counter::Dropped.index(), bytes);
         XDP_DROP
     }
 
     #[inline(always)]
-    fn count_and_sample(
-        &self,
-        frame: &Frame,
-        upper: &Upper,
-        source: [u64; 2],
-        counter: u32,
-        shadow: bool,
-        ban_reason: u16,
-    ) {
-        let before = count(counter, self.bytes);
+    fn count_and_sample(&self, frame: &Frame, upper: &Upper, source: [u64; 2], why: Why, bytes: u64) {
+        let before = count(why.counter, bytes);
         if before & self.config.word(config::SAMPLE_MASK) != 0 {
             return;
         }
         let event = Event {
-            counter,
-            shadow,
+            counter: why.counter,
+            shadow: why.shadow,
             v6: is_v6(frame),
             protocol: upper.protocol,
-            bytes: self.bytes as u32,
-            ban_reason,
+            bytes: bytes as u32,
+            ban_reason: why.ban_reason,
             source,
             destination: frame.destination(self.context),
             // SAFETY: a helper without conditions.
@@ -164,4 +173,11 @@ impl<'a> Packet<'a> {
             entry.submit(NO_WAKEUP);
         }
     }
+}
+
+/// Why a packet is turned away, or would be.
+struct Why {
+    counter: u32,
+    shadow: bool,
+    ban_reason: u16,
 }

@@ -25,6 +25,7 @@
 //! | | [`route`], [`balance`] | which route, which endpoint |
 //! | control path | [`config`], [`problem`] | the TOML as types; what is wrong with it, all at once |
 //! | | [`control`] | start, signals, name resolution, admin listener: one event loop |
+//! | | [`control::xdp`] | the XDP program (`ebpf/`): loaded, attached, pinned, fed with compiled lists; the only one to name aya |
 //! | | [`observe`] | counters a core, histograms, access log, events |
 //! | | [`cli`] | one file a subcommand |
 //! | | [`explain`] | what the gateway would do, and why |

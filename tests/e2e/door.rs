@@ -107,10 +107,13 @@ fn lists_and_bans_reach_the_kernel_and_outlive_the_gateway() {
     assert_shut(&network, "10.78.0.5", to);
 
     // The kill word lets everybody in, as far as the kernel goes.
-    assert!(with(&["xdp", "bypass", "on"]).1.starts_with("the kernel drops nothing any more"));
+    let bypass = |state: &str| bawab(&["xdp", "bypass", state, "--interface", &network.interface]);
+    let said = bypass("on").1;
+    assert!(said.starts_with(&format!("the kernel drops nothing any more on {}", network.interface)), "{said}");
+    gateway.metrics_when("the bypass", |metrics| metrics.sum("bawab_xdp_bypassed", &[]) == 1.0).unwrap();
     assert!(with(&["xdp", "status"]).1.contains("BYPASSED"));
     network.connect("10.78.0.3", to, patience()).unwrap();
-    assert_eq!(with(&["xdp", "bypass", "off"]).0, Some(0));
+    assert_eq!(bypass("off").0, Some(0));
     assert_shut(&network, "10.78.0.3", to);
 
     // Killed without a word: the kernel goes on, and the next gateway finds bans and program where they were.

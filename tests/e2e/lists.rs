@@ -240,8 +240,8 @@ fn lists_that_nobody_confirms_are_taken_back() {
     let (code, said, _) = xdp(&["apply", "--confirm", "1m"]);
     assert!(code == Some(0) && said.starts_with("unchanged") && said.contains("`gateway.watch = false`"), "{said}");
     assert_eq!(xdp(&["apply", "--confirm", "1s"]).2, "`confirm` is a time from 5s to 1h\n");
-    let (code, _, said) = xdp(&["bypass", "on"]);
-    assert_eq!((code, said.as_str()), (Some(1), "no XDP program is attached\n"));
+    let (code, _, said) = bawab(&["xdp", "bypass", "on", "--interface", "nothing0"]);
+    assert_eq!((code, said.as_str()), (Some(2), "no XDP program of a gateway is attached\n"));
     assert!(xdp(&["status"]).1.contains("no interface has a door"));
 }
 

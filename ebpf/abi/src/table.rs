@@ -6,8 +6,8 @@
 //!    512      IPv4: 16 bits for each /12: 0 nothing there, 1..=255 one class for all of it, else chunk number + 256
 //!   1536      a bitmap per chunk, one bit for each of its 4096 /24: something is there
 //!             a byte per /24 of each chunk: its class, or `PAGE`, or `MIXED`
-//!             buckets of eight addresses, for /24s with few of their own (`MIXED`) and to find pages (`PAGE`)
-//!             pages: 256 class bytes for a /24 with many ranges
+//!             buckets of eight slots, each for addresses of one class in a /28 (`MIXED`) or for a page (`PAGE`)
+//!             pages: 256 class bytes for a /24 of many classes
 //!             IPv6: a hashed bitmap of the /32s in which something is
 //!             buckets of seven prefixes of length 32 to 64 (near), 0 to 28 (wide), and of three up to 128 (long)
 //! ```
@@ -58,9 +58,9 @@ pub(crate) const REGIONS: u32 = 1536;
 /// Classes are 1 to 253.
 #[cfg(feature = "std")]
 pub(crate) const CLASSES_MAX: u8 = 253;
-/// As the byte of a /24: its bucket (flag [`v4::WHOLE`]) holds the number of a page.
+/// As the byte of a /24: its bucket holds the number of a page.
 pub(crate) const PAGE: u8 = 254;
-/// As the byte of a /24: each address that is listed lies in a bucket of its own.
+/// As the byte of a /24: the addresses that are listed lie in the buckets of their /28s.
 pub(crate) const MIXED: u8 = 255;
 
 /// Words of bitmap and of class bytes in a chunk, of a page, of a bucket.
@@ -143,7 +143,7 @@ fn class4<W: Words + ?Sized>(words: &W, addr: u32) -> u8 {
     }
     let class = words.word(classes.wrapping_add(chunk * CHUNK_CLASS_WORDS + (net >> 3))) >> ((net & 7) * 8);
     match class as u8 {
-        MIXED => find::<v4::Format, W>(words, header::V4_BUCKETS, &u64::from(addr)) as u8,
+        MIXED => find::<v4::Format, W>(words, header::V4_BUCKETS, &v4::host(addr)) as u8,
         PAGE => {
             let page = find::<v4::Format, W>(words, header::V4_BUCKETS, &v4::whole(addr));
             let at = (words.word(header::V4_PAGES) as u32).wrapping_add(page.wrapping_sub(1).wrapping_mul(PAGE_WORDS));
@@ -236,6 +236,9 @@ pub(crate) trait Buckets {
     /// Keys that two buckets hold on average at most, so that both choices are hardly ever full.
     #[cfg(feature = "std")]
     const KEYS_IN_TWO: u64;
+    /// No key comes twice.
+    #[cfg(feature = "std")]
+    const UNIQUE: bool;
 
     fn hash(key: &Self::Key, seed: u64) -> u64;
     /// The value of a key that lies here, else 0.
@@ -251,27 +254,33 @@ pub(crate) trait Buckets {
     fn mark_overflow(line: &mut Line);
 }
 
-/// Eight slots: address << 32 | whole << 31 | overflow << 30 (of slot 0 only) | value in 30 bits, 0 for an empty slot.
+/// Eight slots, each for addresses of one class within a /28: which /28 in bits 36 to 63, a bit for each of its addresses
+/// from bit 20, whole << 19, overflow << 18 (of slot 0 only), and the value in 18 bits, 0 for an empty slot.
 pub(crate) mod v4 {
     use super::{Line, mix};
 
     pub(crate) struct Format;
 
-    /// An address, or a /24 as a whole: then the lowest byte is 0 and bit 32 is set.
-    pub(crate) type Key = u64;
-    pub(crate) const WHOLE: u64 = 1 << 32;
-    const WHOLE_BIT: u64 = 1 << 31;
-    const OVERFLOW_BIT: u64 = 1 << 30;
-    const VALUE: u64 = OVERFLOW_BIT - 1;
+    /// Some addresses of a /28. `whole`: the page of a /24, by its first /28.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Key {
+        pub(crate) net28: u32,
+        pub(crate) addresses: u16,
+        pub(crate) whole: bool,
+    }
+
+    const WHOLE_BIT: u64 = 1 << 19;
+    const OVERFLOW_BIT: u64 = 1 << 18;
+    pub(crate) const VALUE_MAX: u64 = OVERFLOW_BIT - 1;
 
     #[inline(always)]
-    pub(crate) fn whole(addr: u32) -> Key {
-        (addr & !0xff) as u64 | WHOLE
+    pub(crate) fn host(addr: u32) -> Key {
+        Key { net28: addr >> 4, addresses: 1 << (addr & 15), whole: false }
     }
 
     #[inline(always)]
-    fn slot_of(key: Key) -> u64 {
-        (key << 32) | if key & WHOLE == 0 { 0 } else { WHOLE_BIT }
+    pub(crate) fn whole(addr: u32) -> Key {
+        Key { net28: (addr >> 8) << 4, addresses: u16::MAX, whole: true }
     }
 
     impl super::Buckets for Format {
@@ -279,21 +288,25 @@ pub(crate) mod v4 {
         #[cfg(feature = "std")]
         const SLOTS: usize = 8;
         #[cfg(feature = "std")]
-        const KEYS_IN_TWO: u64 = 8;
+        const KEYS_IN_TWO: u64 = 13;
+        #[cfg(feature = "std")]
+        const UNIQUE: bool = true;
 
         #[inline(always)]
         fn hash(key: &Key, seed: u64) -> u64 {
-            mix(*key ^ seed)
+            mix((key.net28 as u64 | (key.whole as u64) << 32) ^ seed)
         }
 
         #[inline(always)]
         fn find(line: &Line, key: &Key) -> u32 {
-            let wanted = slot_of(*key);
+            let net = (key.net28 as u64) << 36 | if key.whole { WHOLE_BIT } else { 0 };
+            let addresses = (key.addresses as u64) << 20;
             let mut slot = 0;
             while slot < 8 {
                 let word = line[slot];
-                if word & !(VALUE | OVERFLOW_BIT) == wanted && word & VALUE != 0 {
-                    return (word & VALUE) as u32;
+                // One comparison for which /28 and of which kind, one for the address.
+                if (word ^ net) & (0xfff_ffff << 36 | WHOLE_BIT) == 0 && word & addresses != 0 {
+                    return (word & VALUE_MAX) as u32;
                 }
                 slot += 1;
             }
@@ -308,13 +321,18 @@ pub(crate) mod v4 {
         #[cfg(feature = "std")]
         fn slot(line: &Line, slot: usize) -> Option<(Key, u32)> {
             let word = line[slot];
-            let key = (word >> 32) | if word & WHOLE_BIT == 0 { 0 } else { WHOLE };
-            (word & VALUE != 0).then_some((key, (word & VALUE) as u32))
+            let key = Key { net28: (word >> 36) as u32, addresses: (word >> 20) as u16, whole: word & WHOLE_BIT != 0 };
+            (word & VALUE_MAX != 0).then_some((key, (word & VALUE_MAX) as u32))
         }
 
         #[cfg(feature = "std")]
         fn put(line: &mut Line, slot: usize, key: Key, value: u32) {
-            line[slot] = (line[slot] & OVERFLOW_BIT) | slot_of(key) | (u64::from(value) & VALUE);
+            let whole = if key.whole { WHOLE_BIT } else { 0 };
+            line[slot] = (line[slot] & OVERFLOW_BIT)
+                | u64::from(key.net28) << 36
+                | u64::from(key.addresses) << 20
+                | whole
+                | (u64::from(value) & VALUE_MAX);
         }
 
         #[cfg(feature = "std")]
@@ -361,6 +379,8 @@ pub(crate) mod v6 {
         const SLOTS: usize = 7;
         #[cfg(feature = "std")]
         const KEYS_IN_TWO: u64 = 8;
+        #[cfg(feature = "std")]
+        const UNIQUE: bool = false;
 
         #[inline(always)]
         fn hash(key: &Key, seed: u64) -> u64 {
@@ -436,6 +456,8 @@ pub(crate) mod long {
         const SLOTS: usize = 3;
         #[cfg(feature = "std")]
         const KEYS_IN_TWO: u64 = 3;
+        #[cfg(feature = "std")]
+        const UNIQUE: bool = false;
 
         #[inline(always)]
         fn hash(key: &Key, seed: u64) -> u64 {

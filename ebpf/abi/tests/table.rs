@@ -91,7 +91,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
     ]);
     let entry =
         (cidrs(), said, 1..6_u16).prop_map(|(cidr, (action, shadow), rule)| Entry { cidr, action, rule, shadow });
-    prop::collection::vec(entry, 0..40)
+    prop::collection::vec(entry, 0..120)
 }
 
 proptest! {
@@ -231,18 +231,20 @@ fn what_cannot_be_compiled_says_why() {
 
 #[test]
 fn lists_beyond_the_largest_table_are_refused() {
-    // Every second address of 2^17 /24s: as pages those take 32 MiB, and twice as many do not fit.
+    // 17 rules in turn, so that a /24 is a page: 2^18 - 1 of them can be named.
     let entries = |nets: u32| -> Vec<Entry> {
-        let halves = |net: u32| {
-            let cidr = Cidr::new(Ipv4Addr::from_bits(net << 8).into(), 25).unwrap();
-            Entry { cidr, action: Action::Deny, rule: 1, shadow: false }
+        let host = |number: u32| {
+            let cidr = Cidr::host(Ipv4Addr::from_bits(((number / 17) << 8) | (number % 17)).into());
+            Entry { cidr, action: Action::Deny, rule: 1 + (number % 17) as u16, shadow: false }
         };
-        (0..nets).map(halves).collect()
+        (0..nets * 17).map(host).collect()
     };
-    assert!(Table::compile(&entries(1 << 17), 1).unwrap().words().len() <= TABLE_WORDS_MAX as usize);
+    let table = Table::compile(&entries(1 << 16), 1).unwrap();
+    assert!(table.words().len() <= TABLE_WORDS_MAX as usize);
+    assert_eq!(table.verdict("0.0.255.16".parse().unwrap()).rule, 17);
     assert!(matches!(Table::compile(&entries(1 << 18), 1), Err(CompileError::Size { .. })));
     // A long IPv6 prefix takes a third of a line, so these are too many as well.
-    let hosts: Vec<Entry> = (0..2_000_000_u128)
+    let hosts: Vec<Entry> = (0..4_000_000_u128)
         .map(|host| {
             let cidr = Cidr::host(Ipv6Addr::from_bits((0x2001_0db8 << 96) | (host * 7)).into());
             Entry { cidr, action: Action::Deny, rule: 1, shadow: false }

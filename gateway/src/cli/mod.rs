@@ -58,7 +58,8 @@ pub enum Command {
     },
     /// The door in the kernel: how it stands, how it is changed and removed.
     ///
-    /// All but `detach` ask the gateway that runs, at the `[admin]` address of its configuration.
+    /// `bypass` and `detach` do what they do by themselves; the others ask the gateway that runs, at the `[admin]` address of its
+    /// configuration.
     Xdp {
         #[command(subcommand)]
         what: xdp::What,

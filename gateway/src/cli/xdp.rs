@@ -23,13 +23,16 @@ pub enum What {
     },
     /// Keeps what `apply --confirm` brought.
     Confirm(Config),
-    /// Turns every drop in the kernel off at once, or on again. It stays so over restarts. User space goes on as before.
+    /// Turns every drop in the kernel off at once, or on again: without a gateway or a configuration, and over restarts.
+    ///
+    /// User space goes on turning away.
     Bypass {
         /// on or off
         #[arg(value_parser = ["on", "off"])]
         state: String,
-        #[command(flatten)]
-        config: Config,
+        /// One interface instead of all that have the program.
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
     },
     /// Removes the XDP program and all it knows from an interface, or from all of them; no gateway may be running with it.
     Detach {
@@ -55,9 +58,16 @@ pub(super) fn main(what: &What) -> ExitCode {
             ask::show(&config.file, Method::Post, &format!("/xdp/apply?{}", ask::form(&pairs)))
         }
         What::Confirm(config) => ask::show(&config.file, Method::Post, "/xdp/confirm?format=text"),
-        What::Bypass { state, config } => {
-            ask::show(&config.file, Method::Post, &format!("/xdp/bypass?format=text&on={}", state == "on"))
-        }
+        What::Bypass { state, interface } => match control::bypass(interface.as_deref(), state == "on") {
+            Ok(on) if on.is_empty() => usage("no XDP program of a gateway is attached"),
+            Ok(on) => answer(&match state.as_str() {
+                "on" => {
+                    format!("the kernel drops nothing any more on {}; user space turns away as before\n", on.join(", "))
+                }
+                _ => format!("the kernel drops again on {}\n", on.join(", ")),
+            }),
+            Err(error) => usage(&error.to_string()),
+        },
         What::Detach { interface } => match control::detach(interface.as_deref()) {
             Ok(removed) if removed.is_empty() => answer("nothing was attached\n"),
             Ok(removed) => answer(&format!("detached from {}\n", removed.join(", "))),

@@ -12,7 +12,7 @@ use super::checks::{Once, chosen, list, policies};
 use super::model;
 use super::places::Places;
 use super::template::Template;
-use super::tree::Node;
+use super::tree::{Node, Table};
 use super::walk::join;
 use super::words::split_pattern;
 use crate::limits::REGEX_ROUTES_PER_HOST_MAX;
@@ -44,9 +44,9 @@ pub(super) fn check(tree: &Node, problems: &mut Vec<Problem>) {
         }
         for side in ["request", "response"] {
             for edit in ["set", "add"] {
-                let edits = route.get("headers").and_then(|headers| headers.get(side)?.get(edit));
-                let path = format!("{path}.headers.{side}.{edit}");
-                field_names(&path, edits, problems);
+                if let Some(edits) = route.get("headers").and_then(|headers| headers.get(side)?.get(edit)?.table()) {
+                    field_names(&format!("{path}.headers.{side}.{edit}"), edits, problems);
+                }
             }
         }
         conditions(&path, route, problems);
@@ -198,8 +198,7 @@ fn reachable(path: &str, route: &Node, problems: &mut Vec<Problem>) {
 }
 
 /// Field names are the same in any case.
-fn field_names(path: &str, edits: Option<&Node>, problems: &mut Vec<Problem>) {
-    let Some(table) = edits.and_then(Node::table) else { return };
+fn field_names(path: &str, table: &Table, problems: &mut Vec<Problem>) {
     let mut seen: HashMap<String, Place> = HashMap::new();
     for entry in &table.entries {
         if let Some(first) = seen.insert(entry.name.to_ascii_lowercase(), entry.name_place) {
@@ -211,7 +210,9 @@ fn field_names(path: &str, edits: Option<&Node>, problems: &mut Vec<Problem>) {
 
 fn conditions(path: &str, route: &Node, problems: &mut Vec<Problem>) {
     let Some(when) = route.get("when") else { return };
-    field_names(&format!("{path}.when.headers"), when.get("headers"), problems);
+    if let Some(headers) = when.get("headers").and_then(Node::table) {
+        field_names(&format!("{path}.when.headers"), headers, problems);
+    }
     for kind in ["headers", "query", "cookies"] {
         let Some(table) = when.get(kind).and_then(Node::table) else { continue };
         for entry in &table.entries {
@@ -231,31 +232,33 @@ fn conditions(path: &str, route: &Node, problems: &mut Vec<Problem>) {
 
 /// What templates show of the path must be captured by it.
 fn captures(path: &str, route: &Node, problems: &mut Vec<Problem>) {
-    let Some(written) = route.get("path") else { return };
-    let pattern = match (written.text(), written.get("regex").and_then(Node::text)) {
-        (Some(text), _) => PathPattern::parse(text),
-        (_, Some(regex)) => PathPattern::regex(regex),
-        _ => return,
-    };
-    let Ok(pattern) = pattern else { return };
-    let mut see = |key: String, node: &Node| {
-        let Some(Ok(template)) = node.text().map(Template::parse) else { return };
-        for name in template.captures().filter(|name| !pattern.names().any(|known| known == *name)) {
-            let problem = Problem::new(key.clone(), format!("the path captures no `{name}`")).at(node.place);
-            problems.push(problem.meant(closest(name, pattern.names())).also(written.place, "the path"));
-        }
-    };
+    let mut templates: Vec<(String, &Node)> = Vec::new();
     for (table, key) in [("rewrite", "path"), ("rewrite", "host"), ("redirect", "path")] {
         if let Some(node) = route.get(table).and_then(|table| table.get(key)) {
-            see(format!("{path}.{table}.{key}"), node);
+            templates.push((format!("{path}.{table}.{key}"), node));
         }
     }
     for side in ["request", "response"] {
         for edit in ["set", "add"] {
             let edits = route.get("headers").and_then(|headers| headers.get(side)?.get(edit)?.table());
             for entry in edits.into_iter().flat_map(|table| &table.entries) {
-                see(format!("{path}.headers.{side}.{}", join(edit, &entry.name)), &entry.node);
+                templates.push((format!("{path}.headers.{side}.{}", join(edit, &entry.name)), &entry.node));
             }
+        }
+    }
+    // Most routes have none, and then their path need not be read here.
+    let Some(written) = route.get("path").filter(|_| !templates.is_empty()) else { return };
+    let pattern = match (written.text(), written.get("regex").and_then(Node::text)) {
+        (Some(text), _) => PathPattern::parse(text),
+        (_, Some(regex)) => PathPattern::regex(regex),
+        _ => return,
+    };
+    let Ok(pattern) = pattern else { return };
+    for (key, node) in templates {
+        let Some(Ok(template)) = node.text().map(Template::parse) else { continue };
+        for name in template.captures().filter(|name| !pattern.names().any(|known| known == *name)) {
+            let problem = Problem::new(key.clone(), format!("the path captures no `{name}`")).at(node.place);
+            problems.push(problem.meant(closest(name, pattern.names())).also(written.place, "the path"));
         }
     }
 }

@@ -3,6 +3,9 @@
 //! A key is taken for a secret by its name, wherever it stands and even when it is misspelled: `tokn = "hunter2"` is an
 //! unknown key, and its value a secret all the same.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use super::shape::Shape;
 use super::tree::{Node, Value};
 use crate::problem::{Place, Sources, closest};
@@ -10,6 +13,8 @@ use crate::problem::{Place, Sources, closest};
 /// The names of keys whose values are secrets.
 pub(super) struct Veil {
     names: Vec<String>,
+    /// What was decided about each name: files repeat a few names many times, and how close two are takes long to tell.
+    decided: RefCell<HashMap<String, bool>>,
 }
 
 impl Veil {
@@ -21,11 +26,17 @@ impl Veil {
             }
         });
         names.dedup();
-        Veil { names }
+        Veil { names, decided: RefCell::default() }
     }
 
     pub(super) fn hides(&self, name: &str) -> bool {
-        closest(name, self.names.iter().map(String::as_str)).is_some()
+        let mut decided = self.decided.borrow_mut();
+        if let Some(hides) = decided.get(name) {
+            return *hides;
+        }
+        let hides = closest(name, self.names.iter().map(String::as_str)).is_some();
+        decided.insert(name.to_owned(), hides);
+        hides
     }
 
     /// Masks the values of secret keys, whatever they are.

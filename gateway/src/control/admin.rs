@@ -189,7 +189,6 @@ fn router(state: State) -> Router {
         .route("/xdp", get(door::status))
         .route("/xdp/apply", post(door::apply))
         .route("/xdp/confirm", post(door::confirm))
-        .route("/xdp/bypass", post(door::bypass))
         .route("/bans", get(door::bans).post(door::ban).delete(door::unban))
         .route("/reload", post(reload))
         .fallback(async || problem(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))

@@ -66,7 +66,6 @@ enum Command {
         left: Duration,
     },
     Unban(IpAddr),
-    Bypass(bool, oneshot::Sender<Result<(), String>>),
     /// Close them: another process opens them.
     PassOn(oneshot::Sender<()>),
 }
@@ -195,13 +194,6 @@ impl Handle {
         self.send(Command::Unban(client));
     }
 
-    /// Turns every drop off, or on again.
-    pub(super) async fn bypass(&self, on: bool) -> Result<(), String> {
-        let (done, over) = oneshot::channel();
-        self.send(Command::Bypass(on, done));
-        over.await.unwrap_or_else(|_| Err("the gateway stops".to_owned()))
-    }
-
     /// How they stand, as of the last tick.
     pub(super) fn status(&self) -> Vec<DoorStatus> {
         self.metrics.doors.status()
@@ -272,19 +264,6 @@ impl Work {
                     }
                 }
             }
-            Command::Bypass(on, done) => {
-                let mut doors = self.doors.iter_mut().filter_map(|held| held.door.as_mut().ok()).peekable();
-                let outcome = match doors.peek() {
-                    None => Err("no XDP program is attached".to_owned()),
-                    Some(_) => {
-                        doors.for_each(|door| door.maps_mut().set_bypass(on));
-                        tracing::warn!(on, "XDP bypass");
-                        Ok(())
-                    }
-                };
-                self.report();
-                let _ = done.send(outcome);
-            }
             Command::PassOn(done) => {
                 self.doors.clear();
                 self.wanted = Wanted::nothing();
@@ -307,13 +286,16 @@ impl Work {
             }
         }
         let is_other_mode = wanted.mode != self.wanted.mode;
+        let are_other_lists = wanted.lists.table.generation() != self.wanted.lists.table.generation();
         self.doors = kept;
         self.wanted = wanted;
         if is_other_mode {
             // A door of another mode is opened anew.
             self.doors.clear();
         }
-        self.publish();
+        if are_other_lists {
+            self.publish();
+        }
         for interface in self.wanted.interfaces.clone() {
             if !self.doors.iter().any(|held| held.interface == interface) {
                 let held = Held {
@@ -519,6 +501,22 @@ impl Held {
                 .collect(),
         }
     }
+}
+
+/// Turns every drop off, or on again, on an interface or on all that have a program. On which.
+pub fn bypass(interface: Option<&str>, on: bool) -> Result<Vec<String>, DoorError> {
+    let pins = Settings::default().pins;
+    let interfaces = match interface {
+        Some(interface) => vec![interface.to_owned()],
+        None => xdp::pinned_interfaces(&pins),
+    };
+    let mut done = Vec::new();
+    for interface in interfaces {
+        if xdp::set_bypass(&interface, &pins, on)? {
+            done.push(interface);
+        }
+    }
+    Ok(done)
 }
 
 /// Removes what earlier gateways left on an interface, or on all of them. What was removed.

@@ -30,8 +30,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use self::admin::{Command, Ready, Reloaded};
-pub use self::doors::detach;
 use self::doors::{Doors, Wanted};
+pub use self::doors::{bypass, detach};
 use self::reload::{Fresh, Refused};
 use self::resolve::Answers;
 use self::sockets::{Given, Sockets};
@@ -239,6 +239,13 @@ impl Running {
                 Event::Resolved(answers) => {
                     let changed = self.resolver.take(&answers);
                     self.resolver.publish(&changed, &self.shared);
+                    if !changed.is_empty() {
+                        let snapshot = self.shared.snapshot.load();
+                        for problem in safety::refusals(&self.config, &snapshot.lists, &snapshot) {
+                            // The address came after the lists: nothing can be refused any more, and somebody must hear.
+                            tracing::error!(problem, "a name leads to an address that is denied");
+                        }
+                    }
                 }
                 Event::Pulse => {
                     if let Some(ended) = self.look_after() {

@@ -30,6 +30,9 @@ pub struct Read {
     pub files: Vec<PathBuf>,
 }
 
+/// Finds the prefix of a line, if it has one, and whether bits behind it were set.
+type Parse = fn(&str) -> Result<Option<(Cidr, bool)>, String>;
+
 /// Bad lines of one file that are told.
 const LINES_TOLD_MAX: usize = 20;
 
@@ -163,12 +166,7 @@ impl Reader<'_> {
     }
 
     /// Reads line by line; `parse` finds the prefix of a line, if it has one.
-    fn each_line(
-        &mut self,
-        mut input: impl BufRead,
-        path: &Path,
-        parse: fn(&str) -> Result<Option<(Cidr, bool)>, String>,
-    ) -> Result<(), Stop> {
+    fn each_line(&mut self, mut input: impl BufRead, path: &Path, parse: Parse) -> Result<(), Stop> {
         let mut line = Vec::new();
         let mut told = 0;
         for number in 1.. {

@@ -330,28 +330,42 @@ impl<T> Series<T> {
         Series { by_name: Mutex::default(), make, shared: AtomicU64::new(0) }
     }
 
-    /// Finds or makes the series of `name`. When there is no room, one that nobody holds any more (its route is gone from
-    /// every snapshot) makes some; a scraper sees it end, as it does when a process ends.
     fn find(&self, name: &str, workers_max: usize) -> Arc<T> {
+        self.find_all(std::iter::once(name), workers_max).remove(0)
+    }
+
+    /// Finds or makes the series of each of `names`. When there is no room, one that nobody holds any more (its route is gone
+    /// from every snapshot) makes some; a scraper sees it end, as it does when a process ends. They are looked for once,
+    /// whatever the number of names.
+    fn find_all<'n>(&self, names: impl Iterator<Item = &'n str> + Clone, workers_max: usize) -> Vec<Arc<T>> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = by_name.get(name) {
-            return Arc::clone(series);
-        }
-        let mut name = name;
-        if by_name.len() >= SERIES_MAX {
-            let unheld = by_name.iter().find(|(_, series)| Arc::strong_count(series) == 1);
-            match unheld.map(|(name, _)| name.clone()) {
-                Some(unheld) => {
-                    by_name.remove(&unheld);
-                }
-                None => {
-                    self.shared.fetch_add(1, Ordering::Relaxed);
-                    name = OTHER;
+        // Held from here on, so that no new name takes the place of one that goes on.
+        let known: Vec<Option<Arc<T>>> = names.clone().map(|name| by_name.get(name).cloned()).collect();
+        let mut unheld: Option<Vec<String>> = None;
+        let found = names.zip(known).map(|(name, known)| {
+            if let Some(series) = known.or_else(|| by_name.get(name).cloned()) {
+                return series;
+            }
+            let mut name = name;
+            if by_name.len() >= SERIES_MAX {
+                let unheld = unheld.get_or_insert_with(|| {
+                    let unheld = by_name.iter().filter(|(_, series)| Arc::strong_count(series) == 1);
+                    unheld.map(|(name, _)| name.clone()).collect()
+                });
+                match unheld.pop() {
+                    Some(unheld) => {
+                        by_name.remove(&unheld);
+                    }
+                    None => {
+                        self.shared.fetch_add(1, Ordering::Relaxed);
+                        name = OTHER;
+                    }
                 }
             }
-        }
-        let series = by_name.entry(name.to_owned()).or_insert_with(|| Arc::new((self.make)(workers_max)));
-        Arc::clone(series)
+            let series = by_name.entry(name.to_owned()).or_insert_with(|| Arc::new((self.make)(workers_max)));
+            Arc::clone(series)
+        });
+        found.collect()
     }
 
     /// All there are, by name. A copy of the references, so that no lock is held while they are written out.
@@ -414,6 +428,11 @@ impl Metrics {
     /// The series of the route called `name`, made when there is none. At most [`SERIES_MAX`] have one of their own.
     pub fn route(&self, name: &str) -> Arc<RouteSeries> {
         self.routes.find(name, self.cores.0.len())
+    }
+
+    /// [`Metrics::route`] for many names, at a cost that grows with their number alone.
+    pub fn routes_of<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) -> Vec<Arc<RouteSeries>> {
+        self.routes.find_all(names, self.cores.0.len())
     }
 
     /// The series of the upstream called `name`, made when there is none. At most [`SERIES_MAX`] have one of their own.
@@ -516,6 +535,26 @@ mod tests {
         assert_eq!(metrics.upstream("new").core(0).requests.get(), 1);
         assert_eq!(metrics.names_shared(), (0, 0));
         assert!(metrics.upstreams().iter().all(|(name, _)| name != "upstream-5"));
+    }
+
+    #[test]
+    fn many_names_at_once_get_what_they_would_one_by_one() {
+        let metrics = Metrics::new(1, &[]);
+        let names: Vec<String> = (0..SERIES_MAX).map(|at| format!("route-{at}")).collect();
+        let before = metrics.routes_of(names.iter().map(String::as_str));
+        before.iter().for_each(|series| series.core(0).class(200).inc());
+        drop(before);
+        // Two of them go, three come: the last of those finds no room.
+        let wanted = ["new", "newer", "newest", "newest"].into_iter();
+        let after = metrics.routes_of(wanted.chain(names[2..].iter().map(String::as_str)));
+        assert_eq!(after[0].core(0).class(200).get(), 0);
+        assert!(!Arc::ptr_eq(&after[0], &after[1]));
+        assert!(Arc::ptr_eq(&after[2], &metrics.route(OTHER)) && Arc::ptr_eq(&after[2], &after[3]));
+        assert!(
+            after[4..].iter().all(|series| series.core(0).class(200).get() == 1),
+            "a name that stays keeps its counts"
+        );
+        assert_eq!(metrics.names_shared(), (2, 0));
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -267,11 +267,7 @@ impl RouteTable {
     pub fn new(routes: Vec<(Matcher, Route)>) -> RouteTable {
         let (matchers, routes): (Vec<Matcher>, Vec<Route>) = routes.into_iter().unzip();
         let mut order: Vec<u32> = (0..matchers.len() as u32).collect();
-        // Names differ, or the indices do: the order is one.
-        order.sort_by(|&one, &other| {
-            let (first, second) = (&matchers[one as usize], &matchers[other as usize]);
-            second.priority.cmp(&first.priority).then_with(|| first.precedence(second)).then(one.cmp(&other))
-        });
+        order.sort_by_key(|&route| Reverse(matchers[route as usize].priority));
         let tables = order
             .chunk_by(|&one, &other| matchers[one as usize].priority == matchers[other as usize].priority)
             .map(|members| Table::build(&matchers, members))

@@ -4,13 +4,15 @@
 //! automata side by side, within a bound; beyond it nothing is said.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 
+use foldhash::fast::FixedState;
 use regex_automata::dfa::Automaton as _;
 use regex_automata::dfa::{StartKind, dense};
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, util::primitives::StateID};
 
-use super::pattern::{End, PathPattern, Segment};
+use super::pattern::{End, PathPattern, Segment, Segments};
 use super::{HostPattern, Matcher};
 use crate::limits::{REGEX_COMPILED_BYTES_MAX, ROUTE_PAIRS_MAX};
 
@@ -65,10 +67,10 @@ impl Report<'_> {
 
     /// Routes of one host and priority whose paths no rule tells apart.
     fn twins(&mut self) {
-        let mut groups: HashMap<(i32, &HostPattern, String), Vec<usize>> = HashMap::new();
+        let mut groups: HashMap<(i32, &HostPattern, Class<'_>), Vec<usize>, FixedState> = HashMap::default();
         for (route, matcher) in self.matchers.iter().enumerate() {
             for host in &matcher.hosts {
-                groups.entry((matcher.priority, host, matcher.path.class())).or_default().push(route);
+                groups.entry((matcher.priority, host, Class::of(&matcher.path))).or_default().push(route);
             }
         }
         let mut seen = HashSet::new();
@@ -113,11 +115,11 @@ impl Report<'_> {
 
     /// Routes that never get a request because another one goes first: by its priority, or as a regular expression.
     fn shadows(&mut self) {
+        let Some(lowest) = self.matchers.iter().map(|matcher| matcher.priority).min() else { return };
         let goes_first: Vec<usize> = (0..self.matchers.len())
             .filter(|&at| {
                 let matcher = &self.matchers[at];
-                let above = self.lowest_priority() < matcher.priority;
-                above || matches!(*matcher.path, PathPattern::Regex(_))
+                matcher.priority > lowest || matches!(*matcher.path, PathPattern::Regex(_))
             })
             .collect();
         for route in 0..self.matchers.len() {
@@ -134,10 +136,6 @@ impl Report<'_> {
                 }
             }
         }
-    }
-
-    fn lowest_priority(&self) -> i32 {
-        self.matchers.iter().map(|matcher| matcher.priority).min().unwrap_or(0)
     }
 
     fn shadows_one(&mut self, by: usize, route: usize) -> bool {
@@ -241,28 +239,46 @@ fn automaton(path: &PathPattern) -> Option<dense::DFA<Vec<u32>>> {
     dense::Builder::new().configure(config).syntax(syntax).build(&text).ok()
 }
 
-impl PathPattern {
-    /// The same for patterns that no rule of precedence tells apart.
-    fn class(&self) -> String {
-        let PathPattern::Segments(pattern) = self else { return "regex".to_owned() };
-        let mut text = String::new();
-        for segment in &pattern.segments {
-            text.push('/');
-            match segment {
-                Segment::Literal(literal) => text.push_str(&String::from_utf8_lossy(literal)),
-                // No literal has braces: they are not canonical.
-                Segment::Capture { suffix, .. } => {
-                    text.push_str("{}");
-                    text.push_str(&String::from_utf8_lossy(suffix));
-                }
-            }
+/// The same for patterns that no rule of precedence tells apart: regular expressions, and segments whatever their captures
+/// are called.
+struct Class<'a>(Option<&'a Segments>);
+
+impl<'a> Class<'a> {
+    fn of(path: &'a PathPattern) -> Class<'a> {
+        match path {
+            PathPattern::Segments(pattern) => Class(Some(pattern)),
+            PathPattern::Regex(_) => Class(None),
         }
-        if let End::Rest(_) = pattern.end {
-            text.push_str("/**");
-        }
-        text
+    }
+
+    /// Whether each segment is a capture, with its literal or suffix.
+    fn segments(&self) -> impl Iterator<Item = (bool, &[u8])> {
+        self.0.iter().flat_map(|pattern| &pattern.segments).map(|segment| match segment {
+            Segment::Literal(literal) => (false, &**literal),
+            Segment::Capture { suffix, .. } => (true, &**suffix),
+        })
+    }
+
+    /// Whether the rest is taken. `None`: a regular expression.
+    fn takes_rest(&self) -> Option<bool> {
+        self.0.map(|pattern| matches!(pattern.end, End::Rest(_)))
     }
 }
+
+impl Hash for Class<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.takes_rest().hash(state);
+        self.segments().for_each(|segment| segment.hash(state));
+    }
+}
+
+impl PartialEq for Class<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.takes_rest() == other.takes_rest() && self.segments().eq(other.segments())
+    }
+}
+
+impl Eq for Class<'_> {}
 
 #[cfg(test)]
 mod tests {

@@ -290,6 +290,13 @@ impl Segment {
         Ok(Segment::Capture { name: capture_name(name)?, suffix: suffix.as_bytes().into() })
     }
 
+    pub(super) fn literal(&self) -> Option<&[u8]> {
+        match self {
+            Segment::Literal(literal) => Some(literal),
+            Segment::Capture { .. } => None,
+        }
+    }
+
     /// How many bytes of `segment` belong to the capture, if this takes the segment.
     fn takes(&self, segment: &[u8]) -> Option<usize> {
         match self {
@@ -323,6 +330,17 @@ impl Segment {
 impl Segments {
     fn is_exact(&self) -> bool {
         self.end == End::Exact && self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
+    }
+
+    /// Writes the one path that is taken into `path`; `false`: there are others.
+    pub(super) fn whole(&self, path: &mut Vec<u8>) -> bool {
+        path.clear();
+        for segment in &self.segments {
+            let Segment::Literal(literal) = segment else { return false };
+            path.push(b'/');
+            path.extend_from_slice(literal);
+        }
+        self.end == End::Exact
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

@@ -302,6 +302,56 @@ fn a_route() -> impl Strategy<Value = String> {
         .prop_map(|(path, host, methods, when, priority)| [&*path, host, methods, when, priority].join("\n"))
 }
 
+/// What a probe compares with lies in its bucket up to some length and elsewhere beyond it.
+#[test]
+fn texts_of_any_length_are_told_apart() {
+    let of = |len: usize, last: char| format!("{}{last}", "x".repeat(len - 1));
+    let mut rows = Vec::new();
+    let mut requests = Vec::new();
+    for len in (1..=60).chain([200, 250, 254, 255, 256, 600]) {
+        for last in ['a', 'b'] {
+            let text = of(len, last);
+            for (kind, host, path, target) in [
+                ("whole", "h", format!("/w/{text}"), format!("/w/{text}")),
+                ("below", "h", format!("/b/{text}/**"), format!("/b/{text}/x")),
+                ("captured", "h", format!("/c/{text}/{{x}}"), format!("/c/{text}/1")),
+            ] {
+                rows.push((format!("{kind}-{text}"), format!("host = '{host}'\npath = '{path}'")));
+                requests.push((host.to_owned(), target, format!("{kind}-{text}")));
+            }
+            // All that a host has begins with the same text, and nothing else gets behind it.
+            for kind in ["", "/one", "/two/{x}"] {
+                let name = format!("begin{kind}-{text}");
+                rows.push((name.clone(), format!("host = 'begin.{len}.{last}'\npath = '/{text}{kind}/**'")));
+                let target = format!("/{text}{}/", kind.replace("{x}", "y"));
+                requests.push((format!("begin.{len}.{last}"), target, name));
+            }
+            if len <= 60 {
+                rows.push((format!("host-{text}"), format!("host = '{text}.example'\npath = '/**'")));
+                requests.push((format!("{text}.example"), "/".to_owned(), format!("host-{text}")));
+                rows.push((format!("suffix-{text}"), format!("host = '*.{text}.example'\npath = '/**'")));
+                requests.push((format!("y.{text}.example"), "/".to_owned(), format!("suffix-{text}")));
+            }
+        }
+    }
+    let rows: Vec<(&str, &str)> = rows.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let table = routes(&rows);
+    for (len, last) in [(3, 'a'), (40, 'b'), (600, 'a')] {
+        let (host, text) = (format!("begin.{len}.{last}"), of(len, last));
+        for target in
+            ["/".to_owned(), format!("/{text}x"), format!("/{text}x/one"), format!("/y{text}"), "*".to_owned()]
+        {
+            assert_eq!(found(&table, &Request::new(&host, &target, "GET")), "404", "{host}{target}");
+        }
+    }
+    for (host, target, expected) in &requests {
+        assert_eq!(found(&table, &Request::new(host, target, "GET")), *expected, "{host}{target}");
+        let only_one = expected.starts_with("whole") || expected.starts_with("captured");
+        let further = if only_one { "404" } else { expected };
+        assert_eq!(found(&table, &Request::new(host, &format!("{target}y/z"), "GET")), further, "{host}{target}y/z");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 

@@ -7,9 +7,9 @@ use super::{
     HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream, UpstreamTimeouts,
 };
 use crate::balance::Endpoints;
-use crate::config::model::{Config, PathRule, SlashRule, Upgrade};
+use crate::config::model::{self, Config, PathRule, SlashRule, Upgrade};
 use crate::filter::{self, Making};
-use crate::lists::Lists;
+use crate::lists::{Gate, Lists};
 use crate::observe::metrics::Metrics;
 use crate::proxy::error_page::ErrorPage;
 use crate::route::action::Action;
@@ -19,8 +19,6 @@ use crate::rt::deadline::ms;
 /// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. Listeners stand in the order
 /// they are written; no upstream has endpoints yet: they are resolved apart, because that waits.
 pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapshot {
-    let indices: HashMap<&str, usize> =
-        config.upstream.keys().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
     let upstreams: Vec<Upstream> = config
         .upstream
         .iter()
@@ -45,44 +43,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapsh
             series: metrics.upstream(name),
         })
         .collect();
-    let routes = config.route.iter().map(|written| {
-        let matcher = Matcher::of(written);
-        let name = written.name();
-        let gate = Arc::new(lists.gate(&written.deny, &written.allow));
-        let route = Route {
-            pattern: matcher.path.clone(),
-            action: Action::of(written, |name| indices[name]),
-            timeouts: RouteTimeouts {
-                first_byte: written.timeout.first_byte.map(|time| ms(time.into())),
-                idle: written.timeout.idle.map(|time| ms(time.into())),
-                total: written.timeout.total.map(|time| ms(time.into())),
-            },
-            mirrors: written
-                .mirror
-                .iter()
-                .map(|mirror| Mirror {
-                    upstream: indices[&*mirror.upstream],
-                    share: mirror.percentage.millionths(),
-                    body_bytes_max: mirror.body_bytes.0 as usize,
-                })
-                .collect(),
-            errors: written.error.iter().map(ErrorPage::of).collect(),
-            chain: filter::compile(&Making { route: written, gate: &gate }),
-            gate,
-            body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).0,
-            path_policy: http1::PathPolicy {
-                encoded_slash: rule(written.path_policy.encoded_slash),
-                backslash: rule(written.path_policy.backslash),
-                semicolon: rule(written.path_policy.semicolon),
-                refuse_double_slash: written.path_policy.double_slash == SlashRule::Refuse,
-            },
-            websocket: written.upgrade.contains(&Upgrade::Websocket),
-            series: metrics.route(&name),
-            name,
-        };
-        (matcher, route)
-    });
-    let table = RouteTable::new(routes.collect());
+    let table = RouteTable::new(routes(config, lists, metrics));
     let limits = &config.limits;
     let timeouts = &config.timeouts;
     let settings = Settings {
@@ -124,6 +85,56 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapsh
         endpoints: upstreams.iter().map(|_| Arc::new(Endpoints::default())).collect(),
         upstreams: Arc::new(upstreams),
     }
+}
+
+/// Compiles every route of `config`, each with what it takes.
+pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher, Route)> {
+    let indices: HashMap<&str, usize> =
+        config.upstream.keys().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
+    let names: Vec<String> = config.route.iter().map(model::Route::name).collect();
+    // Most routes turn nobody away.
+    let open: Arc<Gate> = Arc::default();
+    let series = metrics.routes_of(names.iter().map(String::as_str));
+    let compiled = config.route.iter().zip(names.iter().zip(series)).map(|(written, (name, series))| {
+        let matcher = Matcher::of(written);
+        let gate = match written.deny.is_empty() && written.allow.is_empty() {
+            true => open.clone(),
+            false => Arc::new(lists.gate(&written.deny, &written.allow)),
+        };
+        let route = Route {
+            pattern: matcher.path.clone(),
+            action: Action::of(written, |name| indices[name]),
+            timeouts: RouteTimeouts {
+                first_byte: written.timeout.first_byte.map(|time| ms(time.into())),
+                idle: written.timeout.idle.map(|time| ms(time.into())),
+                total: written.timeout.total.map(|time| ms(time.into())),
+            },
+            mirrors: written
+                .mirror
+                .iter()
+                .map(|mirror| Mirror {
+                    upstream: indices[&*mirror.upstream],
+                    share: mirror.percentage.millionths(),
+                    body_bytes_max: mirror.body_bytes.0 as usize,
+                })
+                .collect(),
+            errors: written.error.iter().map(ErrorPage::of).collect(),
+            chain: filter::compile(&Making { route: written, gate: &gate }),
+            gate,
+            body_bytes_max: written.body_bytes.unwrap_or(config.limits.body_bytes).0,
+            path_policy: http1::PathPolicy {
+                encoded_slash: rule(written.path_policy.encoded_slash),
+                backslash: rule(written.path_policy.backslash),
+                semicolon: rule(written.path_policy.semicolon),
+                refuse_double_slash: written.path_policy.double_slash == SlashRule::Refuse,
+            },
+            websocket: written.upgrade.contains(&Upgrade::Websocket),
+            series,
+            name: name.clone(),
+        };
+        (matcher, route)
+    });
+    compiled.collect()
 }
 
 /// Each client may need a connection to a service, and the rest of the process some more: a third of the descriptors.

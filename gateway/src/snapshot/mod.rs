@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
 
-pub use self::compile::{compile, connections_default};
+pub use self::compile::{compile, connections_default, routes};
 use crate::balance::Endpoints;
 use crate::config::model::{ClientAddress, ForwardedField, Underscores};
 use crate::filter::Chain;

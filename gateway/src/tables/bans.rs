@@ -46,8 +46,8 @@ impl Bans {
     pub fn ban(&self, client: IpAddr, ban: Ban) -> Result<(), Full> {
         let key = key(client);
         let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
-        if shard.contains_key(&key) {
-            shard.insert(key, ban);
+        if let Some(known) = shard.get_mut(&key) {
+            *known = ban;
             return Ok(());
         }
         if self.count.fetch_add(1, Ordering::Relaxed) >= BANS_MAX {

@@ -10,10 +10,13 @@ mod peers;
 mod plain;
 mod reload;
 mod report;
+mod routes;
 mod stuck;
 mod takeover;
 mod traffic;
+mod window;
 mod wrk;
+mod xdp;
 
 use std::str::FromStr;
 
@@ -38,11 +41,18 @@ usage: cargo xtask bench WHAT [options]
             --rounds N     pairs of windows, with reloads and without (7)
             --seconds N    length of one window (10)
             --peers A,B    bawab, nginx, traefik (all)
+  routes  look-ups and compiling of 10 to 100,000 routes, and CPU per request for random requests over all routes
+            --rounds N     interleaved rounds (7)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, envoy (all)
+            --parts A,B    lookup, compile, memory, proxy (all)
   stuck   1,000 clients that stop inside a head, beside others that do not
             --peers A,B    (bawab, nginx, haproxy)
   takeover
           the gateway hands its sockets to a new process, again and again, and no client may notice
-            --times N      (20)";
+            --times N      (20)
+  xdp     nanoseconds the XDP program takes for a packet, beside the kernel's own maps with the same lists
+            --rounds N     at least 7 (7)";
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
@@ -51,8 +61,10 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
+            "routes" => routes::run(rest),
             "stuck" => stuck::run(rest),
             "takeover" => takeover::run(rest),
+            "xdp" => xdp::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),
         },

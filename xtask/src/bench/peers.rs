@@ -69,6 +69,16 @@ pub(super) struct Part {
     pub(super) logs: bool,
     /// Bytes of every answer on the wire, head included: the floor cannot know otherwise.
     pub(super) answer_bytes: usize,
+    pub(super) routes: Routes,
+}
+
+/// What a peer takes requests for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Routes {
+    /// Everything, by one route.
+    All,
+    /// So many prefixes, `/r/00000/` and on, each by a route of its own.
+    Prefixes(usize),
 }
 
 /// A peer that accepts connections.
@@ -125,6 +135,7 @@ impl Stage {
             fs::remove_file(&log)?;
         }
         let log = log.to_str().context("the target folder's name is not UTF-8")?;
+        words.push(("routes", routes(peer, part.routes)?));
         let file = match peer {
             Peer::Gateway => {
                 words.push(("log", if part.logs { log.to_owned() } else { "off".to_owned() }));
@@ -265,6 +276,33 @@ fn program(name: &str) -> Result<PathBuf> {
         Some(file) => Ok(file),
         None => bail!("`{name}` is not installed; `cargo xtask setup` says what to do"),
     }
+}
+
+/// Routes as a peer writes them.
+fn routes(peer: Peer, routes: Routes) -> Result<String> {
+    let Routes::Prefixes(count) = routes else {
+        return Ok(match peer {
+            Peer::Gateway => "[[route]]\npath = \"/**\"\nupstream = \"service\"\nauth = \"none\"\n",
+            Peer::Nginx => "        location / { proxy_pass http://backend; }",
+            Peer::Envoy => {
+                "                        - { match: { prefix: / }, route: { cluster: service, timeout: 3600s } }"
+            }
+            Peer::Haproxy | Peer::Traefik | Peer::Floor => "",
+        }
+        .to_owned());
+    };
+    let one: fn(usize) -> String = match peer {
+        Peer::Gateway => {
+            |at| format!("[[route]]\npath = \"/r/{at:05}/**\"\nupstream = \"service\"\nauth = \"none\"\n\n")
+        }
+        Peer::Nginx => |at| format!("        location /r/{at:05}/ {{ proxy_pass http://backend; }}\n"),
+        Peer::Envoy => |at| {
+            let indent = "                        ";
+            format!("{indent}- {{ match: {{ prefix: /r/{at:05}/ }}, route: {{ cluster: service, timeout: 3600s }} }}\n")
+        },
+        Peer::Haproxy | Peer::Traefik | Peer::Floor => bail!("{} has no configuration of many routes", peer.name()),
+    };
+    Ok((0..count).map(one).collect())
 }
 
 /// The format of the other peers' logs, written for Envoy.

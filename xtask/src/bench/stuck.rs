@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::peers::{Part, Peer, Stage};
+use super::peers::{Part, Peer, Routes, Stage};
 use super::report::Spread;
-use super::wrk::{self, Load};
+use super::wrk::{self, Ask, Load};
 use super::{Options, cost, crowd};
 
 const CROWD: usize = 1_000;
@@ -46,11 +46,12 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
 
 fn measure(stage: &Stage, peer: Peer) -> Result<(bool, serde_json::Value)> {
     let backend = stage.start_backend()?;
-    let running = stage.start_peer(peer, &Part { backend: backend.address, logs: false, answer_bytes: 0 })?;
+    let part = Part { backend: backend.address, logs: false, answer_bytes: 0, routes: Routes::All };
+    let running = stage.start_peer(peer, &part)?;
     let url = format!("http://{}/small", running.address);
     let window = HEAD_DEADLINE + GRACE;
-    wrk::load(&url, stage.loading_core, Duration::from_secs(1))?;
-    let alone = wrk::load(&url, stage.loading_core, window)?;
+    wrk::load(&Ask::one(&url), stage.loading_core, Duration::from_secs(1))?;
+    let alone = wrk::load(&Ask::one(&url), stage.loading_core, window)?;
 
     let mut crowd = Vec::with_capacity(CROWD);
     for number in 0..CROWD {
@@ -59,7 +60,7 @@ fn measure(stage: &Stage, peer: Peer) -> Result<(bool, serde_json::Value)> {
         crowd.push(stream);
     }
     let loading_core = stage.loading_core;
-    let beside = std::thread::spawn(move || wrk::load(&url, loading_core, window));
+    let beside = std::thread::spawn(move || wrk::load(&Ask::one(&url), loading_core, window));
     let ends = crowd::watch(crowd, window + GRACE)?;
     let beside = beside.join().map_err(|_| anyhow::anyhow!("the load's thread panicked"))??;
     running.server.stop()?;

@@ -1,5 +1,6 @@
 //! The load generator: runs wrk, reads what it printed.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,18 +22,31 @@ pub(super) struct Load {
     pub(super) errors: u64,
 }
 
-/// Loads `url` from `core` for `time`.
-pub(super) fn load(url: &str, core: usize, time: Duration) -> Result<Load> {
+/// What wrk asks for.
+pub(super) struct Ask<'a> {
+    pub(super) url: &'a str,
+    /// A Lua script that chooses the paths, and its arguments.
+    pub(super) script: Option<(&'a Path, Vec<String>)>,
+}
+
+impl<'a> Ask<'a> {
+    /// One address, again and again.
+    pub(super) fn one(url: &'a str) -> Self {
+        Self { url, script: None }
+    }
+}
+
+/// Loads a server from `core` for `time`.
+pub(super) fn load(ask: &Ask<'_>, core: usize, time: Duration) -> Result<Load> {
     let mut command = process::attached("wrk", Some(core));
-    command.args([
-        "-t1",
-        "-c",
-        &CONNECTIONS.to_string(),
-        "-d",
-        &format!("{}s", time.as_secs().max(1)),
-        "--latency",
-        url,
-    ]);
+    command.args(["-t1", "-c", &CONNECTIONS.to_string(), "-d", &format!("{}s", time.as_secs().max(1)), "--latency"]);
+    if let Some((script, _)) = &ask.script {
+        command.arg("-s").arg(script);
+    }
+    command.arg(ask.url);
+    if let Some((_, words)) = &ask.script {
+        command.arg("--").args(words);
+    }
     let text = process::output(&mut command)?;
     read(&text).with_context(|| format!("wrk printed something unexpected:\n{text}"))
 }

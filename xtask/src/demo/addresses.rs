@@ -127,9 +127,15 @@ fn watch(
     let said = stage.run(&mut about(&["explain", "ip", "10.78.0.3", "--running"]))?;
     let agree = said.contains(&format!("says the same on {}", network.interface));
     stage.check("both tiers agree, by one table", agree);
-    stage.run(&mut about(&["xdp", "bypass", "on"]))?;
+    let program = about(&[]).get_program().to_owned();
+    let bypass = |state: &str| {
+        let mut command = Command::new(&program);
+        command.args(["xdp", "bypass", state, "--interface", &network.interface]);
+        command
+    };
+    stage.run(&mut bypass("on"))?;
     stage.check("the kill word: 10.78.0.3 connects, as far as the kernel goes", served("10.78.0.3"));
-    stage.run(&mut about(&["xdp", "bypass", "off"]))?;
+    stage.run(&mut bypass("off"))?;
     stage.check("and not any more", shut("10.78.0.3"));
     stage.note("SIGKILL to the gateway");
     gateway.signal(Signal::KILL)?;

@@ -6,6 +6,9 @@ use crate::table::{Buckets, LINE_WORDS, Line, choices};
 /// How many keys may move for one new key. At half load one or two do.
 const MOVES_MAX: usize = 256;
 
+/// Keys are inserted in so many groups: each has a part of the buckets that a cache can hold.
+const GROUPS: usize = 256;
+
 /// Where a region's buckets are and how many: a power of two, or none.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Region {
@@ -33,14 +36,39 @@ impl Region {
         words[at..].first_chunk_mut().expect("a region holds its buckets")
     }
 
-    /// Puts a key in, or gives the one that is there a new value. `false`: there is no place, another seed may have one.
-    pub(super) fn insert<F: Buckets>(self, words: &mut [u64], seed: u64, mut key: F::Key, mut value: u32) -> bool {
+    /// Puts keys in; one that comes twice has its last value. `false`: there is no place, another seed may have one.
+    ///
+    /// They are sorted by their places first, roughly: a table is larger than any cache, and a miss for each key would be
+    /// most of what compiling costs.
+    pub(super) fn insert_all<F: Buckets>(self, words: &mut [u64], seed: u64, pairs: &[(F::Key, u32)]) -> bool {
+        let mask = self.buckets.saturating_sub(1);
+        let shift = (mask.count_ones()).saturating_sub(GROUPS.ilog2());
+        let group = |key: &F::Key| (choices(F::hash(key, seed), mask).0 >> shift) as usize;
+        let mut ends = [0_usize; GROUPS];
+        pairs.iter().for_each(|(key, _)| ends[group(key)] += 1);
+        let mut end = 0;
+        for count in &mut ends {
+            // For now where the group begins.
+            (end, *count) = (end + *count, end);
+        }
+        let mut sorted = pairs.to_vec();
+        for pair in pairs {
+            let end = &mut ends[group(&pair.0)];
+            sorted[*end] = *pair;
+            *end += 1;
+        }
+        sorted.iter().all(|(key, value)| self.insert::<F>(words, seed, *key, *value))
+    }
+
+    fn insert<F: Buckets>(self, words: &mut [u64], seed: u64, mut key: F::Key, mut value: u32) -> bool {
         let mask = self.buckets - 1;
         let (first, second) = choices(F::hash(&key, seed), mask);
-        for bucket in [first, second] {
-            if put::<F>(self.line(words, bucket), |held| held.is_some_and(|(held, _)| held == key), key, value) {
-                return true;
-            }
+        let replaces = |held: Option<(F::Key, u32)>| held.is_some_and(|(held, _)| held == key);
+        if !F::UNIQUE
+            && (put::<F>(self.line(words, first), replaces, key, value)
+                || F::overflows(self.line(words, first)) && put::<F>(self.line(words, second), replaces, key, value))
+        {
+            return true;
         }
         if put::<F>(self.line(words, first), |held| held.is_none(), key, value) {
             return true;

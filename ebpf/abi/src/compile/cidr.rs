@@ -69,24 +69,16 @@ impl Cidr {
     /// `192.0.2.0/24`, `2001:db8::/32`, or an address alone. Also whether host bits were set, which are masked away: a
     /// mistake more often than not, so worth a warning.
     pub fn parse(text: &str) -> Result<(Self, bool), CidrError> {
-        let (addr, rest) = match v4(text.as_bytes()) {
-            Some((addr, used)) => (IpAddr::V4(Ipv4Addr::from_bits(addr)), &text.as_bytes()[used..]),
-            None => {
-                let end = text.find('/').unwrap_or(text.len());
-                let addr = text[..end].parse::<Ipv6Addr>().map_err(|_| CidrError::Address)?;
-                (IpAddr::V6(addr), &text.as_bytes()[end..])
-            }
-        };
-        let length_max = if addr.is_ipv4() { 32 } else { 128 };
-        let length = match rest {
-            [] => length_max,
-            [b'/', digits @ ..] => {
-                length(digits).filter(|length| *length <= length_max).ok_or(CidrError::Length { length_max })?
-            }
-            _ => return Err(CidrError::Address),
-        };
-        let cidr = Self::new(addr, length).ok_or(CidrError::Length { length_max })?;
-        Ok((cidr, cidr.addr != addr.to_canonical() && cidr.addr != addr))
+        if let Some((addr, used)) = v4(text.as_bytes()) {
+            let length = length(&text.as_bytes()[used..], 32)?;
+            let cidr = Self::v4(addr, length).ok_or(CidrError::Length { length_max: 32 })?;
+            return Ok((cidr, cidr.addr != IpAddr::V4(Ipv4Addr::from_bits(addr))));
+        }
+        let end = text.find('/').unwrap_or(text.len());
+        let addr = text[..end].parse::<Ipv6Addr>().map_err(|_| CidrError::Address)?;
+        let length = length(&text.as_bytes()[end..], 128)?;
+        let cidr = Self::new(addr.into(), length).ok_or(CidrError::Length { length_max: 128 })?;
+        Ok((cidr, cidr.addr != IpAddr::V6(addr) && cidr.addr != addr.to_canonical()))
     }
 }
 
@@ -106,31 +98,44 @@ impl fmt::Display for Cidr {
 
 /// Four decimal numbers without leading zeros (some programs take those as octal), and how long their text is.
 fn v4(text: &[u8]) -> Option<(u32, usize)> {
-    let mut addr = 0;
+    let (mut addr, mut part, mut digits, mut dots) = (0_u32, 0_u32, 0, 0);
     let mut at = 0;
-    for part in 0..4 {
-        if part > 0 {
-            (text.get(at) == Some(&b'.')).then_some(())?;
-            at += 1;
+    while let Some(byte) = text.get(at) {
+        match byte {
+            b'0'..=b'9' => {
+                if digits > 0 && part == 0 {
+                    return None;
+                }
+                part = part * 10 + u32::from(byte - b'0');
+                digits += 1;
+                if part > 255 {
+                    return None;
+                }
+            }
+            b'.' if digits > 0 && dots < 3 => {
+                addr = addr << 8 | part;
+                (part, digits, dots) = (0, 0, dots + 1);
+            }
+            _ => break,
         }
-        let (number, digits) = number(&text[at..])?;
-        addr = addr << 8 | number;
-        at += digits;
+        at += 1;
     }
-    Some((addr, at))
+    (digits > 0 && dots == 3).then_some((addr << 8 | part, at))
 }
 
-/// A number up to 255 at the start, and its digits.
-fn number(text: &[u8]) -> Option<(u32, usize)> {
-    let digits = text.iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
-    if digits == 0 || digits > 3 || (digits > 1 && text[0] == b'0') {
-        return None;
-    }
-    let number = text[..digits].iter().fold(0, |number, byte| number * 10 + u32::from(byte - b'0'));
-    (number < 256).then_some((number, digits))
-}
-
-fn length(text: &[u8]) -> Option<u8> {
-    let (number, digits) = number(text)?;
-    (digits == text.len()).then_some(number as u8)
+/// The length of the family where there is no text, else a slash and a number without leading zeros.
+fn length(text: &[u8], length_max: u8) -> Result<u8, CidrError> {
+    let digits = match text {
+        [] => return Ok(length_max),
+        [b'/', digits @ ..] => digits,
+        _ => return Err(CidrError::Address),
+    };
+    let number = match digits {
+        [b'0'] => 0,
+        [b'1'..=b'9', ..] if digits.len() <= 3 && digits.iter().all(u8::is_ascii_digit) => {
+            digits.iter().fold(0, |number, byte| number * 10 + u32::from(byte - b'0'))
+        }
+        _ => return Err(CidrError::Length { length_max }),
+    };
+    u8::try_from(number).ok().filter(|length| *length <= length_max).ok_or(CidrError::Length { length_max })
 }

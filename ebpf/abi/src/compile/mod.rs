@@ -20,8 +20,9 @@ use crate::hash::{mix, mix2};
 use crate::table::{self, REGIONS, header};
 use crate::verdict::{Action, RULES_MAX, Verdict};
 
-/// Words of the largest table: 64 MiB. A million IPv4 addresses and a million IPv6 /64 need 52 MiB in the worst case.
-pub const TABLE_WORDS_MAX: u32 = 1 << 23;
+/// Words of the largest table: 128 MiB. A million IPv4 addresses from anywhere take 34 MiB, a million IPv6 /64 18 MiB, a
+/// million IPv4 prefixes of all lengths up to 60 MiB.
+pub const TABLE_WORDS_MAX: u32 = 1 << 24;
 
 /// Seeds tried before the buckets are said to be impossible. One is nearly always enough: they are half empty.
 const SEEDS_MAX: u64 = 16;
@@ -96,8 +97,9 @@ impl Table {
     /// `seed` makes the places of addresses in the table unpredictable; take it from the system's randomness. The verdicts
     /// do not depend on it.
     pub fn compile(entries: &[Entry], seed: u64) -> Result<Self, CompileError> {
-        let mut v4 = Vec::new();
-        let mut v6 = Vec::new();
+        let count = entries.iter().filter(|entry| entry.cidr.addr().is_ipv4()).count();
+        let mut v4 = Vec::with_capacity(count);
+        let mut v6 = Vec::with_capacity(entries.len() - count);
         for (index, entry) in entries.iter().enumerate() {
             let layer = layers::layer_of(entry, index)?;
             match entry.cidr.addr() {

@@ -4,11 +4,13 @@ use std::vec::Vec;
 
 use super::buckets::Region;
 use super::layers::{Classes, Layer, Layers};
-use super::{CompileError, halves, lines};
+use super::{CompileError, TABLE_WORDS_MAX, halves};
 use crate::table::{self, CHUNK_BITMAP_WORDS, CHUNK_CLASS_WORDS, MIXED, PAGE, PAGE_WORDS, V4_TOP, header, v4};
 
-/// A /24 with more listed addresses than this gets a page of 256 bytes; fewer cost less as slots of 16.
-const SLOTS_MAX: u32 = 16;
+/// A /24 that needs more slots than this gets a page of 256 bytes: slots of half-empty buckets cost 16.
+const SLOTS_MAX: usize = 16;
+/// As does one with more slots than this in one /28: they all want the same two buckets.
+const SLOTS_OF_NET28_MAX: usize = 6;
 
 /// An entry as a number that sorts as the sweep wants it: by start, wider first, lower rules last.
 pub(super) fn key(start: u32, length: u8, rule: u16, layer: Layer) -> u64 {
@@ -29,9 +31,10 @@ pub(super) struct Plan {
     /// Numbers of the chunks by /12, `None` where one class or nothing fills it.
     chunk_of: Vec<Option<u16>>,
     chunks: u32,
-    /// The pieces of /24s that are not of one class, in order.
-    parts: Vec<Range>,
-    pages: u32,
+    /// The pieces of each /24 that is a page.
+    pages: Vec<Vec<Range>>,
+    /// With their classes.
+    slots: Vec<(v4::Key, u32)>,
     buckets: u64,
 }
 
@@ -39,7 +42,7 @@ impl Plan {
     pub(super) fn new(keys: &[u64], classes: &mut Classes) -> Result<Self, CompileError> {
         let ranges = ranges(keys, classes)?;
         let mut used = std::vec![false; 1 << 12];
-        let mut parts = Vec::new();
+        let mut mixed = Mixed { slots: Vec::with_capacity(ranges.len()), ..Mixed::default() };
         for range in &ranges {
             // Only the chunks at the ends can be shared with other ranges.
             for chunk in [u64::from(range.start) >> 20, (range.end - 1) >> 20] {
@@ -47,8 +50,10 @@ impl Plan {
                 used[chunk as usize] |= !whole;
             }
             let (head, tail) = ends(*range);
-            parts.extend(head.into_iter().chain(tail));
+            head.into_iter().chain(tail).for_each(|part| mixed.add(part));
         }
+        mixed.close();
+        let Mixed { slots, pages, .. } = mixed;
         let mut chunks = 0;
         let number = |used: &bool| {
             used.then(|| {
@@ -57,23 +62,17 @@ impl Plan {
             })
         };
         let chunk_of = used.iter().map(number).collect();
-        let (mut pages, mut in_buckets) = (0, 0);
-        for net in parts.chunk_by(|one, other| one.start >> 8 == other.start >> 8) {
-            let listed = listed(net);
-            if listed > SLOTS_MAX {
-                pages += 1;
-                in_buckets += 1;
-            } else {
-                in_buckets += u64::from(listed);
-            }
+        if pages.len() as u64 > v4::VALUE_MAX {
+            let bytes = pages.len() as u64 * u64::from(PAGE_WORDS) * 8;
+            return Err(CompileError::Size { bytes, bytes_max: u64::from(TABLE_WORDS_MAX) * 8 });
         }
-        let buckets = Region::buckets_for::<v4::Format>(in_buckets);
-        Ok(Self { ranges, chunk_of, chunks: u32::from(chunks), parts, pages, buckets })
+        let buckets = Region::buckets_for::<v4::Format>((slots.len() + pages.len()) as u64);
+        Ok(Self { ranges, chunk_of, chunks: u32::from(chunks), pages, slots, buckets })
     }
 
     pub(super) fn words(&self) -> u64 {
         u64::from(self.chunks * (CHUNK_BITMAP_WORDS + CHUNK_CLASS_WORDS))
-            + lines(u64::from(self.pages) * u64::from(PAGE_WORDS))
+            + self.pages.len() as u64 * u64::from(PAGE_WORDS)
             + self.buckets * u64::from(table::LINE_WORDS)
     }
 
@@ -82,7 +81,7 @@ impl Plan {
         let bitmaps = offset;
         let class_bytes = bitmaps + self.chunks * CHUNK_BITMAP_WORDS;
         let pages = class_bytes + self.chunks * CHUNK_CLASS_WORDS;
-        let buckets = Region { offset: pages + self.pages * PAGE_WORDS, buckets: self.buckets as u32 };
+        let buckets = Region { offset: pages + self.pages.len() as u32 * PAGE_WORDS, buckets: self.buckets as u32 };
         words[header::V4_CHUNKS as usize] = halves(bitmaps, class_bytes);
         words[header::V4_PAGES as usize] = u64::from(pages);
         words[header::V4_BUCKETS as usize] = buckets.header();
@@ -95,28 +94,19 @@ impl Plan {
         for range in &self.ranges {
             self.write_whole(words, bitmaps, class_bytes, *range);
         }
-        let mut page = 0;
-        for net in self.parts.chunk_by(|one, other| one.start >> 8 == other.start >> 8) {
-            let start = net[0].start;
-            let class = if listed(net) > SLOTS_MAX { PAGE } else { MIXED };
-            self.set_net(words, bitmaps, class_bytes, start >> 8, class);
-            if class == PAGE {
-                for (addr, class) in addresses(net) {
-                    set_byte(words, pages + page * PAGE_WORDS, addr & 0xff, class);
-                }
-                page += 1;
-                if !buckets.insert::<v4::Format>(words, seed, v4::whole(start), page) {
-                    return false;
-                }
-                continue;
-            }
+        let mut of_pages = Vec::with_capacity(self.pages.len());
+        for (number, net) in self.pages.iter().enumerate() {
+            self.set_net(words, bitmaps, class_bytes, net[0].start >> 8, PAGE);
             for (addr, class) in addresses(net) {
-                if !buckets.insert::<v4::Format>(words, seed, u64::from(addr), u32::from(class)) {
-                    return false;
-                }
+                set_byte(words, pages + number as u32 * PAGE_WORDS, addr & 0xff, class);
             }
+            of_pages.push((v4::whole(net[0].start), number as u32 + 1));
         }
-        true
+        for slots in self.slots.chunk_by(|(one, _), (other, _)| one.net28 >> 4 == other.net28 >> 4) {
+            self.set_net(words, bitmaps, class_bytes, slots[0].0.net28 >> 4, MIXED);
+        }
+        buckets.insert_all::<v4::Format>(words, seed, &of_pages)
+            && buckets.insert_all::<v4::Format>(words, seed, &self.slots)
     }
 
     /// The /24s and /12s that lie whole in a range.
@@ -199,9 +189,50 @@ fn ends(range: Range) -> (Option<Range>, Option<Range>) {
     (piece(start, whole_start), piece(whole_end, range.end))
 }
 
-/// How many addresses of a /24 are in its parts.
-fn listed(net: &[Range]) -> u32 {
-    net.iter().map(|part| (part.end - u64::from(part.start)) as u32).sum()
+/// The /24s that are not of one class, as they come: the slots of each, or its parts as a page.
+#[derive(Default)]
+struct Mixed {
+    slots: Vec<(v4::Key, u32)>,
+    pages: Vec<Vec<Range>>,
+    /// The parts of the /24 that is being read, and where its slots begin.
+    parts: Vec<Range>,
+    begin: usize,
+}
+
+impl Mixed {
+    /// Cuts a part at the borders of /28s, and joins what is of one class there.
+    fn add(&mut self, part: Range) {
+        if self.parts.last().is_some_and(|last| last.start >> 8 != part.start >> 8) {
+            self.close();
+        }
+        self.parts.push(part);
+        let (mut start, end) = (u64::from(part.start), part.end);
+        let class = u32::from(part.class);
+        while start < end {
+            let stop = end.min((start | 15) + 1);
+            let addresses = (((1_u32 << (stop - start)) - 1) << (start & 15)) as u16;
+            let net28 = (start >> 4) as u32;
+            // Addresses come in order, so that the slots of this /28 are the last ones.
+            let mut of_net28 = self.slots[self.begin..].iter_mut().rev().take_while(|(key, _)| key.net28 == net28);
+            match of_net28.find(|(_, held)| *held == class) {
+                Some((key, _)) => key.addresses |= addresses,
+                None => self.slots.push((v4::Key { net28, addresses, whole: false }, class)),
+            }
+            start = stop;
+        }
+    }
+
+    /// The /24 is read: its slots are kept, or it is a page instead.
+    fn close(&mut self) {
+        let slots = &self.slots[self.begin..];
+        let of_net28 = slots.chunk_by(|(one, _), (other, _)| one.net28 == other.net28).map(<[_]>::len).max();
+        if slots.len() > SLOTS_MAX || of_net28.is_some_and(|count| count > SLOTS_OF_NET28_MAX) {
+            self.slots.truncate(self.begin);
+            self.pages.push(std::mem::take(&mut self.parts));
+        }
+        self.parts.clear();
+        self.begin = self.slots.len();
+    }
 }
 
 fn addresses(net: &[Range]) -> impl Iterator<Item = (u32, u8)> {

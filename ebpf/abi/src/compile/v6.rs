@@ -38,9 +38,9 @@ impl Key {
 pub(super) struct Plan {
     /// The lengths that occur, a bit for each step of four.
     lengths: u64,
-    wide: Vec<(v6::Key, u8)>,
-    near: Vec<(v6::Key, u8)>,
-    long: Vec<(long::Key, u8)>,
+    wide: Vec<(v6::Key, u32)>,
+    near: Vec<(v6::Key, u32)>,
+    long: Vec<(long::Key, u32)>,
     /// The /32s in which something is near or long.
     nets: Vec<u32>,
 }
@@ -78,6 +78,7 @@ impl Plan {
 
     /// Spreads a prefix over the next length that is looked for, and stores the pieces.
     fn store(&mut self, key: &Key, class: u8) -> Result<(), CompileError> {
+        let class = u32::from(class);
         let step = u32::from(key.length).div_ceil(V6_STEP);
         let length = step * V6_STEP;
         self.lengths |= 1 << step;
@@ -143,8 +144,8 @@ impl Plan {
             let bit = v6::bit_of(u64::from(*net) << 32, seed) & mask;
             words[(offset + bit / 64) as usize] |= 1 << (bit % 64);
         }
-        self.near.iter().all(|(key, class)| near.insert::<v6::Format>(words, seed, *key, u32::from(*class)))
-            && self.wide.iter().all(|(key, class)| wide.insert::<v6::Format>(words, seed, *key, u32::from(*class)))
-            && self.long.iter().all(|(key, class)| long.insert::<long::Format>(words, seed, *key, u32::from(*class)))
+        near.insert_all::<v6::Format>(words, seed, &self.near)
+            && wide.insert_all::<v6::Format>(words, seed, &self.wide)
+            && long.insert_all::<long::Format>(words, seed, &self.long)
     }
 }

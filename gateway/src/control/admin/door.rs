@@ -149,29 +149,6 @@ pub(super) async fn confirm(Shared(state): Shared<State>, headers: HeaderMap, Qu
     }
 }
 
-/// Turns every drop in the kernel off, or on again.
-pub(super) async fn bypass(Shared(state): Shared<State>, headers: HeaderMap, Query(pairs): Pairs) -> Response {
-    if from_a_page(&headers) {
-        return problem(StatusCode::FORBIDDEN, "cross_origin", "this is not for web pages");
-    }
-    let on = match first(&pairs, "on") {
-        Some("true") => true,
-        Some("false") => false,
-        _ => return bad("say `on=true` or `on=false`"),
-    };
-    match state.doors.bypass(on).await {
-        Ok(()) if wants_text(&pairs) => match on {
-            true => {
-                "the kernel drops nothing any more, until `bawab xdp bypass off`; user space turns away as before\n"
-            }
-            false => "the kernel drops again\n",
-        }
-        .into_response(),
-        Ok(()) => Json(json!({ "bypass": on })).into_response(),
-        Err(why) => problem(StatusCode::CONFLICT, "no_door", &why),
-    }
-}
-
 /// Every ban.
 pub(super) async fn bans(Shared(state): Shared<State>, Query(pairs): Pairs) -> Response {
     let now = unix_ms();

@@ -40,11 +40,11 @@ impl Clock {
         self.moment.jiffies.saturating_add(passed as u64)
     }
 
-    /// The first jiffy in which something that lasts so long is over for certain. The moment we count from may have been the
-    /// end of its jiffy, so one more than the sum.
+    /// The first jiffy in which something that lasts so long is over for certain: the one that runs now is partly over, and
+    /// so was the one that the moment was taken in, so two more than the sum.
     pub(super) fn after(&self, duration: Duration) -> u64 {
         let jiffies = (duration.as_nanos() * u128::from(self.hz)).div_ceil(1_000_000_000);
-        self.now().saturating_add(1).saturating_add(u64::try_from(jiffies).unwrap_or(u64::MAX))
+        self.now().saturating_add(2).saturating_add(u64::try_from(jiffies).unwrap_or(u64::MAX))
     }
 
     /// How long it is until then; nothing once it is over.

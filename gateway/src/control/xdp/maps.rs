@@ -17,6 +17,9 @@ use super::clock::Clock;
 use super::error::DoorError;
 use super::sys::Mapping;
 
+/// Every 1,024th.
+const SAMPLING: u32 = 10;
+
 /// Who a ban is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Banned {
@@ -111,6 +114,9 @@ impl Maps {
         let mirror: HashMap<BanKey, BanValue> = bans.iter().filter_map(Result::ok).collect();
         let ends = mirror.iter().map(|(key, value)| Reverse((value[0], *key))).collect();
         let mut maps = Self { config, clock, bans, mirror, ends, counters, events };
+        if maps.config.load(config::MAGIC) != MAGIC {
+            maps.set_sampling(SAMPLING);
+        }
         maps.config.store(config::MAGIC, MAGIC);
         maps.config.store(config::HZ, u64::from(clock.hz()));
         maps.set_population();
@@ -137,7 +143,8 @@ impl Maps {
         self.set_flag(flag::DROP_MALFORMED, drop);
     }
 
-    /// Samples every 2^`exponent`th packet a rule turns away, on each CPU, to [`Maps::events`].
+    /// Samples the first and then every 2^`exponent`th packet that a rule turns away, on each CPU, to [`Maps::event`]. New maps
+    /// begin with 10, so that a flood costs nothing for its samples.
     pub fn set_sampling(&mut self, exponent: u32) {
         self.config.store(config::SAMPLE_MASK, 1_u64.checked_shl(exponent).map_or(u64::MAX, |every| every - 1));
     }

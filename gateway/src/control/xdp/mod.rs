@@ -33,13 +33,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use abi::Table;
+use abi::door::{config, map};
 use aya::programs::loaded_programs;
 use caps::{CapSet, Capability};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 
 pub use error::DoorError;
 pub use maps::{Ban, Banned, Count, Maps, Rate, SynLimits};
-pub use program::{Draw, Object, Program, Runner, Trial};
+pub use program::{Draw, Object, Program, Runner, Staged, Trial};
 
 use netlink::Attached;
 use pins::{PinnedLink, Pins};
@@ -215,6 +216,20 @@ pub fn detach(interface: &str, pins: &Path) -> Result<bool, DoorError> {
     }
     let pins = Pins::lock(pins, interface, Duration::ZERO)?;
     pins.remove().map_err(DoorError::kernel("removing the pins"))?;
+    Ok(true)
+}
+
+/// Turns every drop of an interface's program off, or on again, without opening its door: one word, so also beside a gateway
+/// that has it open, and when none runs. Whether there is such a program.
+pub fn set_bypass(interface: &str, pins: &Path, on: bool) -> Result<bool, DoorError> {
+    let map = match sys::open(&pins::map(pins, interface, map::CONFIG)) {
+        Ok(map) => map,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(DoorError::Kernel { what: "opening the pinned configuration", error }),
+    };
+    let words =
+        sys::Mapping::new(map.as_fd(), config::WORDS).map_err(DoorError::kernel("mapping the pinned configuration"))?;
+    words.store(config::BYPASS, u64::from(on));
     Ok(true)
 }
 

@@ -110,6 +110,11 @@ pub(super) fn exist(root: &Path, interface: &str) -> bool {
     folder(root, interface).is_dir()
 }
 
+/// The pinned map of that name, in the layout of this program.
+pub(super) fn map(root: &Path, interface: &str, name: &str) -> PathBuf {
+    folder(root, interface).join(format!("v{LAYOUT}")).join(name)
+}
+
 /// Interfaces that have pins, as far as their names can be told.
 pub(super) fn interfaces(root: &Path) -> Vec<String> {
     let names = folders(root).into_iter();

@@ -22,8 +22,8 @@ pub(super) const DOOR: &str = "door";
 pub(super) const DOOR_WHOLE: &str = "door_whole";
 const CLOCK: &str = "clock";
 
-/// The smallest table in the kernel, and the step beyond: 64 KiB, 1 MiB, 16 MiB, 64 MiB.
-const CAPACITIES: [usize; 4] = [1 << 13, 1 << 17, 1 << 21, TABLE_WORDS_MAX as usize];
+/// Words of the tables in the kernel, powers of two: 64 KiB, 1 MiB, 16 MiB, 64 MiB, 128 MiB.
+const CAPACITIES: [usize; 5] = [1 << 13, 1 << 17, 1 << 21, 1 << 23, TABLE_WORDS_MAX as usize];
 
 static EMBEDDED: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/prebuilt/door.bpf.o"));
@@ -64,6 +64,8 @@ pub enum Draw {
     Packet,
     /// Any.
     Any,
+    /// Any, and nobody is asked about it: what parsing alone costs.
+    Nobody,
     /// One of so many, a power of two: [`abi::door::bench_source4`] and `bench_source6` of 0 to that.
     Listed(u32),
 }
@@ -83,6 +85,12 @@ impl Trial {
     pub const PASS: u32 = 2;
 }
 
+/// Lists in the kernel that no packet is judged by.
+pub struct Staged {
+    lists: OwnedFd,
+    capacity: usize,
+}
+
 /// Runs a loaded program, from any thread, whatever happens to its maps meanwhile.
 pub struct Runner {
     program: OwnedFd,
@@ -94,9 +102,24 @@ impl Runner {
         Ok(Self { program: program.map_err(DoorError::kernel("copying a descriptor"))? })
     }
 
+    /// Any program, for a bench that has others.
+    pub fn of(program: OwnedFd) -> Self {
+        Self { program }
+    }
+
     /// On a packet that nobody sent, again and again. At least 14 bytes: the kernel wants a frame.
     pub fn run(&self, frame: &[u8], repeat: u32) -> Result<Trial, DoorError> {
-        let (action, nanos) = sys::test_run(self.program.as_fd(), frame, repeat, None)
+        self.test(frame, repeat, None)
+    }
+
+    /// The same, but the packets go where the program says, as if the interface of this number had received them: a
+    /// generator, if it sends them back.
+    pub fn run_live(&self, frame: &[u8], repeat: u32, interface: u32) -> Result<(), DoorError> {
+        self.test(frame, repeat, Some(interface)).map(drop)
+    }
+
+    fn test(&self, frame: &[u8], repeat: u32, live: Option<u32>) -> Result<Trial, DoorError> {
+        let (action, nanos) = sys::test_run(self.program.as_fd(), frame, repeat, live)
             .map_err(DoorError::kernel("trying the XDP program"))?;
         Ok(Trial { action, time: Duration::from_nanos(nanos.into()) })
     }
@@ -137,6 +160,7 @@ impl Program {
         let (draw, draw_mask) = match draw {
             Draw::Packet => (0_u32, 0),
             Draw::Any => (1, 0),
+            Draw::Nobody => (3, 0),
             Draw::Listed(count) => (2, count - 1),
         };
         // aya takes a map that exists from a pin only.
@@ -169,12 +193,25 @@ impl Program {
     /// Replaces the lists: every packet is judged by all of the old ones or all of the new ones. Returns when no packet is
     /// judged by the old ones any more, which takes some milliseconds.
     pub fn publish(&mut self, table: &Table) -> Result<(), DoorError> {
+        let staged = self.stage(table)?;
+        self.swap(staged)
+    }
+
+    /// The slower half of [`Program::publish`]: the lists are in the kernel, and nobody asks them yet.
+    pub fn stage(&self, table: &Table) -> Result<Staged, DoorError> {
         let words = table.words().len();
         if words > self.capacity {
             return Err(DoorError::TableSize { words, words_max: self.capacity });
         }
-        let lists = fill(table, self.capacity)?;
-        sys::set_slot(self.slot.as_fd(), lists.as_fd()).map_err(DoorError::kernel("setting the lists"))
+        Ok(Staged { lists: fill(table, self.capacity)?, capacity: self.capacity })
+    }
+
+    /// The other half: one store, and waiting for those who look at the old ones.
+    pub fn swap(&mut self, staged: Staged) -> Result<(), DoorError> {
+        if staged.capacity != self.capacity {
+            return Err(DoorError::TableSize { words: staged.capacity, words_max: self.capacity });
+        }
+        sys::set_slot(self.slot.as_fd(), staged.lists.as_fd()).map_err(DoorError::kernel("setting the lists"))
     }
 
     pub fn maps(&self) -> &Maps {
@@ -193,6 +230,19 @@ impl Program {
     /// Instructions the verifier looked at; `None` where the kernel does not say.
     pub fn verified_instructions(&mut self) -> Result<Option<u32>, DoorError> {
         Ok(self.entry(DOOR)?.info().map_err(DoorError::object)?.verified_instruction_count())
+    }
+
+    /// How often the kernel ran the program and for how many nanoseconds, while it keeps such statistics
+    /// (`kernel.bpf_stats_enabled`).
+    pub fn run_stats(&mut self) -> Result<(u64, u64), DoorError> {
+        let fd = self.entry(DOOR)?.fd().map_err(DoorError::object)?.as_fd().as_raw_fd();
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+            .map_err(DoorError::kernel("reading the statistics of the program"))?;
+        let number = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+        };
+        Ok((number("run_cnt"), number("run_time_ns")))
     }
 
     /// An entry of the object, in the kernel.

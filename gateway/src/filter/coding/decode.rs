@@ -365,26 +365,6 @@ mod tests {
         assert!(Decoder::new(Coding::Br, 20, 1).is_some());
     }
 
-    /// `cargo test --release -p bawab --lib -- --ignored --nocapture what_a_step_costs`
-    #[test]
-    #[ignore = "a measurement"]
-    fn what_a_step_costs() {
-        let text = lines(200_000);
-        for coding in CODINGS {
-            let coded = coded(coding, &text);
-            let mut decoder = Decoder::new(coding, 20, u64::MAX).expect("memory");
-            let (mut at, mut steps, mut most) = (0, 0, std::time::Duration::ZERO);
-            let started = std::time::Instant::now();
-            while at < coded.len() || decoder.has_more() {
-                let started = std::time::Instant::now();
-                at += decoder.step(&coded[at..]).expect("good").0;
-                most = most.max(started.elapsed());
-                steps += 1;
-            }
-            println!("{coding:?}: {:?} a step of 32 KiB, at most {most:?}", started.elapsed() / steps);
-        }
-    }
-
     proptest! {
         #[test]
         fn any_bytes_end_in_bytes_or_an_error(

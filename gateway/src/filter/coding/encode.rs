@@ -195,29 +195,4 @@ mod tests {
         held.pop();
         assert!(Encoder::new(Coding::Gzip, CompressionLevel::Fast).is_some());
     }
-
-    /// `cargo test --release -p bawab --lib -- --ignored --nocapture what_a_piece_costs`
-    #[test]
-    #[ignore = "a measurement"]
-    fn what_a_piece_costs() {
-        let pieces = 64;
-        let body = text(pieces * BUFFER_BYTES);
-        for (coding, level) in CODINGS.into_iter().flat_map(|coding| LEVELS.map(|level| (coding, level))) {
-            let mut encoder = Encoder::new(coding, level).expect("a place");
-            let (mut coded, mut most) = (Vec::new(), std::time::Duration::ZERO);
-            let started = std::time::Instant::now();
-            for piece in body.chunks(BUFFER_BYTES) {
-                let started = std::time::Instant::now();
-                encoder.piece(piece, &mut coded);
-                encoder.flush(&mut coded);
-                most = most.max(started.elapsed());
-            }
-            encoder.end(&mut coded);
-            let each = started.elapsed() / pieces as u32;
-            println!(
-                "{coding:?} {level:?}: {each:?} a piece of 64 KiB, at most {most:?}; {:.1}:1",
-                body.len() as f64 / coded.len() as f64
-            );
-        }
-    }
 }
