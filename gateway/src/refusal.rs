@@ -361,6 +361,18 @@ mod tests {
     }
 
     #[test]
+    fn the_page_has_every_code_with_its_status() {
+        let page = include_str!("../../docs/observability.md");
+        let malformed = Refusal::UpstreamMalformed(Fault::ALL[0]);
+        for refusal in Refusal::PLAIN.into_iter().chain([malformed]) {
+            let (status, code) = (format!("| {} |", refusal.status()), format!("`{}`", refusal.code()));
+            assert!(page.lines().any(|line| line.starts_with(&status) && line.contains(&code)), "{status} {code}");
+        }
+        let statuses: std::collections::BTreeSet<u16> = Fault::ALL.iter().map(|fault| fault.status()).collect();
+        assert_eq!(statuses.into_iter().collect::<Vec<_>>(), [400, 413, 414, 431, 501, 505]);
+    }
+
+    #[test]
     fn what_the_upstream_may_have_seen_is_not_safe_to_repeat() {
         assert!(Refusal::UpstreamConnectFailed.retry_safe());
         assert!(!Refusal::UpstreamClosed.retry_safe());

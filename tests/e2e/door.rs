@@ -1,14 +1,16 @@
 //! The door in the kernel, as an operator sees it: the real binary in a namespace, clients in another. For root only.
 
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use e2e::gateway::{end, started_with};
 use e2e::message::Message;
 use e2e::netns::{Network, ip};
 use e2e::origin::ok;
 use e2e::{Gateway, Origin, binary, patience};
+use rustix::process::Signal;
 
 /// How long a connection that must not come about is waited for.
 const SHUT: Duration = Duration::from_millis(400);
@@ -106,7 +108,8 @@ fn lists_and_bans_reach_the_kernel_and_outlive_the_gateway() {
 
     // The kill word lets everybody in, as far as the kernel goes.
     let bypass = |state: &str| bawab(&["xdp", "bypass", state, "--interface", &network.interface]);
-    assert_eq!(bypass("on").1, format!("bypass is on on {}\n", network.interface));
+    let said = bypass("on").1;
+    assert!(said.starts_with(&format!("the kernel drops nothing any more on {}", network.interface)), "{said}");
     gateway.metrics_when("the bypass", |metrics| metrics.sum("bawab_xdp_bypassed", &[]) == 1.0).unwrap();
     assert!(with(&["xdp", "status"]).1.contains("BYPASSED"));
     network.connect("10.78.0.3", to, patience()).unwrap();
@@ -114,7 +117,7 @@ fn lists_and_bans_reach_the_kernel_and_outlive_the_gateway() {
     assert_shut(&network, "10.78.0.3", to);
 
     // Killed without a word: the kernel goes on, and the next gateway finds bans and program where they were.
-    gateway.signal(rustix::process::Signal::KILL).unwrap();
+    gateway.signal(Signal::KILL).unwrap();
     drop((gateway, origin));
     assert_ne!(network.at_gateway(|| Ok(bawab(&["xdp", "detach", "--interface", "nothing0"]).1)).unwrap(), "");
     let (gateway, _origin) = start(&network, lists);
@@ -198,4 +201,93 @@ fn without_a_door_the_lists_hold_in_user_space_and_the_reason_is_said() {
     let file = gateway.config_file();
     let (_, said, _) = bawab(&["xdp", "status", "--config", file.to_str().unwrap()]);
     assert!(said.contains("nothing0: NOT attached: there is no network interface `nothing0`"), "{said}");
+}
+
+/// What the unit and its drop-in say behind `key=`, line by line.
+fn unit(key: &str) -> Vec<String> {
+    let conf = binary::workspace().join("conf");
+    let texts = ["bawab.service", "bawab-door.conf"].map(|name| std::fs::read_to_string(conf.join(name)).unwrap());
+    let lines = texts.iter().flat_map(|text| text.lines());
+    lines.filter_map(|line| Some(line.strip_prefix(key)?.strip_prefix('=')?.to_owned())).collect()
+}
+
+/// Ends every gateway that runs with a configuration, however the test ends.
+struct Ended<'a>(&'a std::path::Path);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        for pid in started_with(self.0) {
+            end(pid, Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn a_user_with_what_the_units_drop_in_gives_has_a_door_and_takes_it_over() {
+    root_only!();
+    let network = Network::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = dir.path().join("gateway.toml");
+    let interface = &network.interface;
+    std::fs::write(
+        &file,
+        format!(
+            "[admin]\naddress = \"127.0.0.1:9180\"\n[[listener]]\naddress = \"10.78.0.1:80\"\n\
+             [xdp]\ninterfaces = [\"{interface}\"]\n[list.drop]\naction = \"deny\"\ncidrs = [\"10.78.0.3\"]\n\
+             [[route]]\npath = \"/\"\nauth = \"none\"\nrespond = {{ body = \"x\" }}\n"
+        ),
+    )
+    .unwrap();
+    // As systemd does it: /sys/fs/bpf is root's alone, the unit's folder in it is writable, and the rest of it is not.
+    let prepare = unit("ExecStartPre").into_iter().find_map(|line| line.strip_prefix('+').map(str::to_owned)).unwrap();
+    let prepare = prepare.replace("bawab:bawab", "65534:65534");
+    let folder = unit("ReadWritePaths").remove(0).trim_start_matches('-').to_owned();
+    let powers = unit("AmbientCapabilities").join(" ");
+    assert_eq!(powers, unit("CapabilityBoundingSet").join(" "));
+    let powers: String =
+        powers.split(' ').map(|power| format!(",+{}", power.trim_start_matches("CAP_").to_lowercase())).collect();
+    let script = format!(
+        "mount -t bpf -o mode=700 bpf /sys/fs/bpf && {prepare} && mount --bind {folder} {folder} && \
+         mount -o remount,bind,ro /sys/fs/bpf && exec setpriv --reuid=65534 --regid=65534 --clear-groups \
+         --inh-caps=-all{powers} --ambient-caps=-all{powers} --bounding-set=-all{powers} --no-new-privs \"$@\""
+    );
+    let _ended = Ended(&file);
+    // Others may not get to where the binary was built.
+    let program = dir.path().join("bawab");
+    std::fs::copy(binary::path(), &program).unwrap();
+    let mut gateway = network
+        .at_gateway(|| {
+            let words = ["--mount", "--propagation", "private", "sh", "-c", &script, "sh"];
+            let mut command = Command::new("unshare");
+            command.args(words).arg(&program).arg("run").arg(&file);
+            Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
+        })
+        .unwrap();
+    let with = |args: &[&str]| {
+        let args = [args, &["--config", file.to_str().unwrap()]].concat();
+        network.at_gateway(|| Ok(bawab(&args))).unwrap()
+    };
+    let attached = |bans: usize| {
+        let deadline = Instant::now() + patience();
+        loop {
+            let (_, said, wrong) = with(&["xdp", "status"]);
+            if said.contains(&format!("{interface}: attached, native")) && said.contains(&format!(" {bans} bans")) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{said}{wrong}");
+        }
+    };
+    attached(0);
+    let (_, said, wrong) = with(&["ban", "add", "10.78.0.4"]);
+    assert!(said.contains("in the kernel on every port"), "{said}{wrong}");
+    // Another process takes over, and has the same in its hands: what it does reaches the kernel.
+    rustix::process::kill_process(e2e::root::pid(&gateway).unwrap(), Signal::USR2).unwrap();
+    assert!(e2e::root::ended(&mut gateway).unwrap().success());
+    attached(1);
+    assert_eq!(with(&["ban", "del", "10.78.0.4"]).1, "10.78.0.4 is banned no more\n");
+    attached(0);
+    let to = "10.78.0.1:80".parse().unwrap();
+    assert_shut(&network, "10.78.0.3", to);
+    assert_eq!(served(&network, "10.78.0.2", to).unwrap(), 200);
 }

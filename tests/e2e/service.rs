@@ -30,6 +30,10 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let text = std::fs::read_to_string(conf.join("bawab.service")).unwrap().replace("/usr/bin/bawab", program);
     std::fs::write(&service, &text).unwrap();
     std::fs::copy(conf.join("bawab.socket"), &socket).unwrap();
+    // The drop-in that the door in the kernel needs.
+    let drop_in = dir.path().join("bawab.service.d/door.conf");
+    std::fs::create_dir(drop_in.parent().unwrap()).unwrap();
+    std::fs::copy(conf.join("bawab-door.conf"), &drop_in).unwrap();
     let Some(said) = verified(&[&service, &socket]) else { return };
     assert_eq!(said, "");
 
@@ -37,4 +41,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     std::fs::write(&service, text.replace("[Service]\n", "[Service]\nProtectEverything=yes\n")).unwrap();
     let said = verified(&[&service, &socket]).unwrap();
     assert!(said.contains("ProtectEverything"), "{said}");
+    std::fs::write(&drop_in, "[Service]\nProtectEverybody=yes\n").unwrap();
+    let said = verified(&[&service, &socket]).unwrap();
+    assert!(said.contains("ProtectEverybody"), "{said}");
 }

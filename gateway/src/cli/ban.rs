@@ -1,5 +1,6 @@
 //! `bawab ban`: who is turned away for a time, asked over the admin listener of the gateway that runs.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use super::ask::{self, Method};
@@ -9,7 +10,8 @@ use super::xdp::Config;
 pub enum What {
     /// Bans an IPv4 address, or the /64 of an IPv6 address.
     Add {
-        address: String,
+        /// Whom.
+        address: IpAddr,
         /// For how long, such as 10m.
         #[arg(long = "for", value_name = "TIME", default_value = "1h")]
         time: String,
@@ -21,7 +23,8 @@ pub enum What {
     },
     /// Ends a ban.
     Del {
-        address: String,
+        /// Whose.
+        address: IpAddr,
         #[command(flatten)]
         config: Config,
     },
@@ -32,11 +35,13 @@ pub enum What {
 pub(super) fn main(what: &What) -> ExitCode {
     match what {
         What::Add { address, time, reason, config } => {
-            let query = ask::form(&[("address", address), ("for", time), ("reason", reason), ("format", "text")]);
+            let address = address.to_string();
+            let query = ask::form(&[("address", &address), ("for", time), ("reason", reason), ("format", "text")]);
             ask::show(&config.file, Method::Post, &format!("/bans?{query}"))
         }
         What::Del { address, config } => {
-            ask::show(&config.file, Method::Delete, &format!("/bans?{}", ask::form(&[("address", address)])))
+            let query = ask::form(&[("address", &address.to_string()), ("format", "text")]);
+            ask::show(&config.file, Method::Delete, &format!("/bans?{query}"))
         }
         What::List(config) => ask::show(&config.file, Method::Get, "/bans?format=text"),
     }

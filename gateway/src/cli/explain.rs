@@ -25,6 +25,7 @@ pub enum What {
 
 #[derive(Debug, clap::Args)]
 pub struct Ip {
+    /// The client's address.
     address: IpAddr,
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = super::FILE_DEFAULT)]

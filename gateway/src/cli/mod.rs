@@ -51,17 +51,22 @@ pub enum Command {
         #[arg(default_value = FILE_DEFAULT)]
         file: PathBuf,
     },
-    /// Says what the gateway would do with a request, and why.
+    /// Says what the gateway would do with a request or an address, and why.
     Explain {
         #[command(subcommand)]
         what: explain::What,
     },
     /// The door in the kernel: how it stands, how it is changed and removed.
+    ///
+    /// `bypass` and `detach` do what they do by themselves; the others ask the gateway that runs, at the `[admin]` address of its
+    /// configuration.
     Xdp {
         #[command(subcommand)]
         what: xdp::What,
     },
-    /// Who is turned away for a time.
+    /// Who is turned away for a time, at the gateway that runs.
+    ///
+    /// It is asked at the `[admin]` address of its configuration.
     Ban {
         #[command(subcommand)]
         what: ban::What,

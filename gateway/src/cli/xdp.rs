@@ -12,6 +12,8 @@ pub enum What {
     /// How the XDP program stands on each interface: mode, lists, bans, what it turned away, and whom.
     Status(Config),
     /// Loads the configuration again. With --confirm its lists are taken back unless `bawab xdp confirm` comes in time.
+    ///
+    /// A gateway that watches its files has loaded a change before it is asked: `gateway.watch = false` leaves it to you.
     Apply {
         /// A time such as 60s: lock yourself out, and you are in again after it.
         #[arg(long, value_name = "TIME")]
@@ -22,6 +24,8 @@ pub enum What {
     /// Keeps what `apply --confirm` brought.
     Confirm(Config),
     /// Turns every drop in the kernel off at once, or on again: without a gateway or a configuration, and over restarts.
+    ///
+    /// User space goes on turning away.
     Bypass {
         /// on or off
         #[arg(value_parser = ["on", "off"])]
@@ -32,6 +36,7 @@ pub enum What {
     },
     /// Removes the XDP program and all it knows from an interface, or from all of them; no gateway may be running with it.
     Detach {
+        /// One interface, whether it is there still or not. All of them if it is not said.
         #[arg(long, value_name = "NAME")]
         interface: Option<String>,
     },
@@ -48,13 +53,19 @@ pub(super) fn main(what: &What) -> ExitCode {
     match what {
         What::Status(config) => ask::show(&config.file, Method::Get, "/xdp?format=text"),
         What::Apply { confirm, config } => {
-            let query = confirm.as_ref().map(|time| format!("?{}", ask::form(&[("confirm", time)])));
-            ask::show(&config.file, Method::Post, &format!("/xdp/apply{}", query.unwrap_or_default()))
+            let mut pairs = vec![("format", "text")];
+            pairs.extend(confirm.iter().map(|time| ("confirm", time.as_str())));
+            ask::show(&config.file, Method::Post, &format!("/xdp/apply?{}", ask::form(&pairs)))
         }
-        What::Confirm(config) => ask::show(&config.file, Method::Post, "/xdp/confirm"),
+        What::Confirm(config) => ask::show(&config.file, Method::Post, "/xdp/confirm?format=text"),
         What::Bypass { state, interface } => match control::bypass(interface.as_deref(), state == "on") {
             Ok(on) if on.is_empty() => usage("no XDP program of a gateway is attached"),
-            Ok(on) => answer(&format!("bypass is {state} on {}\n", on.join(", "))),
+            Ok(on) => answer(&match state.as_str() {
+                "on" => {
+                    format!("the kernel drops nothing any more on {}; user space turns away as before\n", on.join(", "))
+                }
+                _ => format!("the kernel drops again on {}\n", on.join(", ")),
+            }),
             Err(error) => usage(&error.to_string()),
         },
         What::Detach { interface } => match control::detach(interface.as_deref()) {

@@ -32,7 +32,8 @@ pub struct Failure {
     pub refusal: Refusal,
     /// What we saw, for the log.
     pub detail: String,
-    /// Not a byte of an answer was received.
+    /// The service hung up before a byte of its answer: on a kept connection it may never have seen the request. One that is
+    /// there and silent has.
     pub unanswered: bool,
 }
 
@@ -373,7 +374,7 @@ fn head_failure(error: HeadError) -> Failure {
             (Refusal::UpstreamClosed, detail.to_owned(), received)
         }
     };
-    Failure { refusal, detail, unanswered: !received }
+    Failure { refusal, detail, unanswered: !received && refusal == Refusal::UpstreamClosed }
 }
 
 /// The client's body did not come to its end.

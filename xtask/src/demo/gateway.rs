@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -20,13 +20,20 @@ use super::services::Services;
 use crate::process;
 use crate::workspace;
 
+/// The copy of `conf/demo.toml`, in its folder.
+const CONFIG: &str = "demo.toml";
+
 pub(super) struct Gateway {
     /// The process that serves now.
     main: Pid,
     /// Set once that was waited for: its id may be somebody else's by now.
     ended: Option<ExitStatus>,
+    pub(super) program: PathBuf,
     pub(super) public: SocketAddr,
-    pub(super) admin: SocketAddr,
+    /// The socket of the admin listener.
+    pub(super) admin: PathBuf,
+    /// What the configuration asks of the environment.
+    environment: Vec<(String, String)>,
     events: Receiver<String>,
     access_log: Receiver<String>,
     /// The copy of `conf/demo.toml` that it runs.
@@ -37,36 +44,37 @@ pub(super) struct Gateway {
 impl Gateway {
     pub(super) fn start(program: &Path, services: &Services) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bawab-demo-").tempdir()?;
-        let config = folder.path().join("demo.toml");
+        let config = folder.path().join(CONFIG);
+        let place = folder.path().to_str().context("a temporary folder has a plain name")?;
+        let addresses = services.addresses().into_iter().chain([("DEMO_FOLDER", place)]);
+        let environment: Vec<_> = addresses.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         fs::copy(workspace::root()?.join("conf/demo.toml"), &config).context("copying conf/demo.toml")?;
         // A process whose parent drained and ended becomes our child: it can be waited for, and cannot be lost.
         set_child_subreaper(Some(getpid()))?;
         let mut command = process::attached(program, None);
-        command.arg("run").arg(&config).envs(services.addresses());
+        command.arg("run").arg(&config).envs(environment.clone());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("starting {}", process::shown(&command)))?;
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut gateway = Self {
             main: process::pid(&child)?,
             ended: None,
+            program: program.to_owned(),
             public: nowhere,
-            admin: nowhere,
+            admin: folder.path().join("admin.sock"),
+            environment,
             events: lines(child.stderr.take().context("stderr is piped")?),
             access_log: lines(child.stdout.take().context("stdout is piped")?),
             config,
             _folder: folder,
         };
-        let (mut public, mut admin) = (None, None);
+        let mut public = None;
         gateway.event("ready", |event| {
-            let address = || event["address"].as_str().and_then(|address| address.parse().ok());
-            match (event["message"].as_str(), event["listener"].as_str()) {
-                (Some("listening"), Some("public")) => public = address(),
-                (Some("admin listening"), _) => admin = address(),
-                _ => {}
+            if event["message"] == "listening" && event["listener"] == "public" {
+                public = event["address"].as_str().and_then(|address| address.parse().ok());
             }
         })?;
         gateway.public = public.context("the gateway did not say where its clients go")?;
-        gateway.admin = admin.context("the gateway did not say where its admin listener is")?;
         Ok(gateway)
     }
 
@@ -84,6 +92,14 @@ impl Gateway {
             }
             passed(&event);
         }
+    }
+
+    /// A command of the program's, about the configuration of this one.
+    pub(super) fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(words).args(["--config", CONFIG]).envs(self.environment.clone());
+        command.current_dir(self.config.parent().unwrap_or(&self.config));
+        command
     }
 
     /// Replaces the one place in the configuration where `text` stands.

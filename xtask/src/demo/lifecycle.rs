@@ -16,6 +16,9 @@ use super::stage::Stage;
 const GET: &str = "GET /books/42 HTTP/1.1\r\nHost: api.example\r\n\r\n";
 const RELOAD: &str = "POST /reload HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n";
 
+/// What stands before the upstream of the first route.
+const BOOKS: &str = "name = \"books\"\nhost = \"api.example\"\npath = \"/books/**\"\nmethods = [\"GET\", \"HEAD\"]\n";
+
 /// Answers that are waited for before, and again after, one process takes over from another.
 const BUSY_ANSWERS: usize = 50;
 
@@ -27,21 +30,22 @@ pub(super) fn reload(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> 
 
     stage.note("the configuration: add = { X-Frame-Options = \"DENY\" } becomes \"SAMEORIGIN\"");
     gateway.rewrite("X-Frame-Options = \"DENY\"", "X-Frame-Options = \"SAMEORIGIN\"")?;
-    let answer = stage.ask(gateway.admin, RELOAD)?;
+    let answer = stage.ask_admin(&gateway.admin, RELOAD)?;
     stage.check("POST /reload says that it is applied", answer.json()?["outcome"] == "applied");
     let after = stage.ask_on(&mut client, GET)?;
     stage.check("the connection that was open has it with its next answer", framing(&after) == "SAMEORIGIN");
 
     stage.note("the configuration: upstream = \"books\" becomes \"boks\"");
-    gateway.rewrite("upstream = \"books\"", "upstream = \"boks\"")?;
-    let answer = stage.ask(gateway.admin, RELOAD)?;
+    let (right, wrong) = (format!("{BOOKS}upstream = \"books\""), format!("{BOOKS}upstream = \"boks\""));
+    gateway.rewrite(&right, &wrong)?;
+    let answer = stage.ask_admin(&gateway.admin, RELOAD)?;
     let told = answer.text();
     stage.check("a mistake is refused: 422 config_problems", answer.refusal()? == (422, "config_problems".to_owned()));
     stage.check("with its place and a guess", told.contains("demo.toml:") && told.contains("did you mean"));
     let after = stage.ask_on(&mut client, GET)?;
     stage.check("and changes nothing, on the same connection still", framing(&after) == "SAMEORIGIN");
-    gateway.rewrite("upstream = \"boks\"", "upstream = \"books\"")?;
-    let answer = stage.ask(gateway.admin, RELOAD)?;
+    gateway.rewrite(&wrong, &right)?;
+    let answer = stage.ask_admin(&gateway.admin, RELOAD)?;
     stage.check("put right, it is what runs already", answer.json()?["outcome"] == "unchanged");
     Ok(())
 }
@@ -91,7 +95,7 @@ pub(super) fn take_over(stage: &mut Stage, gateway: &mut Gateway, _: &Services) 
         stage.note(error);
     }
     stage.check("no request was refused, reset or left without an answer", lost.is_empty());
-    let ready = stage.ask(gateway.admin, "GET /readyz HTTP/1.1\r\nHost: admin\r\n\r\n")?;
+    let ready = stage.ask_admin(&gateway.admin, "GET /readyz HTTP/1.1\r\nHost: admin\r\n\r\n")?;
     stage.check("the admin listener is the new one's", ready.head.status() == 200);
     let answer = stage.ask(public, GET)?;
     stage.check("a client that comes now is served", answer.head.status() == 200);

@@ -2,9 +2,11 @@
 //! demo's own, sends real requests through each thing that exists, changes it while it serves, shows what went and came, and
 //! checks every answer.
 
+mod addresses;
 mod gateway;
 mod lifecycle;
 mod policies;
+mod routes;
 mod services;
 mod stage;
 mod steps;
@@ -31,7 +33,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     process::run(workspace::cargo()?.args(["build", "--package", "bawab", "--bin", "bawab"]))?;
     let services = Services::start()?;
     let mut gateway = Gateway::start(&workspace::target()?.join("debug/bawab"), &services)?;
-    println!("the gateway runs conf/demo.toml: clients at {}, admin at {}", gateway.public, gateway.admin);
+    println!("the gateway runs conf/demo.toml: clients at {}, admin at {}", gateway.public, gateway.admin.display());
     let mut stage = Stage::default();
     for (title, step) in steps::ALL {
         stage.begin(title);
@@ -52,7 +54,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
 
 /// Keeps everything up until Ctrl-C, or until the gateway ends.
 fn invite(gateway: &mut Gateway) -> Result<()> {
-    let (public, admin) = (gateway.public, gateway.admin);
+    let (public, admin) = (gateway.public, gateway.admin.display());
     println!(
         "\nit stays up; end it with Ctrl-C. Try:
   curl -i -H 'Host: api.example' http://{public}/books/42
@@ -60,7 +62,10 @@ fn invite(gateway: &mut Gateway) -> Result<()> {
   curl -i -H 'Host: api.example' -X POST -T - http://{public}/media/upload      (type, then Ctrl-D)
   curl -i -H 'Host: api.example' http://{public}/slow
   curl -i -H 'Host: nowhere.example' http://{public}/
-  curl -s http://{admin}/metrics
+  curl -i -H 'Host: api.example' -H 'X-Canary: 1' http://{public}/books/42
+  curl -i -H 'Host: api.example' http://{public}/old/page
+  curl -s --unix-socket {admin} http://admin/metrics
+  curl -s --unix-socket {admin} 'http://admin/explain/route?method=GET&url=http://api.example/books/42&format=text'
 access log:"
     );
     while gateway.is_running()? {

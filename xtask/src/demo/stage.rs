@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use e2e::Peer;
 use e2e::message::{Head, Message};
 
@@ -41,6 +43,29 @@ impl Stage {
     /// Sends a request on a connection of its own and returns the answer; shows both.
     pub(super) fn ask(&self, to: SocketAddr, request: &str) -> Result<Message> {
         self.ask_on(&mut Peer::connect(to)?, request)
+    }
+
+    /// The same from another address of this machine's.
+    pub(super) fn ask_from(&self, from: &str, to: SocketAddr, request: &str) -> Result<Message> {
+        self.note(&format!("(from {from})"));
+        self.ask_on(&mut Peer::connect_from(from.parse()?, to)?, request)
+    }
+
+    /// The same of an admin listener.
+    pub(super) fn ask_admin(&self, socket: &Path, request: &str) -> Result<Message> {
+        self.ask_on(&mut Peer::connect_unix(socket)?, request)
+    }
+
+    /// Runs a command to its end and returns what it says, on both outputs; shows both.
+    pub(super) fn run(&self, command: &mut Command) -> Result<String> {
+        let words = command.get_args().map(|word| word.to_string_lossy());
+        let words: Vec<String> =
+            words.map(|word| if word.contains(' ') { format!("'{word}'") } else { word.into_owned() }).collect();
+        println!("  $ bawab {}", words.join(" "));
+        let done = command.stdin(Stdio::null()).output().context("starting bawab")?;
+        let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+        said.lines().for_each(|line| println!("  {line}"));
+        Ok(said)
     }
 
     /// The same on a connection that is kept.

@@ -5,9 +5,11 @@ use e2e::Peer;
 use e2e::message::{Head, Message, chunk, fields};
 use serde_json::Value;
 
+use super::addresses;
 use super::gateway::Gateway;
 use super::lifecycle;
 use super::policies;
+use super::routes;
 use super::services::Services;
 use super::stage::Stage;
 use super::websocket;
@@ -23,6 +25,13 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("a download, piece by piece, with a trailer", download),
     ("103 Early Hints before the answer", early_hints),
     ("a WebSocket", upgrade),
+    ("a template, and another path and host for the service", routes::rewritten),
+    ("a condition: the canary", routes::canary),
+    ("a split, by weight and by session", routes::split),
+    ("a redirect", routes::redirected),
+    ("a service that is down on purpose", routes::maintained),
+    ("an error page for browsers", routes::error_page),
+    ("which route, and why: explain route", routes::explained),
     ("pages of other origins", policies::other_origins),
     ("a compressed answer", policies::compressed),
     ("fields for browsers", policies::for_browsers),
@@ -31,6 +40,9 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("refused: requests that could mean two things", ambiguous),
     ("refused: a body too large", too_large),
     ("refused: services that are gone or silent", unreachable),
+    ("refused: addresses on a list", addresses::listed),
+    ("refused: an address that is banned for a time", addresses::banned),
+    ("the door in the kernel", addresses::door),
     ("the access log", access_log),
     ("health and metrics", admin),
     ("another configuration while it runs", lifecycle::reload),
@@ -220,10 +232,10 @@ fn access_log(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result<
 fn admin(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result<()> {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: admin\r\n\r\n");
     for path in ["/livez", "/readyz"] {
-        let answer = stage.ask(gateway.admin, &get(path))?;
+        let answer = stage.ask_admin(&gateway.admin, &get(path))?;
         stage.check(&format!("{path} answers 200"), status(&answer) == 200);
     }
-    let mut client = Peer::connect(gateway.admin)?;
+    let mut client = Peer::connect_unix(&gateway.admin)?;
     stage.send(&mut client, &get("/metrics"))?;
     let text = Message::answer(&mut client, "GET")?.text();
     let wanted = ["bawab_requests_total", "bawab_refusals_total", "bawab_connections_accepted_total"];
@@ -232,7 +244,7 @@ fn admin(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result<()> {
     }
     let metrics = e2e::metrics::Metrics::parse(&text);
     let unrouted = metrics.sum("bawab_refusals_total", &[("code", "no_route")]);
-    stage.check("the one request without a route is counted as such", unrouted == 1.0);
+    stage.check("the two requests without a route are counted as such", unrouted == 2.0);
     stage.check("requests are counted", metrics.sum("bawab_requests_total", &[]) > 20.0);
     Ok(())
 }

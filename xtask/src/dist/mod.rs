@@ -25,6 +25,7 @@ const FILES: &[(&str, &str)] = &[
     ("conf/package.toml", "etc/bawab/gateway.toml"),
     ("conf/bawab.service", "systemd/bawab.service"),
     ("conf/bawab.socket", "systemd/bawab.socket"),
+    ("conf/bawab-door.conf", "systemd/bawab-door.conf"),
     ("conf/bawab.sysusers", "systemd/bawab.sysusers"),
     ("conf/bawab.logrotate", "etc/logrotate.d/bawab"),
     ("conf/gateway.toml", "examples/gateway.toml"),

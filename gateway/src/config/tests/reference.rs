@@ -11,7 +11,11 @@ use crate::config::shape::{self, Field, Shape};
 use crate::config::tree::{Node, Value};
 use crate::config::units::{Size, Time};
 use crate::config::{load_with, read, walk};
+use crate::explain::route::{Question, explain};
+use crate::limits::{LIST_ENTRIES_MAX, LIST_LINE_BYTES_MAX, MIRRORS_PER_WORKER_MAX};
+use crate::observe::metrics::Metrics;
 use crate::problem::Place;
+use crate::snapshot;
 
 fn conf(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(name)
@@ -45,8 +49,10 @@ fn every_file_in_conf_loads() {
         if path.extension().is_some_and(|extension| extension == "toml") {
             count += 1;
             // The demo's services are where the demo starts them.
-            let environment =
-                |name: &str| name.starts_with("DEMO_").then(|| format!("{}.test:9", name.replace('_', "-")));
+            let environment = |name: &str| match name {
+                "DEMO_FOLDER" => Some("/demo".to_owned()),
+                name => name.starts_with("DEMO_").then(|| format!("{}.test:9", name.replace('_', "-"))),
+            };
             if let Err(problems) = load_with(&path, &environment) {
                 panic!("{problems}");
             }
@@ -300,10 +306,89 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
     parts.filter_map(|part| part.strip_prefix(&format!("{language}\n")).map(str::to_owned)).collect()
 }
 
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)).unwrap()
+}
+
+/// A block of a page as a whole configuration: what it leaves out stands behind it, so that its lines keep their numbers.
+fn whole(block: &str) -> String {
+    let mut text = block.to_owned();
+    let mut without = |table: &str, rest: &str| {
+        if !block.lines().any(|line| line.starts_with(table)) {
+            text.push_str(&format!("\n{table}\n{rest}\n"));
+        }
+    };
+    without("[[listener]]", "address = \"127.0.0.1:8080\"");
+    without("[upstream.orders]", "endpoints = [\"127.0.0.1:8000\"]");
+    without("[[route]]", "path = \"/docs\"\nupstream = \"orders\"\nauth = \"none\"");
+    for (name, table, rest) in [
+        ("orders-v2", "[upstream.orders-v2]", "endpoints = [\"127.0.0.1:8001\"]"),
+        ("drop", "[list.drop]", "action = \"deny\"\ncidrs = [\"203.0.113.0/24\"]"),
+    ] {
+        if block.contains(&format!("\"{name}\"")) {
+            without(table, rest);
+        }
+    }
+    text
+}
+
+/// A folder with every file that a page speaks of.
+fn folder_of_pages() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("admin.token"), "geheim\n").unwrap();
+    fs::create_dir(folder.path().join("lists")).unwrap();
+    fs::copy(conf("lists/drop.txt"), folder.path().join("lists/drop.txt")).unwrap();
+    folder
+}
+
+#[test]
+fn every_configuration_on_every_page_loads() {
+    let mut pages = vec!["README.md".to_owned()];
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".md") {
+            pages.push(format!("docs/{name}"));
+        }
+    }
+    let mut count = 0;
+    for name in &pages {
+        for block in blocks(&page(name), "toml") {
+            let folder = folder_of_pages();
+            let path = folder.path().join("gateway.toml");
+            fs::write(&path, whole(&block)).unwrap();
+            match load_with(&path, &|_| None) {
+                Ok(loaded) => {
+                    let warnings = loaded.warnings().map(|warnings| warnings.to_string());
+                    assert_eq!(warnings, None, "{name}:\n{block}");
+                }
+                Err(problems) => panic!("{name}:\n{block}\n{problems}"),
+            }
+            count += 1;
+        }
+    }
+    assert!(pages.len() >= 4 && count >= 18, "{count} blocks in {pages:?}");
+}
+
+#[test]
+fn what_the_page_shows_of_explain_is_what_it_says() {
+    let page = page("docs/configuration.md");
+    let shown = blocks(&page, "console").into_iter().find(|block| block.contains("explain route")).unwrap();
+    let (command, shown) = shown.split_once('\n').unwrap();
+    let block = blocks(&page, "toml").into_iter().find(|block| block.contains("book-beta")).unwrap();
+    let folder = folder_of_pages();
+    let path = folder.path().join("gateway.toml");
+    fs::write(&path, whole(&block)).unwrap();
+    let loaded = load_with(&path, &|_| None).unwrap();
+    let url = command.split('\'').nth(1).unwrap();
+    let question = Question::new("GET", url, &[], None).unwrap();
+    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &Metrics::new(1, &[]));
+    let said = explain(&snapshot, &question).text(|index| loaded.line(&format!("route[{index}].path")));
+    assert_eq!(said.replace(&format!("{}/", folder.path().display()), ""), shown);
+}
+
 #[test]
 fn the_page_shows_what_is_so() {
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
-    let page = fs::read_to_string(page).unwrap();
+    let page = page("docs/configuration.md");
     let minimal = fs::read_to_string(conf("minimal.toml")).unwrap();
     assert_eq!(blocks(&page, "toml")[0], minimal);
 
@@ -318,7 +403,11 @@ fn the_page_shows_what_is_so() {
         (read::FILES_MAX as u64, format!("{} files", read::FILES_MAX)),
         (read::INCLUDE_DEPTH_MAX as u64, format!("{} deep", read::INCLUDE_DEPTH_MAX)),
         (read::FILE_BYTES_MAX, format!("{} MiB each", read::FILE_BYTES_MAX / 1024 / 1024)),
+        (MIRRORS_PER_WORKER_MAX.into(), format!("{MIRRORS_PER_WORKER_MAX} copies of a worker")),
+        (LIST_ENTRIES_MAX as u64, "4,000,000 entries".to_owned()),
+        (LIST_LINE_BYTES_MAX as u64, format!("{LIST_LINE_BYTES_MAX} bytes a line")),
     ] {
         assert!(page.contains(&what), "the page does not say {bound}");
     }
+    assert_eq!(LIST_ENTRIES_MAX, 4_000_000);
 }

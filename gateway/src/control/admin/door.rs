@@ -13,13 +13,14 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{Command, State, from_a_page, problem, reloaded};
+use super::{Command, Reloaded, State, from_a_page, problem, reloaded};
 use crate::config::model::ClientAddress;
 use crate::config::units::Time;
 use crate::control::safety;
 use crate::explain::ip;
 use crate::limits::BAN_MS_MAX;
 use crate::observe::doors::DoorStatus;
+use crate::observe::reloads::Outcome;
 use crate::observe::rfc3339;
 use crate::tables::bans::{Ban, key, unix_ms};
 
@@ -100,6 +101,9 @@ pub(super) async fn apply(Shared(state): Shared<State>, headers: HeaderMap, Quer
         return problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "too much is asked at once; try again");
     }
     match replied.await {
+        Ok(outcome) if wants_text(&pairs) && outcome.outcome != Outcome::Failed => {
+            text_of_apply(&outcome, confirm).into_response()
+        }
         Ok(outcome) => reloaded(&state, outcome),
         Err(_) => {
             problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "a reload is running or the gateway stops; try again")
@@ -107,14 +111,35 @@ pub(super) async fn apply(Shared(state): Shared<State>, headers: HeaderMap, Quer
     }
 }
 
+/// What became of it, for a person; `asked`: the time within which they wanted to confirm.
+fn text_of_apply(reloaded: &Reloaded, asked: Option<Duration>) -> String {
+    let applied = reloaded.outcome == Outcome::Applied;
+    let done = if applied { "applied" } else { "unchanged: this is what runs already" };
+    match (reloaded.confirm, asked) {
+        (Some(time), _) => {
+            format!("{done}; its lists are taken back after {} unless `bawab xdp confirm` comes before\n", Time(time))
+        }
+        (None, Some(_)) if applied => {
+            format!("{done}; its lists are those from before: nothing waits for a confirmation\n")
+        }
+        // Whoever edits a file that is watched is too late with the question.
+        (None, Some(_)) => format!(
+            "{done}; nothing waits for a confirmation. Files that change are loaded by themselves, and then are meant: \
+             `gateway.watch = false` leaves it to you\n"
+        ),
+        (None, None) => format!("{done}\n"),
+    }
+}
+
 /// Keeps what was applied.
-pub(super) async fn confirm(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
+pub(super) async fn confirm(Shared(state): Shared<State>, headers: HeaderMap, Query(pairs): Pairs) -> Response {
     if from_a_page(&headers) {
         return problem(StatusCode::FORBIDDEN, "cross_origin", "this is not for web pages");
     }
     let (reply, replied) = oneshot::channel();
     let sent = state.commands.try_send(Command::Confirm(reply)).is_ok();
     match replied.await {
+        Ok(true) if sent && wants_text(&pairs) => "confirmed: the lists stay\n".into_response(),
         Ok(true) if sent => Json(json!({ "confirmed": true })).into_response(),
         Ok(_) => problem(
             StatusCode::CONFLICT,
@@ -217,6 +242,7 @@ pub(super) async fn unban(Shared(state): Shared<State>, headers: HeaderMap, Quer
     let found = state.bans.unban(client);
     state.doors.unban(client);
     match found {
+        true if wants_text(&pairs) => format!("{} is banned no more\n", key(client)).into_response(),
         true => Json(json!({ "client": key(client), "banned": false })).into_response(),
         false => problem(StatusCode::NOT_FOUND, "not_banned", "this address is not banned"),
     }

@@ -20,6 +20,11 @@ pub enum DoorError {
     NoBpffs {
         path: PathBuf,
     },
+    /// This user may not write where the pins belong.
+    PinsDenied {
+        folder: PathBuf,
+        error: io::Error,
+    },
     /// Another process has this interface's door open.
     Busy {
         interface: String,
@@ -79,6 +84,13 @@ impl fmt::Display for DoorError {
             Self::NoBpffs { path } => {
                 write!(f, "{} is on no BPF file system; mount one (`mount -t bpf bpf /sys/fs/bpf`)", path.display())
             }
+            Self::PinsDenied { folder, error } => {
+                let folder = folder.display();
+                write!(
+                    f,
+                    "{folder}: {error}; it must be a folder of this user, who must get to it; under systemd see bawab-door.conf"
+                )
+            }
             Self::Busy { interface } => {
                 write!(f, "another process has the XDP program of `{interface}` in its hands; stop it first")
             }
@@ -110,7 +122,7 @@ impl fmt::Display for DoorError {
 impl std::error::Error for DoorError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Kernel { error, .. } => Some(error),
+            Self::Kernel { error, .. } | Self::PinsDenied { error, .. } => Some(error),
             _ => None,
         }
     }

@@ -39,7 +39,12 @@ impl Pins {
     /// Waits so long for the lock.
     pub(super) fn lock(root: &Path, interface: &str, wait: Duration) -> Result<Self, DoorError> {
         let folder = folder(root, interface);
-        fs::create_dir_all(&folder).map_err(DoorError::kernel("making a folder for the pins"))?;
+        fs::create_dir_all(&folder).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                DoorError::PinsDenied { folder: root.to_owned(), error }
+            }
+            _ => DoorError::Kernel { what: "making a folder for the pins", error },
+        })?;
         let lock = rustix::fs::open(&folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| DoorError::Kernel { what: "opening the folder of the pins", error: error.into() })?;
         let end = Instant::now() + wait;

@@ -140,8 +140,12 @@ pub(super) fn create_link(program: BorrowedFd<'_>, interface: u32, native: bool)
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Replaces the program of a link, without a packet that meets none. Only if it has the program `old` still.
-pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>, old: BorrowedFd<'_>) -> io::Result<()> {
+/// Replaces the program of a link, without a packet that meets none. With `old` only if it has that program still.
+pub(super) fn update_link(
+    link: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    old: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     #[repr(C)]
     struct Update {
         link: u32,
@@ -149,7 +153,8 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>, old: Bo
         flags: u32,
         old: u32,
     }
-    let mut attributes = Update { link: raw(link), program: raw(program), flags: BPF_F_REPLACE, old: raw(old) };
+    let (flags, old) = old.map_or((0, 0), |old| (BPF_F_REPLACE, raw(old)));
+    let mut attributes = Update { link: raw(link), program: raw(program), flags, old };
     // SAFETY: no pointers.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attributes)? };
     Ok(())
