@@ -11,7 +11,7 @@ use crate::control;
 pub enum What {
     /// How the XDP program stands on each interface: mode, lists, bans, what it turned away, and whom.
     Status(Config),
-    /// Loads the configuration again. With --confirm its lists are taken back unless `bawab xdp confirm` comes in time.
+    /// Loads the configuration again. With --confirm what ran before comes back, all of it, unless `bawab xdp confirm` comes in time.
     ///
     /// A gateway that watches its files has loaded a change before it is asked: `gateway.watch = false` leaves it to you.
     Apply {

@@ -3,6 +3,9 @@
 //! It does not know which protocol the client spoke nor which the upstream speaks: it has a head, a body that yields pieces,
 //! and an answer to write. Whatever happens, it ends here: counted, logged, its guards released.
 
+mod own;
+mod steps;
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,11 +15,10 @@ use bytes::Bytes;
 use http1::{ConnectionOptions, Known, Method, Version};
 
 use super::body::{Body, Length};
-use super::error_page::{self, Told};
 use super::finishing::{Done, Finishing};
 use super::forward;
 use super::h1::answer::Answer;
-use super::head::{Client, RequestHead, ResponseHead};
+use super::head::{Client, RequestHead};
 use super::mirror::Mirroring;
 use super::relay::{self, Failure, Sending, Sent, Upload};
 use super::reply;
@@ -26,15 +28,14 @@ use super::upstream::h1::{self, Hop};
 use super::upstream::{ConnectError, Connection};
 use super::wire::WireReader;
 use crate::balance::Endpoint;
-use crate::filter::{self, Context, Facts, Kept, Output};
-use crate::limits::{BODY_HELD_FOR_RETRY_BYTES, OFFLOAD_WAIT_MS};
+use crate::filter::{self, Facts, Kept};
+use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::observe::access_log::Record;
 use crate::refusal::{Party, Refusal};
 use crate::route::Found;
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
 use crate::rt::deadline::{Cause, Guard, now_us};
-use crate::rt::{Either, select};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::tables::bans::unix_ms;
 use crate::worker::{Pinned, Worker};
@@ -211,35 +212,6 @@ impl<'a> Exchange<'a> {
     fn mirror(&mut self) {
         if let Some(mirroring) = self.mirroring.take() {
             mirroring.send(self.worker, self.pinned, &self.head);
-        }
-    }
-
-    /// Answers as the route itself says.
-    async fn answer_own(&mut self, route: &Route, action: &Action) -> Result<(), Refusal> {
-        let (head, body) = match action {
-            Action::Redirect(redirect) => redirect.answer(&self.context())?,
-            Action::Respond(respond) => respond.answer(),
-            Action::Upstream(_) | Action::Split(_) => unreachable!("answered by their upstream"),
-        };
-        self.answer_through(route, route.chain.len(), head, body).await;
-        Ok(())
-    }
-
-    /// Sends an answer of our own back through the first `passed` filters.
-    async fn answer_through(&mut self, route: &Route, passed: usize, mut head: ResponseHead, body: Bytes) {
-        self.complete_own(&mut head, &body);
-        route.chain.response(&mut self.context(), &mut head, passed);
-        self.send_own(head, body).await;
-    }
-
-    /// Adds what every answer of our own says. The length is there for filters and for HEAD (RFC 9110 §8.6): on the wire it
-    /// is decided when the answer is framed.
-    fn complete_own(&self, head: &mut ResponseHead, body: &Bytes) {
-        if head.fields.first(Known::Date).is_none() {
-            head.fields.add(b"date", &self.worker.date());
-        }
-        if !body.is_empty() {
-            head.fields.set(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
         }
     }
 
@@ -466,137 +438,6 @@ impl<'a> Exchange<'a> {
         let early = body.take_carry();
         let limits = tunnel::Limits { idle_ms: settings.tunnel_idle_ms, age_ms: settings.tunnel_age_ms };
         tunnel::run((reader, self.answer.writer()), &mut connection.wire, (early, carry), limits).await
-    }
-
-    /// The snapshot this exchange runs under, for who outlives it.
-    pub fn pinned(&self) -> Rc<Pinned> {
-        self.pinned.clone()
-    }
-
-    /// What a filter sees.
-    pub fn context(&mut self) -> Context<'_> {
-        Context {
-            request: &mut self.head,
-            facts: facts(&self.client, &self.request_id, self.route, self.scheme),
-            kept: &mut self.kept,
-        }
-    }
-
-    /// Puts the decoder that a filter has left in front of the body. The route's bound on bodies holds for what comes out
-    /// of it, too.
-    fn decode_body(&mut self) {
-        let Some(mut decoder) = self.kept.decoder.take() else { return };
-        decoder.bound(self.route.map_or(0, |route| route.body_bytes_max));
-        // What follows a switch of protocols is no content.
-        if !self.hop.websocket {
-            let body = std::mem::replace(&mut self.body, Body::held(None));
-            self.body = body.decoded(*decoder);
-        }
-    }
-
-    /// Holds the whole request body for a filter.
-    pub async fn hold_body(&mut self, bytes_max: usize) -> Result<Bytes, Refusal> {
-        if self.expectation == Expectation::Continue && !self.body.ended() {
-            // A filter wants the body, so it is us who say go on; the upstream is not asked any more.
-            self.answer.interim(&ResponseHead::new(100)).await.map_err(|_| Refusal::ClientGone)?;
-            self.expectation = Expectation::Nothing;
-        }
-        self.head.fields.remove_known(Known::Expect);
-        if self.body.ended() && matches!(self.body, Body::Wire { .. }) {
-            // There is none: it stays what it is, a GET that may become a tunnel, or a POST that says nothing of a length.
-            return Ok(Bytes::new());
-        }
-        self.decode_body();
-        self.body.collect(bytes_max).await.map_err(|error| {
-            let failure = relay::client_failure(error);
-            self.seen.detail = failure.detail;
-            failure.refusal
-        })
-    }
-
-    /// Waits for `work` unless the exchange is over before.
-    pub async fn until_over<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Refusal> {
-        match select(work, self.guard.over()).await {
-            Either::Left(output) => Ok(output),
-            Either::Right(Cause::ClientGone) => Err(Refusal::ClientGone),
-            Either::Right(_) => Err(Refusal::UpstreamTotalTimeout),
-        }
-    }
-
-    /// Waits `wait_ms`, unless the exchange is over before.
-    pub async fn pause(&mut self, wait_ms: u64) -> Result<(), Refusal> {
-        self.until_over(crate::rt::sleep(std::time::Duration::from_millis(wait_ms))).await
-    }
-
-    /// Has `job` done by the pool. `None`: the pool is full or late.
-    pub async fn offload(&mut self, job: filter::Job) -> Result<Option<Output>, Refusal> {
-        let Some(ticket) = self.worker.offload(job) else {
-            self.worker.core().desk_full.inc();
-            return Ok(None);
-        };
-        self.guard.arm(OFFLOAD_WAIT_MS, Cause::Pause);
-        let done = select(ticket.done(), self.guard.over()).await;
-        self.guard.disarm();
-        match done {
-            Either::Left(output) => Ok(output),
-            Either::Right(Cause::Pause) => {
-                self.worker.core().desk_late.inc();
-                Ok(None)
-            }
-            Either::Right(Cause::ClientGone) => Err(Refusal::ClientGone),
-            Either::Right(_) => Err(Refusal::UpstreamTotalTimeout),
-        }
-    }
-
-    /// Answers with one of the table, if an answer can still be given; else the connection is cut.
-    async fn refuse(&mut self, refusal: Refusal) {
-        let core = self.worker.core();
-        core.refusals[refusal.index()].inc();
-        match refusal {
-            Refusal::BodyTimeout => core.timeouts_body.inc(),
-            Refusal::BodyTooSlow | Refusal::ClientTooSlow => core.slow_clients.inc(),
-            Refusal::ClientStalled => core.timeouts_write.inc(),
-            _ => {}
-        }
-        self.seen.refusal = Some(refusal);
-        if self.answer.started() || !refusal.is_answered() {
-            return;
-        }
-        // A body that is here already need not cost the client its connection.
-        self.body.skip_buffered();
-        self.kept.transforms.clear();
-        let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
-        let retry_after = self.kept.of::<reply::RetryAfter>().map_or(reply::RETRY_AFTER_S, |after| after.0);
-        let (mut head, mut body) = reply::problem(refusal, &self.request_id, allow, retry_after);
-        let pages = error_page::pages(self.route, &self.snapshot.settings);
-        if let Some(page) = error_page::choose(pages, refusal.status(), &self.head.fields, false) {
-            let told = Told::of(refusal, self.request_id.as_bytes());
-            body = page.dress(&mut head.fields, &told);
-        }
-        self.complete_own(&mut head, &body);
-        if let Some(route) = self.route {
-            route.chain.refusal(&mut self.context(), &mut head);
-        }
-        self.send_own(head, body).await;
-    }
-
-    /// Sends an answer of our own.
-    async fn send_own(&mut self, head: ResponseHead, body: Bytes) {
-        if !self.body.ended() || self.worker.draining() || self.listener.is_closed() {
-            self.answer.close_after();
-        }
-        let transforms = &mut self.kept.transforms;
-        let length = if transforms.is_empty() { Length::Exact(body.len() as u64) } else { Length::Unknown };
-        self.answer.head(&head, length);
-        let sent = match self.head.method {
-            Method::Head => self.answer.end(None, None).await,
-            _ => relay::send_whole(body, &mut self.answer, transforms).await,
-        };
-        if let Err(halt) = sent {
-            let failure = relay::answer_failure(halt);
-            self.seen.detail = failure.detail;
-            self.seen.refusal.get_or_insert(failure.refusal);
-        }
     }
 
     /// Counts, logs, and says what becomes of the connection.
