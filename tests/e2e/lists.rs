@@ -227,14 +227,14 @@ fn lists_that_nobody_confirms_are_taken_back() {
     gateway.rewrite(&quiet(with("203.0.113.7"))).unwrap();
     let (code, said, wrong) = xdp(&["apply", "--confirm", "5s"]);
     assert_eq!((code, wrong.as_str()), (Some(0), ""), "{said}");
-    assert_eq!(said, "applied; its lists are taken back after 5s unless `bawab xdp confirm` comes before\n");
+    assert_eq!(said, "applied; what ran before is back after 5s unless `bawab xdp confirm` comes first\n");
     assert_eq!(from(&gateway, "203.0.113.7", "/"), denied());
     gateway.event("nobody confirmed the configuration: the one before is in effect again").unwrap();
     assert_eq!(from(&gateway, "203.0.113.7", "/").0, 200);
     assert_eq!(xdp(&["confirm"]).0, Some(1));
     // The same file again, and this time somebody is there.
     assert_eq!(xdp(&["apply", "--confirm", "1m"]).0, Some(0));
-    assert_eq!(xdp(&["confirm"]).1, "confirmed: the lists stay\n");
+    assert_eq!(xdp(&["confirm"]).1, "confirmed: it stays\n");
     assert_eq!(from(&gateway, "203.0.113.7", "/"), denied());
     // Too late: it runs already, and whoever asks hears how that can be.
     let (code, said, _) = xdp(&["apply", "--confirm", "1m"]);

@@ -68,7 +68,7 @@ impl State {
 pub enum Command {
     /// Load the configuration again and tell what became of it.
     Reload(oneshot::Sender<Reloaded>),
-    /// The same, and take its lists back after this time unless [`Command::Confirm`] comes.
+    /// The same, and bring what ran before back after this time unless [`Command::Confirm`] comes.
     Apply { confirm: Option<Duration>, reply: oneshot::Sender<Reloaded> },
     /// Keep what was applied. Whether there was something to keep.
     Confirm(oneshot::Sender<bool>),
@@ -80,7 +80,7 @@ pub struct Reloaded {
     pub outcome: Outcome,
     /// What is wrong, when it failed; a line each.
     pub problems: Vec<String>,
-    /// Its lists are taken back after this time unless somebody confirms.
+    /// What ran before is back after this time unless somebody confirms.
     pub confirm: Option<Duration>,
 }
 

@@ -86,7 +86,7 @@ fn text_of(doors: &[DoorStatus]) -> String {
     out
 }
 
-/// Loads the configuration again, and takes its lists back unless somebody confirms in time.
+/// Loads the configuration again, and brings the one before back unless somebody confirms in time.
 pub(super) async fn apply(Shared(state): Shared<State>, headers: HeaderMap, Query(pairs): Pairs) -> Response {
     if from_a_page(&headers) {
         return problem(StatusCode::FORBIDDEN, "cross_origin", "this is not for web pages");
@@ -117,11 +117,10 @@ fn text_of_apply(reloaded: &Reloaded, asked: Option<Duration>) -> String {
     let done = if applied { "applied" } else { "unchanged: this is what runs already" };
     match (reloaded.confirm, asked) {
         (Some(time), _) => {
-            format!("{done}; its lists are taken back after {} unless `bawab xdp confirm` comes before\n", Time(time))
+            format!("{done}; what ran before is back after {} unless `bawab xdp confirm` comes first\n", Time(time))
         }
-        (None, Some(_)) if applied => {
-            format!("{done}; its lists are those from before: nothing waits for a confirmation\n")
-        }
+        // Another reload came in between.
+        (None, Some(_)) if applied => format!("{done}; nothing waits for a confirmation\n"),
         // Whoever edits a file that is watched is too late with the question.
         (None, Some(_)) => format!(
             "{done}; nothing waits for a confirmation. Files that change are loaded by themselves, and then are meant: \
@@ -139,7 +138,7 @@ pub(super) async fn confirm(Shared(state): Shared<State>, headers: HeaderMap, Qu
     let (reply, replied) = oneshot::channel();
     let sent = state.commands.try_send(Command::Confirm(reply)).is_ok();
     match replied.await {
-        Ok(true) if sent && wants_text(&pairs) => "confirmed: the lists stay\n".into_response(),
+        Ok(true) if sent && wants_text(&pairs) => "confirmed: it stays\n".into_response(),
         Ok(true) if sent => Json(json!({ "confirmed": true })).into_response(),
         Ok(_) => problem(
             StatusCode::CONFLICT,
