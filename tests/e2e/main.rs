@@ -13,6 +13,7 @@ mod crowd;
 mod decompress_request;
 mod door;
 mod drain;
+mod explain;
 mod lists;
 mod logs;
 mod package;

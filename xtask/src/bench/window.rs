@@ -14,7 +14,7 @@ use super::wrk::{self, Ask, Load};
 const STRANGER_RATIO: f64 = 1.25;
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// The columns of [`line`], behind who they are about.
+/// The columns of [`line()`], behind who they are about.
 pub(super) const TITLES: [&str; 9] =
     ["cpu us/req", "process", "core", "norm", "req/s", "p50 ms", "p99 ms", "RSS MiB", "errors"];
 

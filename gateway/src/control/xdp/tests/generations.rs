@@ -1,6 +1,7 @@
 //! Lists replaced while packets are judged by them.
 
 use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -43,16 +44,25 @@ fn no_packet_is_judged_by_two_generations() {
     let done = AtomicBool::new(false);
     let frames = ["192.0.2.9", "2001:db8:bad::9"]
         .map(|source| frame(source.parse().unwrap(), &tcp(1, 443, ACK), &Shape::default()));
-    let judged = thread::scope(|scope| {
+    let (judged, cut_short) = thread::scope(|scope| {
         let judge = scope.spawn(|| {
-            let mut judged = 0_u64;
+            let (mut judged, mut cut_short) = (0_u64, 0_u64);
             while !done.load(Ordering::Relaxed) || judged < 10_000_000 {
                 for frame in &frames {
-                    assert_eq!(runner.run(frame, REPEAT).unwrap().action, Trial::DROP);
-                    judged += u64::from(REPEAT);
+                    match runner.run(frame, REPEAT) {
+                        Ok(trial) => {
+                            assert_eq!(trial.action, Trial::DROP);
+                            judged += u64::from(REPEAT);
+                        }
+                        // Something else wanted this thread; how many verdicts there were the kernel does not say.
+                        Err(DoorError::Kernel { error, .. }) if error.kind() == ErrorKind::Interrupted => {
+                            cut_short += 1
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
                 }
             }
-            judged
+            (judged, cut_short)
         });
         for round in 0..ROUNDS {
             program.publish(if round % 2 == 0 { &second } else { &first }).unwrap();
@@ -64,9 +74,10 @@ fn no_packet_is_judged_by_two_generations() {
     let packets = |index: u32| counts.iter().find(|(found, _)| *found == index).unwrap().1;
     // 1 and 3 of the first generation, 2 and 4 of the second.
     let by_rule: u64 = (1..=4).map(packets).sum();
-    assert_eq!(by_rule, judged, "{counts:?}");
+    let all = judged..=judged + cut_short * u64::from(REPEAT);
+    assert!(all.contains(&by_rule), "{by_rule} of {all:?}: {counts:?}");
     assert!((1..=4).all(|rule| packets(rule) > 0), "{counts:?}");
-    assert_eq!(packets(Counter::Dropped.index()), judged);
+    assert_eq!(packets(Counter::Dropped.index()), by_rule);
     assert_eq!(packets(Counter::Passed.index()), 0);
     assert!((5..16).all(|rule| packets(rule) == 0), "{counts:?}");
 }
