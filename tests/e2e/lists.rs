@@ -5,6 +5,7 @@ use std::process::Command;
 use e2e::message::Message;
 use e2e::origin::{Serving, ok};
 use e2e::{Gateway, Origin, Peer, binary};
+use rustix::process::Signal;
 
 fn serving(config: &str) -> (Gateway, Serving) {
     let origin = Origin::tcp().unwrap().answer(|_| ok("x"));
@@ -174,6 +175,24 @@ fn a_list_file_is_read_again_when_it_changes() {
     assert!(refused.text().contains("drop.txt:2: \\\"203.0.113.300\\\": not an IP address"), "{}", refused.text());
     assert_eq!(from(&gateway, "203.0.113.8", "/"), denied());
     assert_eq!(from(&gateway, "203.0.113.9", "/").0, 200);
+}
+
+#[test]
+fn who_is_banned_stays_so_when_another_process_takes_over() {
+    let (mut gateway, _origin) = serving(BEHIND_A_HOP);
+    let file = gateway.config_file();
+    let ban = |args: &[&str]| bawab(&[&["ban"], args, &["--config", file.to_str().unwrap()]].concat());
+    assert_eq!(ban(&["add", "203.0.113.7", "--for", "1h", "--reason", "too loud"]).0, Some(0));
+    assert_eq!(ban(&["add", "2001:db8::1"]).0, Some(0));
+    gateway.signal(Signal::USR2).unwrap();
+    gateway.successor(1).unwrap();
+    assert_eq!(gateway.exit().unwrap().code(), Some(0));
+    assert_eq!(from(&gateway, "203.0.113.7", "/"), (403, "address_banned".to_owned()));
+    assert_eq!(from(&gateway, "203.0.113.8", "/").0, 200);
+    let said = ban(&["list"]).1;
+    assert!(said.contains("too loud") && said.contains("2001:db8::"), "{said}");
+    assert_eq!(ban(&["del", "203.0.113.7"]).0, Some(0));
+    assert_eq!(from(&gateway, "203.0.113.7", "/").0, 200);
 }
 
 #[test]

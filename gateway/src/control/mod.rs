@@ -49,6 +49,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::events;
 use crate::observe::reloads::Outcome;
 use crate::snapshot::Snapshot;
+use crate::tables::bans::unix_ms;
 use crate::worker::{Message, Queued, Shared};
 
 /// How often the control side looks at its workers and at the configuration's files.
@@ -555,12 +556,13 @@ impl Running {
             }
         };
         self.taking_over = true;
-        let estate = Estate { listeners, admin: self.admin.as_ref().and_then(Admin::given) };
+        let admin = self.admin.as_ref().and_then(Admin::given);
+        let estate = Estate { listeners, admin, bans: self.shared.bans.list(unix_ms()) };
         let (program, tell) = (self.program.clone(), self.tell_successor.clone());
         tracing::info!("a new process is started to take over");
         tokio::task::spawn_blocking(move || {
             // Nobody listens any more when this process is ending; the new one notices that, too.
-            let _ = tell.send(takeover::hand_over(&program, &estate));
+            let _ = tell.send(takeover::hand_over(&program, estate));
         });
     }
 
@@ -573,7 +575,7 @@ impl Running {
         let pid = successor.pid;
         systemd::main_process(pid);
         self.doors.pass_on().await;
-        successor.begin();
+        successor.begin(self.shared.bans.list(unix_ms()));
         tracing::info!(pid, "the new process serves");
         self.admin_leaving = self.admin.take().map(|admin| tokio::task::spawn_local(admin.pass_on()));
     }

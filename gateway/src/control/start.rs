@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,7 @@ use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::rt::{RingError, RingFlags};
+use crate::tables::bans::{Ban, Bans};
 use crate::tables::connections::Connections;
 use crate::worker::{Message, OffloadPool, Shared};
 
@@ -92,6 +94,14 @@ impl fmt::Display for StartError {
     }
 }
 
+/// Bans of the process before this one.
+fn take_on(bans: &Bans, banned: Vec<(IpAddr, Ban)>) {
+    let refused = bans.take_on(banned);
+    if refused > 0 {
+        tracing::error!(refused, "no room for bans of the process before this one");
+    }
+}
+
 /// Brings the gateway up with the configuration read from `path`, on sockets of its own, of the service manager's, or of
 /// the process it takes over from. `signals` are taken when there is something to stop: before that they end the process.
 pub(super) async fn start(
@@ -121,8 +131,12 @@ pub(super) async fn start(
         return Err(StartError::Lists { refused });
     }
 
-    let (mut given, admin_given, inheritance) = match inheritance {
-        Some(Inheritance { given, admin, confirm }) => (given, admin, Some(confirm)),
+    let bans = Arc::<Bans>::default();
+    let (mut given, admin_given, confirm) = match inheritance {
+        Some(Inheritance { given, admin, bans: banned, confirm }) => {
+            take_on(&bans, banned);
+            (given, admin, Some(confirm))
+        }
         None => (systemd::given().map_err(other("the sockets of LISTEN_FDS"))?, None, None),
     };
     let mut sockets = Sockets::default();
@@ -142,7 +156,7 @@ pub(super) async fn start(
         metrics,
         snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
-        bans: Arc::default(),
+        bans,
         pool: OffloadPool::start(OFFLOAD_THREADS).map_err(other("the offload pool"))?,
         retired: retire,
         draining: AtomicBool::new(false),
@@ -154,9 +168,15 @@ pub(super) async fn start(
     let (mut workers, ended) = Workers::new(shared.clone(), ring);
     workers.start(worker_count(&config), &log).await?;
     shared.metrics.reloads.started(&digest.shown, SystemTime::now());
-    if let Some(confirm) = inheritance {
+    if let Some(confirm) = confirm {
         // Nobody there to hear it: whoever started us was told to stop meanwhile, and so are we.
-        confirm.ready(sockets::keys(&config)).map_err(other("the process to take over from"))?;
+        let changed = confirm.ready(sockets::keys(&config)).map_err(other("the process to take over from"))?;
+        take_on(&shared.bans, changed.banned);
+        for client in changed.unbanned {
+            shared.bans.unban(client);
+            // A door may have been opened since, with the bans we knew of.
+            doors.handle().unban(client);
+        }
     }
     for (worker, listener) in sockets.lend(&workers.ids()).map_err(other("a worker's listening socket"))? {
         workers.tell(worker, Message::Listen(listener)).await;

@@ -1,14 +1,16 @@
 //! One process takes over from another: a new binary serves, and no connection notices.
 //!
 //! The running process starts its own program anew with one end of a socket pair as standard input, and sends the listening
-//! sockets over it. The new one checks its configuration, starts everything but accepting, and says so; only then does the
-//! old one stop accepting, tell the new one that it may begin, and finish what it runs. What comes between the two waits in
-//! the kernel's queue. Whatever goes wrong before that leaves the old one as it was.
+//! sockets over it, and who is banned. The new one checks its configuration, starts everything but accepting, and says so;
+//! only then does the old one stop accepting, tell the new one what changed meanwhile and that it may begin, and finish what
+//! it runs. What comes between the two waits in the kernel's queue. Whatever goes wrong before that leaves the old one as it
+//! was.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sockets::{Given, GivenSocket, Key, Label};
 use super::systemd::OWN_VARIABLES;
+use crate::tables::bans::Ban;
 
 /// Tells a new process that its standard input is the socket of the one before it.
 const VARIABLE: &str = "BAWAB_TAKE_OVER";
@@ -30,8 +33,12 @@ const VARIABLE: &str = "BAWAB_TAKE_OVER";
 /// How long a new process may take until it serves. A configuration of 10,000 routes loads in a second or two.
 const START_WAIT: Duration = Duration::from_secs(60);
 
-/// Bytes of one message: an address and a word, or the list of all listeners.
+/// Bytes of one message: an address and a word, the list of all listeners, or some bans.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// Bans of one message. Each is a reason of at most 200 characters, an address and a number: together within what a socket
+/// pair takes at once, whose buffer is 208 KiB.
+const BANS_PER_MESSAGE: usize = 100;
 
 /// How this process was started.
 #[derive(Debug, Clone)]
@@ -59,6 +66,11 @@ enum Word {
     Admin {
         address: String,
     },
+    /// Who is banned, and who is no longer.
+    Bans {
+        banned: Vec<(IpAddr, Ban)>,
+        unbanned: Vec<IpAddr>,
+    },
     /// That was all of it.
     End,
     /// From the new process: it is about to accept from these.
@@ -73,28 +85,34 @@ enum Word {
 pub(super) struct Estate {
     pub(super) listeners: Vec<GivenSocket>,
     pub(super) admin: Option<(String, OwnedFd)>,
+    pub(super) bans: Vec<(IpAddr, Ban)>,
 }
 
 /// A new process that is about to accept.
 pub(super) struct Successor {
     pub(super) pid: u32,
+    /// Who it knows to be banned.
+    bans: HashMap<IpAddr, Ban>,
     /// What it listens on. Whatever else there is will have nobody.
     pub(super) listeners: Vec<Key>,
     socket: OwnedFd,
 }
 
 impl Successor {
-    /// Nobody accepts here any more: it begins.
-    pub(super) fn begin(self) {
+    /// Nobody accepts here any more: it begins, and knows of every ban there is `now`.
+    pub(super) fn begin(mut self, mut now: Vec<(IpAddr, Ban)>) {
+        now.retain(|(client, ban)| self.bans.remove(client).as_ref() != Some(ban));
+        let unbanned: Vec<IpAddr> = self.bans.into_keys().collect();
         // Should the word not arrive, the end of the connection says the same.
-        if let Err(error) = send(&self.socket, &Word::Begin, None) {
+        let told = send_bans(&self.socket, &now, &unbanned).and_then(|()| send(&self.socket, &Word::Begin, None));
+        if let Err(error) = told {
             tracing::warn!(%error, "the new process could not be told to begin");
         }
     }
 }
 
 /// Starts the program anew and waits until it serves. Blocks. The error says what went wrong, in words.
-pub(super) fn hand_over(program: &Program, estate: &Estate) -> Result<Successor, String> {
+pub(super) fn hand_over(program: &Program, estate: Estate) -> Result<Successor, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|error| format!("no socket pair: {error}"))?;
@@ -109,11 +127,11 @@ pub(super) fn hand_over(program: &Program, estate: &Estate) -> Result<Successor,
     let mut child = command.spawn().map_err(|error| format!("cannot start {}: {error}", program.path.display()))?;
     // The command holds the other end; while it is open here, a child that dies would not be noticed.
     drop(command);
-    let outcome = talk(&ours, estate).map_err(failed("the new process did not answer"));
+    let outcome = talk(&ours, &estate).map_err(failed("the new process did not answer"));
     match outcome {
         Ok(Some(listeners)) => {
             let listeners = listeners.into_iter().map(|(address, nth)| Key { address, nth }).collect();
-            Ok(Successor { pid: child.id(), listeners, socket: ours })
+            Ok(Successor { pid: child.id(), bans: estate.bans.into_iter().collect(), listeners, socket: ours })
         }
         Ok(None) => Err(how_it_ended(&mut child)),
         Err(why) => {
@@ -136,6 +154,7 @@ fn talk(socket: &OwnedFd, estate: &Estate) -> io::Result<Option<Vec<(String, usi
         if let Some((address, admin)) = &estate.admin {
             send(socket, &Word::Admin { address: address.clone() }, Some(admin.as_fd()))?;
         }
+        send_bans(socket, &estate.bans, &[])?;
         send(socket, &Word::End, None)
     })();
     match sent {
@@ -149,6 +168,17 @@ fn talk(socket: &OwnedFd, estate: &Estate) -> io::Result<Option<Vec<(String, usi
     }
 }
 
+/// In messages that fit.
+fn send_bans(socket: &OwnedFd, banned: &[(IpAddr, Ban)], unbanned: &[IpAddr]) -> io::Result<()> {
+    for some in banned.chunks(BANS_PER_MESSAGE) {
+        send(socket, &Word::Bans { banned: some.to_vec(), unbanned: Vec::new() }, None)?;
+    }
+    for some in unbanned.chunks(BANS_PER_MESSAGE) {
+        send(socket, &Word::Bans { banned: Vec::new(), unbanned: some.to_vec() }, None)?;
+    }
+    Ok(())
+}
+
 fn how_it_ended(child: &mut Child) -> String {
     match child.wait() {
         Ok(status) => format!("the new process ended before it was ready ({status}); what it said is above"),
@@ -160,7 +190,15 @@ fn how_it_ended(child: &mut Child) -> String {
 pub struct Inheritance {
     pub(super) given: Given,
     pub(super) admin: Option<(String, OwnedFd)>,
+    pub(super) bans: Vec<(IpAddr, Ban)>,
     pub(super) confirm: Confirm,
+}
+
+/// What became of bans while a process started.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct BansChanged {
+    pub(super) banned: Vec<(IpAddr, Ban)>,
+    pub(super) unbanned: Vec<IpAddr>,
 }
 
 /// The way to tell the process before us that we serve.
@@ -177,8 +215,14 @@ pub fn inherit() -> io::Result<Option<Inheritance>> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(START_WAIT))?;
+    listen_to(socket).map(Some)
+}
+
+/// Takes everything that is handed over before we are ready.
+fn listen_to(socket: OwnedFd) -> io::Result<Inheritance> {
     let mut given = Given::default();
     let mut admin = None;
+    let mut bans = Vec::new();
     loop {
         match receive(&socket)? {
             Some((Word::Listener { address, nth, held_elsewhere }, Some(fd))) => {
@@ -186,7 +230,8 @@ pub fn inherit() -> io::Result<Option<Inheritance>> {
                 given.sockets.push(GivenSocket { label, socket: TcpListener::from(fd), held_elsewhere });
             }
             Some((Word::Admin { address }, Some(fd))) => admin = Some((address, fd)),
-            Some((Word::End, _)) => return Ok(Some(Inheritance { given, admin, confirm: Confirm(socket) })),
+            Some((Word::Bans { banned, .. }, _)) => bans.extend(banned),
+            Some((Word::End, _)) => return Ok(Inheritance { given, admin, bans, confirm: Confirm(socket) }),
             Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a socket did not come along")),
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -194,12 +239,22 @@ pub fn inherit() -> io::Result<Option<Inheritance>> {
 }
 
 impl Confirm {
-    /// Tells the process before us that we are about to accept from these, and waits until it no longer does.
-    pub(super) fn ready(self, listeners: Vec<Key>) -> io::Result<()> {
+    /// Tells the process before us that we are about to accept from these, and waits until it no longer does. What became
+    /// of bans meanwhile.
+    pub(super) fn ready(self, listeners: Vec<Key>) -> io::Result<BansChanged> {
         let listeners = listeners.into_iter().map(|key| (key.address, key.nth)).collect();
         send(&self.0, &Word::Ready { listeners }, None)?;
-        // Its end is as good as its word: it accepts no more.
-        receive(&self.0).map(drop)
+        let mut changed = BansChanged::default();
+        loop {
+            match receive(&self.0)? {
+                Some((Word::Bans { banned, unbanned }, _)) => {
+                    changed.banned.extend(banned);
+                    changed.unbanned.extend(unbanned);
+                }
+                // Its end is as good as its word: it accepts no more.
+                Some(_) | None => return Ok(changed),
+            }
+        }
     }
 }
 
@@ -237,4 +292,37 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<(Word, Option<OwnedFd>)>> {
         _ => None,
     });
     Ok(Some((serde_json::from_slice(&text[..received])?, fd)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bans_go_along_and_so_does_what_becomes_of_them() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket pair");
+        let client = |number: u32| IpAddr::V4(number.into());
+        // The longest reason there is, in more messages than one.
+        let ban = |until_ms| Ban { until_ms, reason: "\u{1f6aa}".repeat(200).into() };
+        let before: Vec<(IpAddr, Ban)> = (0..250).map(|number| (client(number), ban(1_000))).collect();
+        let mut now = before.clone();
+        now.retain(|(who, _)| *who != client(7));
+        now[0].1 = ban(2_000);
+        now.push((client(300), ban(3_000)));
+        let estate = Estate { listeners: Vec::new(), admin: None, bans: before.clone() };
+        let changed = std::thread::scope(|scope| {
+            let new = scope.spawn(|| {
+                let Inheritance { bans, confirm, .. } = listen_to(theirs).expect("all of it");
+                assert_eq!(bans, before);
+                confirm.ready(Vec::new()).expect("a beginning")
+            });
+            assert_eq!(talk(&ours, &estate).expect("an answer"), Some(Vec::new()));
+            let bans = estate.bans.into_iter().collect();
+            Successor { pid: 0, bans, listeners: Vec::new(), socket: ours }.begin(now);
+            new.join().expect("the new one")
+        });
+        let banned = vec![(client(0), ban(2_000)), (client(300), ban(3_000))];
+        assert_eq!(changed, BansChanged { banned, unbanned: vec![client(7)] });
+    }
 }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use crate::limits::BANS_MAX;
 
 const SHARDS: usize = 64;
@@ -23,7 +25,7 @@ pub struct Bans {
 }
 
 /// Why and until when.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
     /// Unix time in milliseconds.
     pub until_ms: u64,
@@ -56,6 +58,11 @@ impl Bans {
         }
         shard.insert(key, ban);
         Ok(())
+    }
+
+    /// Takes on the bans of another process. How many there was no room for.
+    pub fn take_on(&self, bans: Vec<(IpAddr, Ban)>) -> usize {
+        bans.into_iter().filter(|(client, ban)| self.ban(*client, ban.clone()).is_err()).count()
     }
 
     /// Ends a ban. Whether there was one.
