@@ -157,6 +157,11 @@ fn a_list_that_would_lock_out_is_refused() {
     let said = refused.text();
     assert!(said.contains("list.drop: it would deny 10.78.0.2, this host's default gateway"), "{said}");
     assert_eq!(served(&network, "10.78.0.2", to).unwrap(), 200);
+    let hop =
+        "[gateway]\ntrusted_hops = [\"10.78.0.4/32\"]\n[list.drop]\naction = \"deny\"\ncidrs = [\"10.78.0.4/31\"]\n";
+    gateway.rewrite(&config(&network, hop)).unwrap();
+    let said = gateway.reload().unwrap().text();
+    assert!(said.contains("list.drop: it would deny 10.78.0.4, one of `gateway.trusted_hops`"), "{said}");
     // What is managed may be on a list.
     let managed = "manage = [\"10.78.0.2/32\"]\n[list.drop]\naction = \"deny\"\ncidrs = [\"10.78.0.0/24\"]\n";
     gateway.rewrite(&config(&network, managed)).unwrap();

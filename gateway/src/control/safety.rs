@@ -22,6 +22,9 @@ pub(super) fn protected(snapshot: &Snapshot) -> Vec<(IpAddr, String)> {
         let addresses = endpoints.addresses();
         protected.extend(addresses.map(|address| (address, format!("an endpoint of `upstream.{}`", upstream.name))));
     }
+    // A network of hops may have a part that is denied; a hop that is written by its address is meant to come in.
+    let hops = snapshot.settings.trusted_hops.iter().filter(|hop| hop.prefix_len() == hop.max_prefix_len());
+    protected.extend(hops.map(|hop| (hop.addr(), "one of `gateway.trusted_hops`".to_owned())));
     protected.retain(|(address, _)| !address.is_loopback());
     protected
 }

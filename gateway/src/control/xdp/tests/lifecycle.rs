@@ -11,9 +11,9 @@ use abi::door::Counter;
 use abi::{Action, Entry, Table};
 use caps::{CapSet, Capability};
 
-use super::super::{Banned, Door, DoorError, Mode, ModeChoice, Settings, detach, pinned_interfaces, sys};
+use super::super::{Banned, Door, DoorError, Mode, ModeChoice, Object, Settings, detach, pinned_interfaces, sys};
 use super::network::{Network, ip};
-use super::{deny, program, root_only, settings};
+use super::{deny, object, program, root_only, settings};
 
 const DENIED: &str = "10.77.0.3";
 const LONG: Duration = Duration::from_secs(1000);
@@ -242,4 +242,23 @@ fn a_packet_too_large_for_native_mode_without_pieces_is_no_reason_to_fail() {
     assert_eq!(door.mode(), Mode::NativeFrags);
     network.assert_shut(DENIED, &network.listen("10.77.0.1"));
     network.assert_open("10.77.0.2", &network.listen("10.77.0.1"));
+}
+
+#[test]
+fn what_the_verifier_says_of_a_program_it_refuses_is_shown() {
+    root_only!();
+    // Some answer of the program becomes a load from an address that is none.
+    const ANSWER: [u8; 8] = [0xb7, 0, 0, 0, 2, 0, 0, 0];
+    const LOAD: [u8; 8] = [0x79, 0, 0, 0, 0, 0, 0, 0];
+    let mut bytes = object().bytes().to_vec();
+    let places: Vec<usize> = bytes.windows(8).enumerate().filter(|(_, at)| *at == ANSWER).map(|(at, _)| at).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at..at + 8].copy_from_slice(&LOAD));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let settings = Settings { object: Object::read(file.path()).unwrap(), ..settings() };
+    let network = Network::new();
+    let said = network.at_gateway(|| Door::open(&network.interface, &settings, &table())).err().unwrap().to_string();
+    assert!(said.starts_with("the kernel refuses the XDP program; its log:\n"), "{said}");
+    assert!(said.contains("R0 invalid mem access") || said.contains("R0 !read_ok"), "{said}");
 }

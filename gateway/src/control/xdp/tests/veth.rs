@@ -1,13 +1,14 @@
 //! Between two hosts: real connections, ARP and neighbour discovery.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use abi::Table;
 use abi::door::Counter;
+use abi::{Action, Table};
 
 use super::super::{Banned, Door, Mode, ModeChoice, Settings};
 use super::network::Network;
-use super::{deny, root_only, settings};
+use super::{deny, entry, root_only, settings};
 
 const LONG: Duration = Duration::from_secs(1000);
 
@@ -93,4 +94,77 @@ fn a_neighbour_that_is_denied_is_a_neighbour_still() {
     });
     assert!(found);
     assert!(door.maps().count(Counter::Spared).unwrap().packets > 0);
+}
+
+/// The sum over an ICMP message (RFC 1071); the length is even.
+fn checksum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    !((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// `Fragmentation needed` (RFC 1191) or `Packet too big` (RFC 4443) about a datagram from one end to the other.
+fn too_big(from: SocketAddr, to: SocketAddr, mtu: u16) -> Vec<u8> {
+    let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+    let (mut message, inner) = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let header = [&[0x45, 0, 4, 0, 0, 0, 0x40, 0, 64, 17, 0, 0], &from.octets()[..], &to.octets()[..]].concat();
+            ([&[3, 4, 0, 0, 0, 0], &mtu.to_be_bytes()[..]].concat(), header)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let header = [&[0x60, 0, 0, 0, 4, 0, 17, 64], &from.octets()[..], &to.octets()[..]].concat();
+            ([&[2, 0, 0, 0, 0, 0], &mtu.to_be_bytes()[..]].concat(), header)
+        }
+        _ => panic!("two families"),
+    };
+    message.extend(inner);
+    message.extend(ports);
+    message.extend([4, 0, 0, 0]);
+    // The kernel does it for IPv6, whose sum covers addresses.
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
+#[test]
+fn a_denied_router_may_say_that_packets_are_too_large() {
+    use socket2::{Domain, Protocol, Socket, Type};
+    root_only!();
+    let network = Network::new();
+    let entries = [entry("10.77.0.5", Action::Deny, 1), entry("fd77::5/128", Action::Deny, 2)];
+    let table = Table::compile(&entries, 1).unwrap();
+    let door = network.at_gateway(|| Door::open(&network.interface, &settings(), &table)).unwrap();
+    for (near, far, router, protocol, mtu) in [
+        ("10.77.0.1", "10.77.0.2", "10.77.0.5", Protocol::ICMPV4, 1000),
+        ("fd77::1", "fd77::2", "fd77::5", Protocol::ICMPV6, 1300),
+    ] {
+        let [near, far, router] = [near, far, router].map(|address| address.parse::<IpAddr>().unwrap());
+        let talking = network.at_gateway(|| {
+            let socket = std::net::UdpSocket::bind((near, 0)).unwrap();
+            socket.connect((far, 9)).unwrap();
+            socket
+        });
+        let message = too_big(talking.local_addr().unwrap(), SocketAddr::new(far, 9), mtu);
+        let raw = network.at_client(|| {
+            let raw = Socket::new(Domain::for_address(SocketAddr::new(router, 0)), Type::RAW, Some(protocol)).unwrap();
+            raw.bind(&SocketAddr::new(router, 0).into()).unwrap();
+            raw
+        });
+        let spared = door.maps().count(Counter::Spared).unwrap().packets;
+        let begin = std::time::Instant::now();
+        let known = loop {
+            raw.send_to(&message, &SocketAddr::new(near, 0).into()).unwrap();
+            let route = network.at_gateway(|| {
+                std::process::Command::new("ip").args(["route", "get", &far.to_string()]).output().unwrap()
+            });
+            if String::from_utf8_lossy(&route.stdout).contains(&format!("mtu {mtu}")) {
+                break true;
+            }
+            if begin.elapsed() > Duration::from_secs(20) {
+                break false;
+            }
+        };
+        assert!(known, "{router} was not heard");
+        assert!(door.maps().count(Counter::Spared).unwrap().packets > spared);
+    }
 }
