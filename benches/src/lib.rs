@@ -1,4 +1,5 @@
 //! Benchmarks of the data path. `cargo bench` runs the criterion ones; `cargo xtask bench` runs the gateway beside others.
 
+pub mod detached;
 pub mod exchange;
 pub mod routes;
