@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use benches::core;
 use benches::detached::Detached;
 use e2e::Gateway;
 use e2e::message::Message;
@@ -35,6 +36,12 @@ fn main() -> Result<()> {
     let bans: u32 = std::env::args().nth(1).map_or(Ok(300), |word| word.parse()).context("bans")?;
     ensure!(rustix::process::geteuid().is_root(), "BPF needs root");
     ensure!((1..60_000).contains(&bans), "1 to 60,000 bans");
+    ensure!(
+        thread::available_parallelism()?.get() > core::SERVING,
+        "a sender that never pauses needs a core of its own"
+    );
+    // Everything that starts from here, but the sender: it is another machine's.
+    core::stay(None, core::SERVING)?;
     let network = Network::new()?;
     let _detached = Detached(network.interface.clone());
     run(&network, bans)
@@ -130,6 +137,7 @@ impl Arrived {
 
 /// Numbered datagrams from an address until told to stop, counted.
 fn send(from: Ipv4Addr, to: SocketAddr, stop: &AtomicBool, sent: &AtomicU64) -> Result<()> {
+    core::stay(None, core::LOADING)?;
     let socket = UdpSocket::bind((from, 0))?;
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) {

@@ -24,11 +24,11 @@ use aya::EbpfLoader;
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::Xdp;
 use bawab::control::xdp::Runner;
+use benches::core;
 use benches::detached::Detached;
 use e2e::Gateway;
 use e2e::netns::{Network, ip};
 use rustix::process::{Pid, setpriority_process};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::json;
 
 static ANCHORS: &[u8] =
@@ -42,8 +42,6 @@ const BURST: u32 = 1 << 19;
 const NICE: i32 = -10;
 /// Of the kernel threads that receive: before the gateway, as interrupts go before everything.
 const NICE_RECEIVER: i32 = -20;
-const LOADING_CORE: usize = 0;
-const SERVING_CORE: usize = 1;
 
 /// Who enforces the list.
 #[derive(Clone, Copy, PartialEq)]
@@ -70,7 +68,7 @@ fn main() -> Result<()> {
     let number = |at: usize, default: u64| words.get(at).map_or(Ok(default), |word| word.parse()).context("a number");
     let (rounds, seconds, rate) = (number(0, 5)?, number(1, 3)?, number(2, 1_000_000)?);
     ensure!(rustix::process::geteuid().is_root(), "BPF needs root");
-    ensure!(thread::available_parallelism()?.get() > SERVING_CORE, "a flood needs two cores");
+    ensure!(thread::available_parallelism()?.get() > core::SERVING, "a flood needs two cores");
     ensure!(rounds > 0 && seconds > 0, "at least one round of one second");
     ensure!((1_000..=10_000_000).contains(&rate), "a flood of 1,000 to 10,000,000 packets a second");
     setpriority_process(None, NICE)?;
@@ -142,7 +140,7 @@ impl<'a> Stage<'a> {
     /// The cost of the flood alone, and requests beside it, and beside none.
     fn measure(&self, guard: Guard) -> Result<serde_json::Value> {
         let gateway = self.network.at_gateway(|| {
-            on_core(None, SERVING_CORE)?;
+            core::stay(None, core::SERVING)?;
             let gateway = Gateway::start(&self.config(guard), "127.0.0.1:9")?;
             if guard == Guard::Nftables {
                 nftables(&self.network.interface, self.list)?;
@@ -152,7 +150,7 @@ impl<'a> Stage<'a> {
         ensure!(gateway.admin("/readyz")?.head.status() == 200, "the gateway is not ready");
         let receivers = receivers(&self.network.interface)?;
         for receiver in &receivers {
-            on_core(Pid::from_raw(*receiver), SERVING_CORE)?;
+            core::stay(Pid::from_raw(*receiver), core::SERVING)?;
             setpriority_process(Pid::from_raw(*receiver), NICE_RECEIVER)?;
         }
         let to = gateway.address_of("main")?;
@@ -213,7 +211,7 @@ impl<'a> Stage<'a> {
     /// What clients got in a second.
     fn requests(&self, to: SocketAddr) -> Result<f64> {
         self.network.at_client(|| {
-            on_core(None, LOADING_CORE)?;
+            core::stay(None, core::LOADING)?;
             let time = format!("{}s", self.time.as_secs());
             let text = output("wrk", &["-t1", "-c16", "-d", &time, &format!("http://{to}/")])?;
             let answered = text.lines().find_map(|line| line.split_once(" requests in ")?.0.trim().parse::<f64>().ok());
@@ -263,7 +261,7 @@ impl Flood {
     }
 
     fn run(&self, stop: &AtomicBool) -> Result<()> {
-        on_core(None, LOADING_CORE)?;
+        core::stay(None, core::LOADING)?;
         while !stop.load(Ordering::Relaxed) {
             self.program.run_live(&self.frame, BURST, self.far)?;
         }
@@ -307,13 +305,6 @@ fn cpu_nanos(threads: &[i32]) -> Result<f64> {
             text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok()).context("schedstat begins with a time")
         })
         .sum()
-}
-
-/// Keeps a thread, this one if it has no number, on a core; and what it starts from then on.
-fn on_core(thread: Option<Pid>, core: usize) -> Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(core);
-    Ok(sched_setaffinity(thread, &cpus)?)
 }
 
 fn hardware_address(interface: &str) -> Result<[u8; 6]> {

@@ -44,7 +44,7 @@ impl Wanted {
              the gateway and the thread that receives share a core, flood and clients the other\n",
             self.floods
         );
-        let header = ["", "ns CPU a drop", "requests/s", "without flood", "M packets/s", "receiver's part of its core"];
+        let header = ["", "ns CPU a drop", "requests/s", "without flood", "M packets/s", "receiver"];
         let mut rows = vec![header.map(str::to_owned).to_vec()];
         for (guard, what) in [("xdp", "XDP"), ("nftables", "nftables, netdev ingress"), ("nobody", "neither")] {
             let shown = |key: &str, unit: f64| {
