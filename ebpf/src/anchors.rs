@@ -8,7 +8,7 @@
 mod frame;
 
 use abi::door::{bench_source4, bench_source6};
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -20,6 +20,9 @@ use aya_ebpf::programs::XdpContext;
 static DRAW_MASK: u32 = 0;
 #[unsafe(no_mangle)]
 static DRAW_ANY: u32 = 0;
+/// Nanoseconds from one packet of a flood to the next.
+#[unsafe(no_mangle)]
+static GAP_NANOS: u32 = 0;
 
 /// The loader says how many entries each has.
 #[map]
@@ -32,6 +35,9 @@ static HASH4: HashMap<u32, u64> = HashMap::with_max_entries(1, 0);
 static LRU4: LruHashMap<u32, [u64; 2]> = LruHashMap::with_max_entries(1, 0);
 #[map]
 static COUNT: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
+/// Of a flood on this CPU: when the next packet is due, and how many there were.
+#[map]
+static FLOOD: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
 #[inline(always)]
 fn constant(value: &'static u32) -> u32 {
@@ -150,7 +156,50 @@ pub fn lru4(context: XdpContext) -> u32 {
 /// Sends every frame back: with live frames, a generator.
 #[xdp]
 pub fn reflect(_: XdpContext) -> u32 {
-    aya_ebpf::bindings::xdp_action::XDP_TX
+    XDP_TX
+}
+
+/// The same at an even rate, and from another source of the list each time, so that who is denied is not one cache line. What
+/// is not due yet is taken back, so that the kernel tries it again. The frame has to be IPv4 without options; its checksum is
+/// made good.
+#[xdp]
+pub fn flood(context: XdpContext) -> u32 {
+    const HEADER: usize = 14;
+    const HALVES: usize = 10;
+    /// Packets that may come at once after the CPU was somebody else's.
+    const LATE: u64 = 64;
+    let Some(pace) = FLOOD.get_ptr_mut(0) else { return XDP_DROP };
+    let gap = u64::from(constant(&GAP_NANOS));
+    // SAFETY: a helper without conditions, and this CPU's own pair.
+    unsafe {
+        let now = bpf_ktime_get_ns();
+        let due = (*pace)[0];
+        if now < due {
+            return XDP_DROP;
+        }
+        let earliest = now - gap * LATE;
+        *pace = [gap + if due > earliest { due } else { earliest }, (*pace)[1] + 1];
+    }
+    let (begin, end) = (context.data(), context.data_end());
+    if begin + HEADER + HALVES * 2 > end {
+        return XDP_DROP;
+    }
+    let header = (begin + HEADER) as *mut u16;
+    let source = bench_source4(random() & constant(&DRAW_MASK));
+    // SAFETY: the header's ten halves lie before the end, as was just compared; two bytes are aligned behind an even start.
+    unsafe {
+        header.add(5).write(0);
+        header.add(6).write(((source >> 16) as u16).to_be());
+        header.add(7).write((source as u16).to_be());
+        let mut sum = 0_u32;
+        for half in 0..HALVES {
+            sum += u32::from(header.add(half).read());
+        }
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        header.add(5).write(!(sum as u16));
+    }
+    XDP_TX
 }
 
 #[panic_handler]

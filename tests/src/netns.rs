@@ -19,6 +19,8 @@ use crate::peer::Peer;
 /// The gateway's side is [`Network::interface`] with `10.78.0.1/24` and `fd78::1/64`; the client's side has `.2` to `.5`.
 pub struct Network {
     pub interface: String,
+    /// The client's.
+    pub far: String,
     gateway: File,
     client: File,
 }
@@ -28,9 +30,9 @@ impl Network {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // Fifteen bytes at most; pins are named by it, so it is unique on the machine.
-        let interface = format!("be{}-{number}", std::process::id());
-        let network = Self { interface, gateway: fresh()?, client: fresh()? };
-        let (near, far) = (&network.interface, format!("bf{}-{number}", std::process::id()));
+        let [interface, far] = ["be", "bf"].map(|side| format!("{side}{}-{number}", std::process::id()));
+        let network = Self { interface, far, gateway: fresh()?, client: fresh()? };
+        let (near, far) = (&network.interface, &network.far);
         network.at_gateway(|| {
             let client = format!("/proc/{}/fd/{}", std::process::id(), network.client.as_raw_fd());
             ip("link set lo up")?;

@@ -52,7 +52,12 @@ usage: cargo xtask bench WHAT [options]
           the gateway hands its sockets to a new process, again and again, and no client may notice
             --times N      (20)
   xdp     nanoseconds the XDP program takes for a packet, beside the kernel's own maps with the same lists
-            --rounds N     at least 7 (7)";
+          and through a veth pair: a flood with the program, with nftables, with neither; and how soon a ban holds
+            --rounds N     of trial, at least 7 (7)
+            --floods N     interleaved rounds (5)
+            --seconds N    length of one measured window of a flood (3)
+            --bans N       addresses to ban (300)
+            --parts A,B    trial, flood, ban (all)";
 
 pub(crate) fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {

@@ -1,5 +1,8 @@
-//! `bench xdp`: the XDP program beside the kernel's own maps with the same lists. Root only; the figures come from a program
-//! of the `benches` package, which runs the shipped object by `BPF_PROG_TEST_RUN`.
+//! `bench xdp`: the XDP program beside the kernel's own maps with the same lists, and beside nftables in a flood. Root only;
+//! the figures come from programs of the `benches` package: one runs the shipped object by `BPF_PROG_TEST_RUN`, the others
+//! the gateway's release build in a namespace.
+
+mod live;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -61,16 +64,39 @@ const RATIOS: &[(&str, &str, &str, f64)] = &[
 pub(super) fn run(words: &[String]) -> Result<bool> {
     let mut options = Options::read(words)?;
     let rounds = options.number("--rounds", ROUNDS_MIN)?;
+    let live = live::Wanted::read(&mut options)?;
+    let parts: Vec<&str> = options.text("--parts").unwrap_or("trial,flood,ban").split(',').collect();
     options.done()?;
     ensure!(rounds >= ROUNDS_MIN, "--rounds: at least {ROUNDS_MIN}");
+    for part in &parts {
+        ensure!(["trial", "flood", "ban"].contains(part), "--parts: `{part}` is none of trial, flood, ban");
+    }
     if !rustix::process::geteuid().is_root() {
         println!("not run: BPF needs root");
         return Ok(true);
     }
-    let build = ["build", "--release", "--quiet", "--package", "benches", "--bin", "xdp"];
-    process::run(workspace::cargo()?.args(build))?;
-    let program = workspace::target()?.join("release/xdp");
-    let text = process::output(Command::new(program).arg(rounds.to_string()))?;
+    let mut bars = Vec::new();
+    if parts.contains(&"trial") {
+        bars.append(&mut trial(rounds)?);
+    }
+    if parts.contains(&"flood") {
+        bars.append(&mut live.flood()?);
+    }
+    if parts.contains(&"ban") {
+        bars.push(live.ban()?);
+    }
+    bars.iter().for_each(|bar| println!("{bar}"));
+    Ok(bars.iter().all(Bar::is_met))
+}
+
+/// A program of the `benches` package, built.
+fn program(name: &str) -> Result<Command> {
+    process::run(workspace::cargo()?.args(["build", "--release", "--quiet", "--package", "benches", "--bin", name]))?;
+    Ok(Command::new(workspace::target()?.join("release").join(name)))
+}
+
+fn trial(rounds: usize) -> Result<Vec<Bar>> {
+    let text = process::output(program("xdp")?.arg(rounds.to_string()))?;
     let figures = Figures::read(&text)?;
 
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
@@ -114,8 +140,7 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
     let swap = Spread { median: swap, ..figures.spread("swap").context("no swap was measured")? };
     bars.push(Bar { claim: "milliseconds of a swap, p99".to_owned(), at_most: SWAP_MILLIS_MAX, found: swap });
     println!();
-    bars.iter().for_each(|bar| println!("{bar}"));
-    Ok(bars.iter().all(Bar::is_met))
+    Ok(bars)
 }
 
 /// What the program wrote, by name; the packets of a round in its order.
@@ -139,6 +164,20 @@ impl Figures {
                     }
                 }
                 "swap" => figures.add("swap", number("millis")?),
+                "flood" => {
+                    let guard = value["guard"].as_str().unwrap_or_default();
+                    for key in ["calm", "requests", "rate", "busy"] {
+                        figures.add(&format!("{guard}_{key}"), number(key)?);
+                    }
+                    if let Some(nanos) = value["nanos"].as_f64() {
+                        figures.add(&format!("{guard}_nanos"), nanos);
+                    }
+                }
+                "ban" => {
+                    for key in ["total", "answered", "admin"] {
+                        figures.add(key, number(key)?);
+                    }
+                }
                 "lpm_load" => figures.add("lpm_load", number("millis")?),
                 "note" => figures.notes.push(value["text"].as_str().unwrap_or_default().to_owned()),
                 kind => anyhow::bail!("`{kind}` is no kind of figure"),
