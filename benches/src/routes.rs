@@ -14,7 +14,7 @@ use bawab::config::model::Config;
 use bawab::lists::Lists;
 use bawab::observe::metrics::Metrics;
 use bawab::proxy::fields::Fields;
-use bawab::route::{Asked, Found, RouteTable};
+use bawab::route::{Asked, Came, Found, RouteTable};
 use bawab::snapshot;
 
 /// Routes of one file: `config::load` bounds the bytes of each.
@@ -156,7 +156,7 @@ impl Requests {
                 method: http1::Method::Get,
                 method_text: b"GET",
                 fields: &self.fields,
-                client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                came: Came { client: IpAddr::V4(Ipv4Addr::LOCALHOST), scheme: "http", server_name: None },
                 lot: 0,
             };
             found += usize::from(matches!(table.find(&asked), Found::Route(_)));

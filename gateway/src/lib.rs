@@ -63,4 +63,5 @@ pub mod route;
 pub mod rt;
 pub mod snapshot;
 pub mod tables;
+pub mod tls;
 pub mod worker;

@@ -189,3 +189,10 @@ const _: () = assert!(BANS_MAX == abi::door::BANS_MAX as usize);
 
 /// Milliseconds of the longest ban: a year. What is meant for ever is a list.
 pub const BAN_MS_MAX: u64 = 366 * 24 * 3_600_000;
+
+/// Bytes of a file with a certificate or a key. A chain of four with RSA keys is 8 KiB; what is larger is another file.
+pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// TLS handshakes of one core at a time. Each is a few hundred microseconds of signing for us and next to nothing for whoever
+/// asks, so a queue of more would be a quarter of a second for everybody else.
+pub const HANDSHAKES_MAX: u32 = 1000;

@@ -14,6 +14,8 @@ pub enum Refusal {
     ConnectUnsupported,
     /// The client expects something other than `100-continue`.
     ExpectationFailed,
+    /// HTTP without TLS, where TLS is spoken.
+    TlsRequired,
     /// The head did not become complete in time.
     HeadTimeout,
     /// The client stopped sending its body.
@@ -101,10 +103,11 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 31] = [
+    const PLAIN: [Refusal; 32] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
+        Refusal::TlsRequired,
         Refusal::HeadTimeout,
         Refusal::BodyTimeout,
         Refusal::BodyTooSlow,
@@ -196,6 +199,7 @@ impl Refusal {
             Refusal::ExpectationFailed => {
                 line(417, "expectation_failed", Client, true, "the only expectation known here is 100-continue")
             }
+            Refusal::TlsRequired => line(400, "tls_required", Client, true, "this port speaks TLS; use an `https` URL"),
             Refusal::HeadTimeout => {
                 line(408, "head_timeout", Client, true, "the request head was not complete in time; send it at once")
             }

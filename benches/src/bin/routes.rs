@@ -87,7 +87,7 @@ fn compile(mix: Mix, count: usize) -> Result<serde_json::Value> {
     let loaded = config::load(&file).map_err(|problems| anyhow::anyhow!("{}", problems.lines().join("\n")))?;
     let load = thread_time() - begin;
     let begin = thread_time();
-    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &metrics);
+    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &loaded.tls, &metrics);
     let compile = thread_time() - begin;
     Requests::draw(mix, count, true).check(&snapshot.routes)?;
     let routes = snapshot::routes(&loaded.config, &loaded.lists, &metrics);

@@ -75,7 +75,7 @@ fn written(route: &Route) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => return show_problems(&problems),
     };
-    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &Metrics::new(1, &[]));
+    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &loaded.tls, &Metrics::new(1, &[]));
     let explained = explain(&snapshot, &question);
     let place = |index: usize| loaded.line(&format!("route[{index}].path"));
     let shown = answer(&explained.text(place));
@@ -101,6 +101,6 @@ fn address(ip: &Ip) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => return show_problems(&problems),
     };
-    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &Metrics::new(1, &[]));
+    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &loaded.tls, &Metrics::new(1, &[]));
     answer(&ip::explain(&snapshot, ip.address, None).text())
 }

@@ -7,7 +7,6 @@ use sha2::{Digest as _, Sha256};
 
 use super::tree::{Node, Value};
 use super::veil::Veil;
-use crate::lists::Lists;
 
 /// Names a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,15 +33,14 @@ impl Digest {
 }
 
 impl Digest {
-    /// The same with what address lists hold, which may stand in files.
-    pub(super) fn with(self, lists: &Lists) -> Digest {
-        let tables = lists.digest();
+    /// The same with a digest of what else stands in files: address lists, certificates.
+    pub(super) fn with(self, other: &[u8]) -> Digest {
         let mut exact = Sha256::new();
         exact.update(self.exact);
-        exact.update(&tables);
+        exact.update(other);
         let mut shown = Sha256::new();
         shown.update(self.shown.as_bytes());
-        shown.update(&tables);
+        shown.update(other);
         let shown: [u8; 32] = shown.finalize().into();
         let text = |text: String, byte: &u8| {
             let mut text = text;

@@ -35,6 +35,7 @@ pub use shape::schema;
 
 use crate::lists::{self, Lists};
 use crate::problem::{PROBLEMS_MAX, Place, Problem, Problems, Sources};
+use crate::tls::{self, Tls};
 use places::Places;
 
 /// A configuration without problems, and what is needed to point into its text.
@@ -42,13 +43,15 @@ pub struct Loaded {
     pub config: Config,
     /// The files that were read, the first one first.
     pub files: Vec<PathBuf>,
-    /// Files with secrets and lists that were read, and folders in which files were looked for: with `files`, all that it
+    /// Files with secrets, lists and certificates that were read, and folders in which files were looked for: with `files`, all that it
     /// depends on.
     pub watched: Vec<PathBuf>,
     pub folders: Vec<PathBuf>,
     pub digest: Digest,
     /// Address lists, read and compiled.
     pub lists: Arc<Lists>,
+    /// Certificates, read and checked.
+    pub tls: Arc<Tls>,
     /// What is worth knowing and no reason to refuse.
     pub warnings: Vec<Problem>,
     places: Places,
@@ -137,6 +140,9 @@ fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_lists
             };
             problems.extend(read.problems);
             warnings.extend(read.warnings);
+            let tls = tls::read(&config, &folder, &|key| places.find(key));
+            problems.extend(tls.problems);
+            warnings.extend(tls.warnings);
             let mut compiled = Lists::default();
             if problems.is_empty() {
                 match Lists::compile(&config, &read.readings, &folder) {
@@ -147,10 +153,10 @@ fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_lists
             if !problems.is_empty() {
                 return Err(Problems::new(problems, sources));
             }
-            let watched = [secret_files, read.files].concat();
-            let digest = digest.with(&compiled);
-            let lists = Arc::new(compiled);
-            Ok(Loaded { config, files, watched, folders, digest, lists, warnings, places, sources })
+            let watched = [secret_files, read.files, tls.files].concat();
+            let digest = digest.with(&compiled.digest()).with(&tls.tls.digest());
+            let (lists, tls) = (Arc::new(compiled), Arc::new(tls.tls));
+            Ok(Loaded { config, files, watched, folders, digest, lists, tls, warnings, places, sources })
         }
         Err(error) => {
             // The walk knows less than serde, which is a mistake of ours; the operator still needs to know.

@@ -273,9 +273,12 @@ impl Default for Limits {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
-    /// From accept (or the first byte of a later request) to a complete head. Default 10s. Refused with 408.
+    /// From accept, or the end of a TLS handshake, or the first byte of a later request, to a complete head. Default 10s. Refused with 408.
     #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub head: Time,
+    /// From accept to the end of a TLS handshake. Default 10s. Closed silently.
+    #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
+    pub tls_handshake: Time,
     /// Between two pieces of a request body, or of a response the client reads. Default 30s. 408 while nothing was answered yet, else the connection is closed.
     #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub body_idle: Time,
@@ -297,6 +300,7 @@ impl Default for Timeouts {
     fn default() -> Timeouts {
         Timeouts {
             head: Time::from_secs(10),
+            tls_handshake: Time::from_secs(10),
             body_idle: Time::from_secs(30),
             keep_alive: Time::from_secs(75),
             connection_age: Time::from_secs(3600),
@@ -331,6 +335,52 @@ pub struct Listener {
     /// What to do with request fields that have `_` in their name, which some services cannot tell from `-`: `refuse` (default, 400), `drop` or `keep`.
     #[serde(default)]
     pub underscores: Underscores,
+    /// Clients speak TLS here. Default: plain HTTP.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+/// TLS towards clients.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates, chosen by the host a client names; the first is for those that name none.
+    #[schemars(length(min = 1, max = 1000))]
+    pub certificates: Vec<Certificate>,
+    /// `intermediate` (default): TLS 1.2 and 1.3. `modern`: 1.3 only.
+    #[serde(default)]
+    pub versions: TlsVersions,
+    /// What clients get that name a host of no certificate, or none. `default` (default): the first certificate. `refuse`: no handshake.
+    #[serde(default)]
+    pub unknown_names: UnknownNames,
+}
+
+/// A certificate and its key. Files are read again when they change.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// PEM file of the certificate and what links it to a root, the certificate first; relative to the file it is written in.
+    #[schemars(with = "words::FilePath")]
+    pub cert: String,
+    /// PEM file of its private key, not encrypted.
+    #[schemars(with = "words::FilePath")]
+    pub key: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsVersions {
+    #[default]
+    Intermediate,
+    Modern,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownNames {
+    #[default]
+    Default,
+    Refuse,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -20,9 +20,9 @@ pub mod xdp;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver as RetiredReceiver;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -50,6 +50,7 @@ use crate::observe::events;
 use crate::observe::reloads::Outcome;
 use crate::snapshot::Snapshot;
 use crate::tables::bans::unix_ms;
+use crate::tls::Tls;
 use crate::worker::{Message, Queued, Shared};
 
 /// How often the control side looks at its workers and at the configuration's files.
@@ -120,6 +121,7 @@ struct Before {
     config: Config,
     digest: Digest,
     lists: Arc<Lists>,
+    tls: Arc<Tls>,
 }
 
 /// A gateway that runs.
@@ -382,10 +384,10 @@ impl Running {
         self.reload.takes_back = true;
         systemd::reloading();
         let (known, tell, metrics) = (self.resolver.found(), self.tell_loaded.clone(), self.shared.metrics.clone());
-        let Before { config, digest, lists } = before;
+        let Before { config, digest, lists, tls } = before;
         let watched = self.watch.files();
         tokio::task::spawn_local(async move {
-            let fresh = Fresh::again(config, digest, &lists, watched, &metrics, &known).await;
+            let fresh = Fresh::again(config, digest, (&lists, &tls), watched, &metrics, &known).await;
             // Nobody listens any more when the process is ending.
             let _ = tell.send(Ok(Box::new(fresh)));
         });
@@ -499,12 +501,18 @@ impl Running {
         // From here on nothing fails.
         let closed = self.sockets.adopt(plan, &mut snapshot);
         let lists = snapshot.lists.clone();
+        *self.shared.metrics.tls.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.tls.clone();
         let old = self.shared.snapshot.swap(Arc::new(snapshot));
         if let Some(time) = self.reload.confirm {
             // What was never confirmed is nothing to go back to.
             let before = match self.unconfirmed.take() {
                 Some(unconfirmed) => unconfirmed.before,
-                None => Before { config: self.config.clone(), digest: self.digest.clone(), lists: old.lists.clone() },
+                None => Before {
+                    config: self.config.clone(),
+                    digest: self.digest.clone(),
+                    lists: old.lists.clone(),
+                    tls: old.tls.clone(),
+                },
             };
             self.unconfirmed = Some(Unconfirmed { until: Instant::now() + time, before });
         }

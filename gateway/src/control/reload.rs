@@ -16,6 +16,7 @@ use crate::config::{self, Digest, Loaded};
 use crate::lists::Lists;
 use crate::observe::metrics::Metrics;
 use crate::snapshot::{self, Snapshot};
+use crate::tls::Tls;
 use crate::worker::OffloadPool;
 
 /// Warnings about a configuration that are told as events; `bawab check` shows all.
@@ -51,7 +52,7 @@ impl Compiled {
         for warning in loaded.warnings().iter().flat_map(|warnings| warnings.lines()).take(WARNINGS_LOGGED_MAX) {
             tracing::warn!(warning, "in the configuration");
         }
-        let snapshot = snapshot::compile(&loaded.config, &loaded.lists, metrics);
+        let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &loaded.tls, metrics);
         let Loaded { config, digest, files, watched, folders, .. } = loaded;
         let watched = [vec![path.to_owned()], files, watched, folders].concat();
         Compiled { config, digest, snapshot, watched }
@@ -78,12 +79,12 @@ impl Fresh {
     pub(super) async fn again(
         config: Config,
         digest: Digest,
-        lists: &Arc<Lists>,
+        (lists, tls): (&Arc<Lists>, &Arc<Tls>),
         watched: Vec<PathBuf>,
         metrics: &Metrics,
         known: &Found,
     ) -> Fresh {
-        let snapshot = snapshot::compile(&config, lists, metrics);
+        let snapshot = snapshot::compile(&config, lists, tls, metrics);
         Compiled { config, digest, snapshot, watched }.resolve(known).await
     }
 

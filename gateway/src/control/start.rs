@@ -125,6 +125,7 @@ pub(super) async fn start(
     metrics.watch_access_log(&log);
     let fresh = Fresh::first(path, loaded, &metrics).await;
     let Fresh { config, digest, mut snapshot, resolver, watch } = fresh;
+    *metrics.tls.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.tls.clone();
     warn_of_descriptors(&config, descriptors);
     let refused = safety::refusals(&config, &snapshot.lists, &snapshot);
     if !refused.is_empty() {

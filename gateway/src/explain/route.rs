@@ -11,16 +11,19 @@ use crate::limits::HEAD_BYTES_MAX;
 use crate::proxy::h1::read_head;
 use crate::proxy::head::RequestHead;
 use crate::refusal::Refusal;
-use crate::route::Found;
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
 use crate::route::explain::Outcome;
+use crate::route::{Came, Found};
 use crate::snapshot::{Route, Snapshot};
 
 /// A request that nobody sent.
 pub struct Question {
     text: Vec<u8>,
     client: IpAddr,
+    /// Its URL begins with `https`, so TLS was begun for its host.
+    is_https: bool,
+    server_name: Option<String>,
 }
 
 /// What becomes of a request. `outcome` says which of the others are there.
@@ -88,6 +91,7 @@ impl Question {
         if method.is_empty() || method.contains([' ', '\t']) || url.contains([' ', '\t']) {
             return Err("a method and a URL hold no space".to_owned());
         }
+        let is_https = url.starts_with("https://");
         let after_scheme = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
         let (authority, target) = match after_scheme {
             Some(rest) => {
@@ -115,7 +119,9 @@ impl Question {
             Some(client) => client.parse().map_err(|_| "the client is an IP address".to_owned())?,
             None => IpAddr::V4(Ipv4Addr::LOCALHOST),
         };
-        Ok(Question { text: text.into_bytes(), client })
+        let name = authority.filter(|_| is_https).and_then(|text| http1::host_parts(text.as_bytes()).ok());
+        let server_name = name.map(|(name, _)| String::from_utf8_lossy(name).to_ascii_lowercase());
+        Ok(Question { text: text.into_bytes(), client, is_https, server_name })
     }
 }
 
@@ -125,15 +131,19 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Answer {
     let limits = HeadLimits { head_bytes: HEAD_BYTES_MAX, fields: settings.fields, target_bytes: settings.head_bytes };
     // Whether a field name may hold `_` is the listener's business, and nobody said which one.
     match read_head(&question.text, &limits, Underscores::Keep) {
-        Ok(head) => found(snapshot, &head, question.client),
+        Ok(head) => {
+            let scheme = if question.is_https { "https" } else { "http" };
+            let came = Came { client: question.client, scheme, server_name: question.server_name.as_deref() };
+            found(snapshot, &head, came)
+        }
         Err(refusal) => refused(refusal, None, Vec::new()),
     }
 }
 
-fn found(snapshot: &Snapshot, head: &RequestHead, client: IpAddr) -> Answer {
+fn found(snapshot: &Snapshot, head: &RequestHead, came: Came<'_>) -> Answer {
     let routes = &snapshot.routes;
     // Not drawn, whatever the share: the explanation says that there is a lot.
-    let (asked, _) = routes.asked(head, client, WHOLE - 1);
+    let (asked, _) = routes.asked(head, came, WHOLE - 1);
     let explanation = routes.explain(&asked);
     let named = |index: usize| routes.iter().nth(index);
     let others = explanation

@@ -5,7 +5,7 @@
 mod scraper;
 
 use std::fmt;
-use std::sync::Weak;
+use std::sync::{PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -51,6 +51,7 @@ impl Collector for Scrape {
         names(&mut families, &metrics)?;
         configuration(&mut families, &metrics)?;
         doors(&mut families, &metrics)?;
+        certificates(&mut families, &metrics)?;
         whole_process(&mut families, &metrics)
     }
 }
@@ -204,6 +205,17 @@ fn configuration(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result 
     let help = "Whether the last attempt to load the configuration went well";
     let is_good = reloads.last().is_none_or(|last| last.outcome != Outcome::Failed);
     families.begin("bawab_config_last_reload_successful", help, MetricType::Gauge)?.value(i64::from(is_good))
+}
+
+fn certificates(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
+    let tls = metrics.tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let help = "When a certificate of a listener ends, since the Unix epoch";
+    let mut family = families.begin("bawab_tls_certificate_expiry_seconds", help, MetricType::Gauge)?;
+    for certificate in tls.certificates() {
+        let file = certificate.file.display().to_string();
+        family.gauge(&[("name", certificate.name()), ("file", file.as_str())], certificate.not_after_s)?;
+    }
+    Ok(())
 }
 
 fn doors(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {

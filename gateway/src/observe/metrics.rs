@@ -20,6 +20,7 @@ use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
+use crate::tls::Tls;
 
 /// Names of routes, and names of upstreams, that are counted apart. At 64 workers a thousand routes are 24 MiB of counters
 /// and a scrape of some 40 lines each; what more there is shares [`OTHER`].
@@ -147,11 +148,16 @@ core! {
     connections_refused_address_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "address_limit"], "Client connections closed at accept because their address has too many";
     connections_refused_fd: Counter as Counter = "bawab_connections_refused" ["reason" = "file_descriptors"], "Client connections closed at accept because the file descriptors ran out";
     connections_refused_list: Counter as Counter = "bawab_connections_refused" ["reason" = "address_list"], "Client connections closed at accept";
+    connections_refused_handshakes: Counter as Counter = "bawab_connections_refused" ["reason" = "tls_handshakes"], "Client connections closed at accept because too many TLS handshakes were under way";
+    handshakes_full: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "full"], "TLS handshakes with clients";
+    handshakes_resumed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "resumed"], "TLS handshakes with clients that had a ticket";
+    handshakes_failed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "failed"], "TLS handshakes that came to nothing: what was said is no TLS, or none that we speak, or no certificate is for the name";
     accept_errors: Counter as Counter = "bawab_accept_errors", "Accepts that failed for another reason than a bound of ours";
     requests: Counter as Counter = "bawab_requests", "Request heads read, also those that were refused";
     requests_in_flight: Gauge as Gauge = "bawab_requests_in_flight", "Exchanges running";
     task_panics: Counter as Counter = "bawab_task_panics", "Tasks ended by a panic, each with its connection; always a bug of ours";
     timeouts_head: Counter as Counter = "bawab_client_timeouts" ["wait" = "head"], "Client connections that let a deadline pass";
+    timeouts_handshake: Counter as Counter = "bawab_client_timeouts" ["wait" = "tls_handshake"], "Client connections that let a deadline pass before TLS was agreed on";
     timeouts_body: Counter as Counter = "bawab_client_timeouts" ["wait" = "body"], "Client connections that sent too little of a body for too long";
     timeouts_keep_alive: Counter as Counter = "bawab_client_timeouts" ["wait" = "keep_alive"], "Client connections closed between two requests";
     timeouts_write: Counter as Counter = "bawab_client_timeouts" ["wait" = "write"], "Client connections that took nothing of an answer for too long";
@@ -384,6 +390,8 @@ pub struct Metrics {
     access_log: OnceLock<Arc<Counts>>,
     pub reloads: Reloads,
     pub doors: Doors,
+    /// What listeners show now.
+    pub tls: Mutex<Arc<Tls>>,
     started: SystemTime,
     registry: Registry,
 }
@@ -399,6 +407,7 @@ impl Metrics {
             access_log: OnceLock::new(),
             reloads: Reloads::default(),
             doors: Doors::default(),
+            tls: Mutex::default(),
             started: SystemTime::now(),
             registry: exposition::registry(metrics.clone()),
         })

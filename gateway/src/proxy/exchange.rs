@@ -32,9 +32,9 @@ use crate::filter::{self, Facts, Kept};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::observe::access_log::Record;
 use crate::refusal::{Party, Refusal};
-use crate::route::Found;
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
+use crate::route::{Came, Found};
 use crate::rt::deadline::{Cause, Guard, now_us};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::tables::bans::unix_ms;
@@ -52,6 +52,7 @@ pub struct Exchange<'a> {
     answer: Answer<'a>,
     client: Client,
     scheme: &'static str,
+    server_name: Option<&'a str>,
     request_id: RequestId,
     trace: Trace,
     route: Option<&'a Route>,
@@ -85,6 +86,8 @@ pub struct Arrival<'a> {
     pub options: ConnectionOptions,
     pub client: Client,
     pub scheme: &'static str,
+    /// What TLS was begun for, lower case.
+    pub server_name: Option<&'a str>,
     pub client_fd: std::os::fd::RawFd,
     /// When the first byte of the request was there, microseconds of the process.
     pub started_us: u64,
@@ -124,6 +127,7 @@ impl<'a> Exchange<'a> {
             answer,
             client,
             scheme: arrival.scheme,
+            server_name: arrival.server_name,
             request_id,
             trace,
             route: None,
@@ -233,7 +237,8 @@ impl<'a> Exchange<'a> {
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {
         let routes = &self.snapshot.routes;
         let lot = if routes.draws() { (self.worker.ids.borrow_mut().next_u64() % u64::from(WHOLE)) as u32 } else { 0 };
-        let (asked, is_preflight) = routes.asked(&self.head, self.client.address, lot);
+        let came = Came { client: self.client.address, scheme: self.scheme, server_name: self.server_name };
+        let (asked, is_preflight) = routes.asked(&self.head, came, lot);
         let (found, decoded) = routes.decide(&self.head, &asked).map_err(Refusal::Malformed)?;
         match found {
             Found::Route(route) => {

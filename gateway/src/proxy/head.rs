@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http1::{Form, Method, PathTraits, Span, Version};
 
 use super::fields::Fields;
-use crate::route::Asked;
+use crate::route::{Asked, Came};
 
 /// A request head. The target's parts are ranges of the arena, except for a path that had to be rewritten.
 pub struct RequestHead {
@@ -100,7 +100,7 @@ impl RequestHead {
     }
 
     /// What routes ask of this head. The lot is 0.
-    pub fn asked(&self, client: IpAddr) -> Asked<'_> {
+    pub fn asked<'h>(&'h self, came: Came<'h>) -> Asked<'h> {
         Asked {
             host: self.authority(),
             path: self.path(),
@@ -108,7 +108,7 @@ impl RequestHead {
             method: self.method,
             method_text: self.method_text(),
             fields: &self.fields,
-            client,
+            came,
             lot: 0,
         }
     }

@@ -1,8 +1,17 @@
 //! What bytes travel on, below HTTP/1 and HTTP/2: one owned-buffer interface, a deadline with every wait.
 //!
-//! Plain sockets today. TLS is another variant of the two halves; nothing above looks inside.
+//! A socket, and on top of it TLS where it was spoken (`tls`); nothing above sees which.
+
+mod tls;
+
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use rustls::ServerConfig;
+
+use self::tls::Session;
+pub use self::tls::{Handshake, NoHandshake};
 
 use crate::rt::deadline::{Cause, Remote, now_us};
 use crate::rt::{Buf, Reader, Socket, Writer};
@@ -66,18 +75,44 @@ pub struct Wire {
 }
 
 /// The receiving half.
-pub enum WireReader {
-    Plain(Reader),
+pub struct WireReader {
+    socket: Reader,
+    tls: Option<Rc<Session>>,
 }
 
 /// The sending half.
-pub enum WireWriter {
-    Plain(Writer),
+pub struct WireWriter {
+    socket: Writer,
+    tls: Option<Rc<Session>>,
 }
 
 impl Wire {
     pub fn plain(socket: Socket) -> Wire {
-        Wire { reader: WireReader::Plain(socket.reader), writer: WireWriter::Plain(socket.writer) }
+        Wire {
+            reader: WireReader { socket: socket.reader, tls: None },
+            writer: WireWriter { socket: socket.writer, tls: None },
+        }
+    }
+
+    /// Makes a fresh connection one that speaks TLS, as the server. All of it takes no longer than `wait`.
+    pub async fn accept_tls(&mut self, config: Arc<ServerConfig>, wait: Wait) -> Result<Handshake, NoHandshake> {
+        let session = Rc::new(Session::server(config)?);
+        self.reader.arm(wait);
+        self.writer.socket.watch().arm(wait.ms, wait.cause);
+        let done = session.shake_hands(&mut self.reader.socket, &mut self.writer.socket).await;
+        self.reader.disarm();
+        self.writer.socket.watch().disarm();
+        match done {
+            Ok(handshake) => {
+                self.reader.tls = Some(session.clone());
+                self.writer.tls = Some(session);
+                Ok(handshake)
+            }
+            Err(error) => Err(match self.reader.socket.watch().fired().or(self.writer.socket.watch().fired()) {
+                Some(cause) => NoHandshake::Halted(Halt::Expired(cause)),
+                None => error,
+            }),
+        }
     }
 
     pub fn fd(&self) -> std::os::fd::RawFd {
@@ -86,15 +121,21 @@ impl Wire {
 
     /// Whether a pooled connection can still be used. A system call.
     pub fn is_quiet(&self) -> bool {
-        let WireReader::Plain(reader) = &self.reader;
-        reader.is_quiet()
+        self.reader.socket.is_quiet()
+    }
+
+    /// Says that nothing more comes, as far as that can be said at once. Before a connection is closed that ends in order:
+    /// what ends without it may have been cut by somebody else (RFC 8446 §6.1).
+    pub fn say_end(&self) {
+        if let Some(tls) = &self.reader.tls {
+            tls.say_end(&self.reader.socket);
+        }
     }
 }
 
 impl WireReader {
     pub fn fd(&self) -> std::os::fd::RawFd {
-        let WireReader::Plain(reader) = self;
-        reader.fd()
+        self.socket.fd()
     }
 
     /// Waits for something to read without holding a buffer.
@@ -105,9 +146,11 @@ impl WireReader {
 
     /// Waits for something to read without holding a buffer, under the deadline set by `arm`.
     pub async fn readable_armed(&mut self) -> Result<(), Halt> {
-        let WireReader::Plain(reader) = self;
-        let result = reader.readable().await;
-        match reader.watch().fired() {
+        if self.tls.as_ref().is_some_and(|tls| tls.has_received()) {
+            return Ok(());
+        }
+        let result = self.socket.readable().await;
+        match self.socket.watch().fired() {
             Some(cause) => Err(Halt::Expired(cause)),
             None => result.map_err(Halt::Broken),
         }
@@ -115,44 +158,41 @@ impl WireReader {
 
     /// Ends the connection by a reset, so that nobody takes a broken message for a whole one.
     pub fn reset(&self) {
-        let WireReader::Plain(reader) = self;
-        reader.reset();
+        self.socket.reset();
     }
 
     /// Sets the deadline of the reads that follow, all of them together.
     pub fn arm(&self, wait: Wait) {
-        let WireReader::Plain(reader) = self;
-        reader.watch().arm(wait.ms, wait.cause);
+        self.socket.watch().arm(wait.ms, wait.cause);
     }
 
     /// Sets the deadline of a read that is under way already. Used while the half lives.
     pub fn remote(&self) -> Remote {
-        let WireReader::Plain(reader) = self;
-        reader.watch().remote()
+        self.socket.watch().remote()
     }
 
     /// What the deadline that is set stands for from now on.
     pub fn rename(&self, cause: Cause) {
-        let WireReader::Plain(reader) = self;
-        reader.watch().rename(cause);
+        self.socket.watch().rename(cause);
     }
 
     pub fn disarm(&self) {
-        let WireReader::Plain(reader) = self;
-        reader.watch().disarm();
+        self.socket.watch().disarm();
     }
 
     /// Reads at most `limit` bytes behind the window of `buf`, under the deadline set by `arm`. `Ok`: at least one byte.
     pub async fn read_armed(&mut self, buf: Buf, limit: usize) -> (Result<usize, Halt>, Buf) {
-        let WireReader::Plain(reader) = self;
-        let (result, buf) = reader.read_up_to(buf, limit).await;
+        let (result, buf) = match &self.tls {
+            None => self.socket.read_up_to(buf, limit).await,
+            Some(tls) => tls.read(&mut self.socket, buf, limit).await,
+        };
         let result = match result {
-            Ok(0) => Err(match reader.watch().fired() {
+            Ok(0) => Err(match self.socket.watch().fired() {
                 Some(cause) => Halt::Expired(cause),
                 None => Halt::Closed,
             }),
             Ok(n) => Ok(n),
-            Err(error) => Err(match reader.watch().fired() {
+            Err(error) => Err(match self.socket.watch().fired() {
                 Some(cause) => Halt::Expired(cause),
                 None => Halt::Broken(error),
             }),
@@ -172,14 +212,14 @@ impl WireReader {
 impl WireWriter {
     /// Sends all of `chunk`.
     pub async fn write(&mut self, chunk: Chunk, wait: Wait) -> Result<(), Halt> {
-        let WireWriter::Plain(writer) = self;
-        writer.watch().arm(wait.ms, wait.cause);
-        let result = match chunk {
-            Chunk::Pooled(buf) => writer.write_all(buf).await,
-            Chunk::Shared(bytes) => writer.write_all_bytes(bytes).await,
+        self.socket.watch().arm(wait.ms, wait.cause);
+        let result = match (&self.tls, chunk) {
+            (None, Chunk::Pooled(buf)) => self.socket.write_all(buf).await,
+            (None, Chunk::Shared(bytes)) => self.socket.write_all_bytes(bytes).await,
+            (Some(tls), chunk) => tls.write(&mut self.socket, chunk.bytes()).await,
         };
-        writer.watch().disarm();
-        result.map_err(|error| match writer.watch().fired() {
+        self.socket.watch().disarm();
+        result.map_err(|error| match self.socket.watch().fired() {
             Some(cause) => Halt::Expired(cause),
             None => Halt::Broken(error),
         })
@@ -187,9 +227,11 @@ impl WireWriter {
 
     /// Tells the peer that nothing more comes.
     pub async fn shutdown(&mut self) {
-        let WireWriter::Plain(writer) = self;
+        if let Some(tls) = &self.tls {
+            tls.end(&mut self.socket).await;
+        }
         // A peer that is gone already needs no telling.
-        let _ = writer.shutdown().await;
+        let _ = self.socket.shutdown().await;
     }
 }
 

@@ -12,8 +12,8 @@ use foldhash::fast::FixedState;
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
-use super::Asked;
 use super::pattern::whole_regex;
+use super::{Asked, HostPattern};
 use crate::config::model;
 use crate::proxy::fields::Fields;
 
@@ -25,6 +25,10 @@ pub struct When {
     pub cookies: Vec<Named>,
     /// Networks of which one must hold the client; empty: any client.
     pub client: Vec<IpNet>,
+    /// How the client speaks: `http` or `https`.
+    pub scheme: Option<&'static str>,
+    /// Names of which one must be what TLS was begun for; empty: any or none.
+    pub sni: Vec<HostPattern>,
     /// Of a million requests that fulfil all others, so many.
     pub share: Option<u32>,
 }
@@ -57,6 +61,8 @@ pub enum Unmet {
     Query(Box<str>),
     Cookie(Box<str>),
     Client,
+    Scheme,
+    Sni,
     /// Drawn by lot.
     Share,
 }
@@ -76,22 +82,26 @@ impl When {
             query: written.query.iter().map(|parameter| named(parameter, false)).collect(),
             cookies: written.cookies.iter().map(|cookie| named(cookie, false)).collect(),
             client: written.client.clone(),
+            scheme: written.scheme.map(model::Scheme::text),
+            sni: written.sni.iter().map(|name| HostPattern::named(name)).collect(),
             share: written.percentage.map(|percentage| percentage.millionths()),
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rank() == [0; 5]
+        self.rank() == [0; 7]
     }
 
     /// How specific these conditions are: compared from left to right, more goes first (Gateway API: header conditions before
     /// query conditions; what that does not know follows).
-    pub fn rank(&self) -> [usize; 5] {
+    pub fn rank(&self) -> [usize; 7] {
         [
             self.headers.len(),
             self.query.len(),
             self.cookies.len(),
             usize::from(!self.client.is_empty()),
+            usize::from(self.scheme.is_some()),
+            usize::from(!self.sni.is_empty()),
             usize::from(self.share.is_some()),
         ]
     }
@@ -103,9 +113,17 @@ impl When {
 
     /// The first condition that is not fulfilled, cheap ones first.
     pub fn first_unmet(&self, asked: &Asked<'_>) -> Option<Unmet> {
-        if !self.client.is_empty() && !self.client.iter().any(|network| network.contains(&asked.client.to_canonical()))
+        if !self.client.is_empty()
+            && !self.client.iter().any(|network| network.contains(&asked.came.client.to_canonical()))
         {
             return Some(Unmet::Client);
+        }
+        if self.scheme.is_some_and(|scheme| scheme != asked.came.scheme) {
+            return Some(Unmet::Scheme);
+        }
+        let named = |pattern: &HostPattern| asked.came.server_name.is_some_and(|name| pattern.takes(name.as_bytes()));
+        if !self.sni.is_empty() && !self.sni.iter().any(named) {
+            return Some(Unmet::Sni);
         }
         if let Some(header) =
             self.headers.iter().find(|header| !header.test.holds(field(asked.fields, &header.name).as_deref()))
@@ -144,7 +162,10 @@ impl When {
         let clients = self.client.is_empty()
             || (!other.client.is_empty()
                 && other.client.iter().all(|inner| self.client.iter().any(|outer| outer.contains(inner))));
+        let names = self.sni.is_empty() || format!("{:?}", self.sni) == format!("{:?}", other.sni);
         clients
+            && names
+            && (self.scheme.is_none() || self.scheme == other.scheme)
             && self.share.is_none_or(|share| share >= WHOLE)
             && within(&self.headers, &other.headers)
             && within(&self.query, &other.query)
@@ -162,7 +183,9 @@ impl When {
                 .client
                 .iter()
                 .any(|one| other.client.iter().any(|other| one.contains(other) || other.contains(one)));
+        let schemes = self.scheme.zip(other.scheme).is_some_and(|(one, other)| one != other);
         clients
+            || schemes
             || apart(&self.headers, &other.headers)
             || apart(&self.query, &other.query)
             || apart(&self.cookies, &other.cookies)

@@ -133,7 +133,12 @@ fn reasons(matcher: &Matcher, misses: &[Miss], asked: &Asked<'_>) -> String {
                 write!(text, "its condition on the query parameter `{name}` does not hold")
             }
             Miss::When(Unmet::Cookie(name)) => write!(text, "its condition on the cookie `{name}` does not hold"),
-            Miss::When(Unmet::Client) => write!(text, "the client {} is in none of its networks", asked.client),
+            Miss::When(Unmet::Client) => write!(text, "the client {} is in none of its networks", asked.came.client),
+            Miss::When(Unmet::Scheme) => write!(text, "it is not for `{}`", asked.came.scheme),
+            Miss::When(Unmet::Sni) => match asked.came.server_name {
+                Some(name) => write!(text, "TLS was begun for `{name}`, which is none of its names"),
+                None => write!(text, "it is for clients that begin TLS with one of its names"),
+            },
             Miss::When(Unmet::Share) => write!(
                 text,
                 "it takes {}% of such requests, and this one was not drawn",

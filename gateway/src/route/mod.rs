@@ -64,9 +64,19 @@ pub struct Asked<'a> {
     pub method: Method,
     pub method_text: &'a [u8],
     pub fields: &'a Fields,
-    pub client: IpAddr,
+    pub came: Came<'a>,
     /// 0 to 999,999, drawn once an exchange: what `percentage` is compared with.
     pub lot: u32,
+}
+
+/// How a request came here.
+#[derive(Debug, Clone, Copy)]
+pub struct Came<'a> {
+    pub client: IpAddr,
+    /// `http` or `https`
+    pub scheme: &'static str,
+    /// What TLS was begun for, lower case.
+    pub server_name: Option<&'a str>,
 }
 
 /// What a route takes.
@@ -147,15 +157,19 @@ impl Methods {
 impl HostPattern {
     /// The hosts of a checked route.
     pub fn of(route: &model::Route) -> Vec<HostPattern> {
-        let hosts = route.host.names().map(|host| match host.strip_prefix('*') {
-            Some(suffix) => HostPattern::Suffix(suffix.to_ascii_lowercase().into()),
-            None => HostPattern::Exact(host.to_ascii_lowercase().into()),
-        });
-        let mut hosts: Vec<HostPattern> = hosts.collect();
+        let mut hosts: Vec<HostPattern> = route.host.names().map(HostPattern::named).collect();
         if hosts.is_empty() {
             hosts.push(HostPattern::Any);
         }
         hosts
+    }
+
+    /// A checked name: `api.example.com` or `*.example.com`.
+    pub fn named(name: &str) -> HostPattern {
+        match name.strip_prefix('*') {
+            Some(suffix) => HostPattern::Suffix(suffix.to_ascii_lowercase().into()),
+            None => HostPattern::Exact(name.to_ascii_lowercase().into()),
+        }
     }
 
     /// `host` is in lower case, without port and final dot.
@@ -293,8 +307,8 @@ impl RouteTable {
 
     /// What a request head asks of the routes, and whether it is a preflight (Fetch §3.3.2) that its route answers: such a one
     /// is for the route of the request it asks about. `lot`: see [`Asked::lot`].
-    pub fn asked<'h>(&self, head: &'h RequestHead, client: IpAddr, lot: u32) -> (Asked<'h>, bool) {
-        let asked = Asked { lot, ..head.asked(client) };
+    pub fn asked<'h>(&self, head: &'h RequestHead, came: Came<'h>, lot: u32) -> (Asked<'h>, bool) {
+        let asked = Asked { lot, ..head.asked(came) };
         if asked.method == Method::Options
             && let Some(text) = filter::cors::asked_method(head)
         {

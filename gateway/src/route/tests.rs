@@ -41,12 +41,23 @@ struct Request<'a> {
     method: &'a str,
     fields: Fields,
     client: &'a str,
+    scheme: &'static str,
+    server_name: Option<&'a str>,
     lot: u32,
 }
 
 impl<'a> Request<'a> {
     fn new(host: &'a str, target: &'a str, method: &'a str) -> Request<'a> {
-        Request { host, target, method, fields: Fields::new(), client: "192.0.2.1", lot: 0 }
+        Request {
+            host,
+            target,
+            method,
+            fields: Fields::new(),
+            client: "192.0.2.1",
+            scheme: "http",
+            server_name: None,
+            lot: 0,
+        }
     }
 
     fn asked(&self) -> Asked<'_> {
@@ -59,7 +70,11 @@ impl<'a> Request<'a> {
             method: Method::of(self.method.as_bytes()),
             method_text: self.method.as_bytes(),
             fields: &self.fields,
-            client: self.client.parse().expect("an address"),
+            came: Came {
+                client: self.client.parse().expect("an address"),
+                scheme: self.scheme,
+                server_name: self.server_name,
+            },
             lot: self.lot,
         }
     }
@@ -413,7 +428,7 @@ proptest! {
             method: Method::Get,
             method_text: b"GET",
             fields: &fields,
-            client: "192.0.2.1".parse().expect("an address"),
+            came: Came { client: "192.0.2.1".parse().expect("an address"), scheme: "http", server_name: None },
             lot: 0,
         };
         let found = match table.find(&asked) {

@@ -26,6 +26,8 @@ use crate::limits::{CUTS_PER_TURN, HANGUP_POLLS_PER_TICK, TICK_MS};
 pub enum Cause {
     /// No new request on a kept connection.
     KeepAlive,
+    /// TLS was not agreed on.
+    Handshake,
     /// Not one byte came on a new connection.
     Silence,
     /// The head did not become complete.

@@ -15,10 +15,11 @@ use crate::proxy::error_page::ErrorPage;
 use crate::route::action::Action;
 use crate::route::{Matcher, RouteTable};
 use crate::rt::deadline::ms;
+use crate::tls::Tls;
 
 /// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. Listeners stand in the order
 /// they are written; no upstream has endpoints yet: they are resolved apart, because that waits.
-pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapshot {
+pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Metrics) -> Snapshot {
     let upstreams: Vec<Upstream> = config
         .upstream
         .iter()
@@ -54,6 +55,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapsh
         requests_per_connection: limits.requests_per_connection,
         rate_min: limits.rate_min.0,
         head_ms: ms(timeouts.head.into()),
+        tls_handshake_ms: ms(timeouts.tls_handshake.into()),
         body_idle_ms: ms(timeouts.body_idle.into()),
         keep_alive_ms: ms(timeouts.keep_alive.into()),
         connection_age_ms: ms(timeouts.connection_age.into()),
@@ -67,11 +69,13 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapsh
     let listeners = config
         .listener
         .iter()
-        .map(|listener| {
+        .enumerate()
+        .map(|(index, listener)| {
             Arc::new(Listener {
                 name: listener.name.clone().unwrap_or_else(|| listener.address.clone()),
                 client_address: listener.client_address,
                 underscores: listener.underscores,
+                tls: tls.listeners.get(index).cloned().flatten(),
                 gate: Arc::new(lists.gate(&listener.deny, &listener.allow)),
                 closed: Arc::default(),
             })
@@ -80,6 +84,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, metrics: &Metrics) -> Snapsh
     Snapshot {
         settings: Arc::new(settings),
         lists: lists.clone(),
+        tls: tls.clone(),
         listeners: Arc::new(listeners),
         routes: Arc::new(table),
         endpoints: upstreams.iter().map(|_| Arc::new(Endpoints::default())).collect(),

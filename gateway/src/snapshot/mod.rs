@@ -19,6 +19,7 @@ use crate::proxy::error_page::ErrorPage;
 use crate::route::RouteTable;
 use crate::route::action::Action;
 use crate::route::pattern::PathPattern;
+use crate::tls::{ServerTls, Tls};
 
 /// Everything a worker must know to serve.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub settings: Arc<Settings>,
     /// Who is turned away everywhere, and who is not limited.
     pub lists: Arc<Lists>,
+    /// What listeners show, in the order of the configuration.
+    pub tls: Arc<Tls>,
     /// By a number a listener keeps as long as the process lives: connections know theirs by it.
     pub listeners: Arc<Vec<Arc<Listener>>>,
     pub routes: Arc<RouteTable>,
@@ -44,6 +47,7 @@ pub struct Settings {
     pub requests_per_connection: u32,
     pub rate_min: u64,
     pub head_ms: u64,
+    pub tls_handshake_ms: u64,
     pub body_idle_ms: u64,
     pub keep_alive_ms: u64,
     pub connection_age_ms: u64,
@@ -70,6 +74,7 @@ pub struct Listener {
     pub name: String,
     pub client_address: ClientAddress,
     pub underscores: Underscores,
+    pub tls: Option<Arc<ServerTls>>,
     /// Whom it turns away beside those that are turned away everywhere.
     pub gate: Arc<Gate>,
     /// It is configured no more: answers say that their connection closes. The same for all snapshots, so that what runs

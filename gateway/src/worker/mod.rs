@@ -91,6 +91,8 @@ pub struct Worker {
     /// The worker ends; its own tasks end with it.
     over: Cell<bool>,
     open: Cell<u32>,
+    /// TLS handshakes under way.
+    pub handshakes: Cell<u32>,
     date: RefCell<(u64, [u8; 29])>,
     /// The longest change to another snapshot since the last look.
     swap_longest_us: Cell<u64>,
@@ -175,6 +177,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         stopping: Cell::new(false),
         over: Cell::new(false),
         open: Cell::new(0),
+        handshakes: Cell::new(0),
         date: RefCell::new((u64::MAX, [0; 29])),
         swap_longest_us: Cell::new(0),
         ended: rt::Notify::default(),

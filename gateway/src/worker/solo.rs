@@ -66,7 +66,7 @@ struct Prepared {
 
 fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prepared> {
     let metrics = Metrics::new(1, Refusal::codes());
-    let mut snapshot = snapshot::compile(config, &Arc::default(), &metrics);
+    let mut snapshot = snapshot::compile(config, &Arc::default(), &Arc::default(), &metrics);
     for (endpoints, upstream) in snapshot.endpoints.iter_mut().zip(config.upstream.values()) {
         let list = upstream.endpoints.iter().filter_map(|endpoint| {
             let peer = Peer::Tcp(endpoint.address.parse().ok()?);

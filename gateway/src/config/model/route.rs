@@ -84,6 +84,11 @@ pub struct When {
     /// Networks of which one must hold the client's address, as the listener's `client_address` decides it.
     #[schemars(with = "Vec<words::Cidr>")]
     pub client: Vec<ipnet::IpNet>,
+    /// `http` or `https`: how the client spoke to this gateway.
+    pub scheme: Option<Scheme>,
+    /// Names of which one must be what the client asked for when it began TLS (SNI), which need not be the host of the request.
+    #[schemars(with = "Vec<words::HostPattern>")]
+    pub sni: Vec<String>,
     /// Share of the requests for which all else holds, drawn by lot: `"12.5%"`.
     pub percentage: Option<Percentage>,
 }

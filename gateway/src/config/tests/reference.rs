@@ -66,6 +66,7 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("admin.token"), "geheim\n").unwrap();
     fs::create_dir(folder.path().join("lists")).unwrap();
+    certificate(folder.path());
     for name in ["drop.txt", "networks.csv", "places.csv"] {
         fs::copy(conf("lists").join(name), folder.path().join("lists").join(name)).unwrap();
     }
@@ -84,6 +85,14 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     }
 }
 
+/// `tls/api.pem` and its key.
+fn certificate(folder: &Path) {
+    fs::create_dir(folder.join("tls")).unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["api.example.com".to_owned()]).unwrap();
+    fs::write(folder.join("tls/api.pem"), made.cert.pem()).unwrap();
+    fs::write(folder.join("tls/api.key"), made.signing_key.serialize_pem()).unwrap();
+}
+
 /// A key of the reference and what is said about it.
 struct Said {
     value: Node,
@@ -92,6 +101,8 @@ struct Said {
     /// The comment above it.
     above: String,
     is_set: bool,
+    /// Stands inside another key's value, on its line: the comment above is about both.
+    is_within: bool,
 }
 
 /// Every key of the reference by its path in the schema.
@@ -113,6 +124,7 @@ fn said() -> BTreeMap<String, Said> {
             value: value.clone(),
             trailing: trailing.to_owned(),
             above: above.into_iter().rev().collect::<Vec<_>>().join(" "),
+            is_within: !line.starts_with(path.rsplit('.').next().unwrap()),
             is_set: live.lines().nth(number) == Some(line),
         });
     });
@@ -214,11 +226,20 @@ fn format(shape: &Shape) -> &str {
 fn the_reference_shows_every_default_as_it_is() {
     let said = said();
     for (path, field) in fields() {
-        let Said { value, trailing, above, is_set } = &said[&path];
+        let Said { value, trailing, above, is_set, is_within } = &said[&path];
         if is_table(&field.shape) {
             continue;
         }
         let default = field.schema.get("default").filter(|default| !default.is_null());
+        if *is_within && !is_set && (default.is_some() || field.required) {
+            let name = path.rsplit('.').next().unwrap();
+            assert!(above.contains(&format!("`{name}`")), "{path} has no meaning");
+            if let Some(Json::String(default)) = default {
+                let said = format!("\"{default}\" (default)");
+                assert!(above.contains(&said), "{path} does not say {said}");
+            }
+            continue;
+        }
         let says_default = trailing.split([';', ',']).any(|part| part.trim() == "default");
         let says_required = trailing.starts_with("required");
         match default {
@@ -338,6 +359,7 @@ fn folder_of_pages() -> tempfile::TempDir {
     fs::write(folder.path().join("admin.token"), "geheim\n").unwrap();
     fs::create_dir(folder.path().join("lists")).unwrap();
     fs::copy(conf("lists/drop.txt"), folder.path().join("lists/drop.txt")).unwrap();
+    certificate(folder.path());
     folder
 }
 
@@ -381,7 +403,7 @@ fn what_the_page_shows_of_explain_is_what_it_says() {
     let loaded = load_with(&path, &|_| None).unwrap();
     let url = command.split('\'').nth(1).unwrap();
     let question = Question::new("GET", url, &[], None).unwrap();
-    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &Metrics::new(1, &[]));
+    let snapshot = snapshot::compile(&loaded.config, &loaded.lists, &loaded.tls, &Metrics::new(1, &[]));
     let said = explain(&snapshot, &question).text(|index| loaded.line(&format!("route[{index}].path")));
     assert_eq!(said.replace(&format!("{}/", folder.path().display()), ""), shown);
 }

@@ -40,7 +40,7 @@ fn served() -> Arc<dyn Fn() -> Arc<Snapshot> + Send + Sync> {
                 upstream.shelf.endpoints = ['127.0.0.1:9']\n\
                 route = [{ name = 'books', path = '/books/{id}', methods = ['GET'], upstream = 'shelf', auth = 'none' }]";
     let config = toml::from_str(text).expect("a good configuration");
-    let snapshot = Arc::new(crate::snapshot::compile(&config, &Arc::default(), &Metrics::new(1, &[])));
+    let snapshot = Arc::new(crate::snapshot::compile(&config, &Arc::default(), &Arc::default(), &Metrics::new(1, &[])));
     Arc::new(move || snapshot.clone())
 }
 

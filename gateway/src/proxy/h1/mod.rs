@@ -20,15 +20,15 @@ use super::fields::Fields;
 use super::head::{Client, RequestHead};
 use super::reply;
 use super::trace::RequestId;
-use super::wire::{Halt, Pace, Wait, Wire};
+use super::wire::{Halt, Handshake, NoHandshake, Pace, Wait, Wire};
 use crate::config::model::{ClientAddress, Underscores};
-use crate::limits::{HEAD_READ_BYTES, LINGER_BYTES_MAX, LINGER_MS};
+use crate::limits::{HANDSHAKES_MAX, HEAD_READ_BYTES, LINGER_BYTES_MAX, LINGER_MS};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::rt::{Buf, Socket};
 use crate::snapshot::Settings;
 use crate::tables::connections::Place;
-use crate::worker::Open;
+use crate::worker::{Open, Worker};
 
 /// A client's connection.
 pub struct Connection {
@@ -40,6 +40,8 @@ pub struct Connection {
     /// Received behind the last request.
     carry: Option<Buf>,
     served: u32,
+    /// What was agreed on, if TLS is spoken.
+    tls: Option<Box<Handshake>>,
     born_ms: u64,
     /// Room for one among the open connections.
     _place: Place,
@@ -64,14 +66,21 @@ enum After {
 #[expect(clippy::manual_async_fn, reason = "an async fn would hold the connection twice")]
 pub fn serve(mut connection: Connection) -> impl Future<Output = ()> {
     async move {
+        if !connection.secure().await {
+            return;
+        }
         loop {
             if connection.carry.is_none() && !connection.wait_for_request().await {
+                connection.wire.say_end();
                 break;
             }
             // On the heap, so that the waiting task above stays small.
             match Box::pin(connection.exchange()).await {
                 After::Keep => {}
-                After::Close => break,
+                After::Close => {
+                    connection.wire.say_end();
+                    break;
+                }
                 After::Linger => {
                     Box::pin(connection.linger()).await;
                     break;
@@ -95,8 +104,48 @@ impl Connection {
             peer: peer.to_canonical(),
             carry: None,
             served: 0,
+            tls: None,
             born_ms: now_ms(),
             _place: place,
+        }
+    }
+
+    /// Agrees on TLS where the listener wants it. `false`: the connection is over.
+    async fn secure(&mut self) -> bool {
+        let worker = self.open.worker().clone();
+        let pinned = worker.pinned();
+        let Some(tls) = &pinned.snapshot.listeners[self.listener as usize].tls else { return true };
+        let core = worker.core();
+        let Some(_place) = Handshaking::enter(&worker) else {
+            core.connections_refused_handshakes.inc();
+            return false;
+        };
+        let wait = Wait { ms: pinned.snapshot.settings.tls_handshake_ms, cause: Cause::Handshake };
+        // On the heap: the task is to be small once this is over.
+        match Box::pin(self.wire.accept_tls(tls.config.clone(), wait)).await {
+            Ok(handshake) => {
+                let counter = if handshake.resumed { &core.handshakes_resumed } else { &core.handshakes_full };
+                counter.inc();
+                self.tls = Some(Box::new(handshake));
+                true
+            }
+            Err(NoHandshake::Halted(Halt::Expired(_))) => {
+                core.timeouts_handshake.inc();
+                false
+            }
+            Err(NoHandshake::Plain) => {
+                core.requests.inc();
+                Box::pin(self.refuse_head(&pinned.snapshot.settings, Refusal::TlsRequired)).await;
+                Box::pin(self.linger()).await;
+                false
+            }
+            // A client that is gone, or looked whether somebody is here.
+            Err(NoHandshake::Halted(_)) => false,
+            Err(NoHandshake::Tls(error)) => {
+                core.handshakes_failed.inc();
+                tracing::debug!(%error, peer = %self.peer, "no TLS handshake");
+                false
+            }
         }
     }
 
@@ -195,7 +244,8 @@ impl Connection {
             listener,
             options,
             client,
-            scheme: "http",
+            scheme: if self.tls.is_some() { "https" } else { "http" },
+            server_name: self.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
             client_fd,
             started_us,
         };
@@ -305,6 +355,26 @@ impl Connection {
                 (Err(_), _) => return,
             }
         }
+    }
+}
+
+/// A handshake under way, counted as long as this lives.
+struct Handshaking<'a>(&'a Worker);
+
+impl<'a> Handshaking<'a> {
+    /// `None`: there are too many.
+    fn enter(worker: &'a Worker) -> Option<Handshaking<'a>> {
+        let handshakes = worker.handshakes.get();
+        (handshakes < HANDSHAKES_MAX).then(|| {
+            worker.handshakes.set(handshakes + 1);
+            Handshaking(worker)
+        })
+    }
+}
+
+impl Drop for Handshaking<'_> {
+    fn drop(&mut self) {
+        self.0.handshakes.set(self.0.handshakes.get() - 1);
     }
 }
 
