@@ -26,4 +26,5 @@ mod service;
 mod slow;
 mod systemd;
 mod takeover;
+mod tls;
 mod wire;

@@ -30,6 +30,7 @@ pub mod origin;
 pub mod peer;
 pub mod root;
 pub mod taken;
+pub mod tls;
 pub mod wire;
 
 pub use gateway::Gateway;

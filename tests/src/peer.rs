@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustls::ClientConnection;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::patience;
@@ -24,10 +25,13 @@ pub enum End {
     Eof,
     /// RST.
     Reset,
+    /// FIN without a word, where TLS has one for an orderly end.
+    Cut,
 }
 
 pub struct Peer {
     socket: Socket,
+    tls: Option<Box<ClientConnection>>,
     /// Received, not yet taken by a read.
     buffer: Vec<u8>,
     end: Option<End>,
@@ -67,7 +71,24 @@ impl Peer {
     pub(crate) fn new(socket: Socket) -> Self {
         // What a case writes in two pieces should leave in two packets. A unix socket has no such option.
         let _ = socket.set_tcp_nodelay(true);
-        Self { socket, buffer: Vec::new(), end: None, patience: patience(), received: 0 }
+        Self { socket, tls: None, buffer: Vec::new(), end: None, patience: patience(), received: 0 }
+    }
+
+    /// Speaks TLS from now on. Returns when both sides have finished the handshake.
+    pub fn secure(mut self, client: ClientConnection) -> Result<Self> {
+        self.socket.set_read_timeout(Some(self.patience))?;
+        self.socket.set_write_timeout(Some(self.patience))?;
+        let mut client = Box::new(client);
+        while client.is_handshaking() {
+            client.complete_io(&mut &self.socket).context("TLS handshake")?;
+        }
+        self.tls = Some(client);
+        Ok(self)
+    }
+
+    /// What was agreed on, if TLS is spoken.
+    pub fn tls(&self) -> Option<&ClientConnection> {
+        self.tls.as_deref()
     }
 
     pub fn set_patience(&mut self, patience: Duration) {
@@ -97,7 +118,15 @@ impl Peer {
     /// Writes all of `bytes`. Fails when the other side is gone, or takes nothing for the patience of this peer.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         self.socket.set_write_timeout(Some(self.patience))?;
-        (&self.socket).write_all(bytes.as_ref()).context("write")
+        match &mut self.tls {
+            None => (&self.socket).write_all(bytes.as_ref()).context("write"),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut &self.socket).write_all(bytes.as_ref()).context("write"),
+        }
+    }
+
+    /// Writes bytes below TLS, where they need not be records.
+    pub fn send_below(&mut self, bytes: &[u8]) -> Result<()> {
+        (&self.socket).write_all(bytes).context("write")
     }
 
     /// Writes `bytes` in pieces of `size`, waiting after each until the other process has read it, so that each
@@ -148,8 +177,13 @@ impl Peer {
                 bail!("nothing more came in {:?}; so far: {}", self.patience, shown(&self.buffer));
             }
             self.socket.set_read_timeout(Some(left))?;
-            match (&self.socket).read(piece) {
+            let read = match &mut self.tls {
+                None => (&self.socket).read(piece),
+                Some(tls) => rustls::Stream::new(&mut **tls, &mut &self.socket).read(piece),
+            };
+            match read {
                 Ok(0) => self.end = Some(End::Eof),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => self.end = Some(End::Cut),
                 Ok(n) => {
                     self.received += n as u64;
                     return Ok(n);

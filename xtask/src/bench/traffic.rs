@@ -190,7 +190,7 @@ impl Client {
             }
             Err(error) => {
                 let loss = match peer.ended() {
-                    Some(End::Reset) => Loss::Reset,
+                    Some(End::Reset | End::Cut) => Loss::Reset,
                     Some(End::Eof) if peer.received() == received => Loss::Unanswered,
                     Some(End::Eof) => Loss::Cut,
                     None if error.downcast_ref::<io::Error>().is_some_and(is_reset) => Loss::Reset,

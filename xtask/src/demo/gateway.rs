@@ -94,11 +94,26 @@ impl Gateway {
         }
     }
 
+    /// The folder of its configuration.
+    pub(super) fn folder(&self) -> &Path {
+        self.config.parent().unwrap_or(&self.config)
+    }
+
+    /// Waits until it listens for somebody it did not listen for before, and returns where.
+    pub(super) fn listening(&self, name: &str) -> Result<SocketAddr> {
+        loop {
+            let event = self.event("listening", |_| {})?;
+            if event["listener"] == name {
+                return Ok(event["address"].as_str().context("the event has no address")?.parse()?);
+            }
+        }
+    }
+
     /// A command of the program's, about the configuration of this one.
     pub(super) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(words).args(["--config", CONFIG]).envs(self.environment.clone());
-        command.current_dir(self.config.parent().unwrap_or(&self.config));
+        command.current_dir(self.folder());
         command
     }
 

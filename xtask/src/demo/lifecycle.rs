@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::message::Message;
+use e2e::tls::{HandshakeKind, ProtocolVersion, certificate, secure, trusting};
 use e2e::{Kept, Peer, patience};
 
 use super::gateway::Gateway;
@@ -47,6 +48,41 @@ pub(super) fn reload(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> 
     gateway.rewrite(&wrong, &right)?;
     let answer = stage.ask_admin(&gateway.admin, RELOAD)?;
     stage.check("put right, it is what runs already", answer.json()?["outcome"] == "unchanged");
+    Ok(())
+}
+
+pub(super) fn tls(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result<()> {
+    const BEHIND: &str = "# Two endpoints, in turn.\n";
+    const SECURE: &str = "[[listener]]\nname = \"secure\"\naddress = \"127.0.0.1:0\"\n\
+        tls = { certificates = [{ cert = \"api.pem\", key = \"api.key\" }] }\n";
+    let made = certificate(gateway.folder(), "api", &["api.example"])?;
+    stage.note("the configuration gets one more listener:");
+    SECURE.lines().for_each(|line| stage.note(line));
+    gateway.rewrite(BEHIND, &format!("{SECURE}\n{BEHIND}"))?;
+    let answer = stage.ask_admin(&gateway.admin, RELOAD)?;
+    stage.check("POST /reload says that it is applied", answer.json()?["outcome"] == "applied");
+    let to = gateway.listening("secure")?;
+
+    let client = trusting(&[&made.cert], &[])?;
+    let mut kept = secure(Peer::connect(to)?, "api.example", &client)?;
+    let version = kept.tls().and_then(|tls| tls.protocol_version());
+    stage.check(&format!("a client that trusts api.pem speaks {version:?}"), version == Some(ProtocolVersion::TLSv1_3));
+    let answer = stage.ask_on(&mut kept, GET)?;
+    stage.check("the service hears of https", answer.text().to_lowercase().contains("x-forwarded-proto: https"));
+    let again = secure(Peer::connect(to)?, "api.example", &client)?;
+    let kind = again.tls().and_then(|tls| tls.handshake_kind());
+    stage.check("its next connection goes by a ticket", kind == Some(HandshakeKind::Resumed));
+    let answer = stage.ask(to, GET)?;
+    stage.check("plain HTTP there is refused: 400 tls_required", answer.refusal()? == (400, "tls_required".to_owned()));
+
+    stage.note("api.pem and api.key are renewed");
+    certificate(gateway.folder(), "api", &["api.example"])?;
+    let answer = stage.ask_admin(&gateway.admin, RELOAD)?;
+    stage.check("POST /reload says that it is applied", answer.json()?["outcome"] == "applied");
+    let renewed = secure(Peer::connect(to)?, "api.example", &trusting(&[&made.cert], &[])?);
+    stage.check("a client that trusts the new one alone is content", renewed.is_ok());
+    let answer = stage.ask_on(&mut kept, GET)?;
+    stage.check("the connection from before goes on", answer.head.status() == 200);
     Ok(())
 }
 

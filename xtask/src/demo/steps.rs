@@ -46,6 +46,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("the access log", access_log),
     ("health and metrics", admin),
     ("another configuration while it runs", lifecycle::reload),
+    ("TLS, on a listener that comes while it runs", lifecycle::tls),
     ("another process takes over: SIGUSR2", lifecycle::take_over),
 ];
 
