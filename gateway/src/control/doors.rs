@@ -65,8 +65,9 @@ enum Command {
     Ban {
         client: IpAddr,
         left: Duration,
+        done: oneshot::Sender<Vec<String>>,
     },
-    Unban(IpAddr),
+    Unban(IpAddr, oneshot::Sender<()>),
     /// Close them: another process opens them.
     PassOn(oneshot::Sender<()>),
 }
@@ -177,20 +178,21 @@ impl Handle {
         let _ = self.commands.send(command);
     }
 
-    /// Turns a client away in the kernel, too. `false`: too much waits; user space does it alone.
-    pub(super) fn ban(&self, client: IpAddr, left: Duration) -> bool {
-        match self.commands.try_send(Command::Ban { client, left }) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                self.metrics.doors.bans_missed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                false
-            }
-            Err(TrySendError::Disconnected(_)) => false,
+    /// Turns a client away in the kernel, too. What comes back are the interfaces where it holds from then on; an error says
+    /// that too much waits, and user space does it alone.
+    pub(super) fn ban(&self, client: IpAddr, left: Duration) -> oneshot::Receiver<Vec<String>> {
+        let (done, holds) = oneshot::channel();
+        if let Err(TrySendError::Full(_)) = self.commands.try_send(Command::Ban { client, left, done }) {
+            self.metrics.doors.bans_missed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
+        holds
     }
 
-    pub(super) fn unban(&self, client: IpAddr) {
-        self.send(Command::Unban(client));
+    /// Lets a client in again. What comes back says when.
+    pub(super) fn unban(&self, client: IpAddr) -> oneshot::Receiver<()> {
+        let (done, over) = oneshot::channel();
+        self.send(Command::Unban(client, done));
+        over
     }
 
     /// How they stand, as of the last tick.
@@ -252,17 +254,22 @@ impl Work {
                 // Whoever asked may have gone.
                 let _ = done.send(());
             }
-            Command::Ban { client, left } => {
+            Command::Ban { client, left, done } => {
                 self.unbanned.remove(&key(client));
+                let mut holds = Vec::new();
                 for held in &mut self.doors {
-                    if let Ok(door) = &mut held.door
-                        && let Err(error) = door.maps_mut().ban(Banned::client(client), left, BANNED, false)
-                    {
-                        tracing::error!(%client, interface = held.interface, %error, "a ban is enforced in user space only");
+                    let Ok(door) = &mut held.door else { continue };
+                    match door.maps_mut().ban(Banned::client(client), left, BANNED, false) {
+                        Ok(()) => holds.push(held.interface.clone()),
+                        Err(error) => {
+                            tracing::error!(%client, interface = held.interface, %error, "a ban is enforced in user space only");
+                        }
                     }
                 }
+                // Whoever asked may have gone.
+                let _ = done.send(holds);
             }
-            Command::Unban(client) => {
+            Command::Unban(client, done) => {
                 if self.doors.iter().any(|held| held.door.is_err()) {
                     self.unbanned.insert(key(client));
                 }
@@ -273,6 +280,7 @@ impl Work {
                         tracing::error!(%client, interface = held.interface, %error, "a ban stays in the kernel until it ends");
                     }
                 }
+                let _ = done.send(());
             }
             Command::PassOn(done) => {
                 self.doors.clear();

@@ -213,10 +213,8 @@ pub(super) async fn ban(Shared(state): Shared<State>, headers: HeaderMap, Query(
     }
     // Where every listener learns its clients from a field, an address in a packet is somebody else's.
     let by_peer = snapshot.listeners.iter().any(|listener| listener.client_address == ClientAddress::Peer);
-    let interfaces: Vec<String> = match by_peer && state.doors.ban(client, time) {
-        true => {
-            state.doors.status().into_iter().filter(|door| door.mode.is_some()).map(|door| door.interface).collect()
-        }
+    let interfaces = match by_peer {
+        true => state.doors.ban(client, time).await.unwrap_or_default(),
         false => Vec::new(),
     };
     tracing::info!(%client, ?time, "banned by hand");
@@ -239,7 +237,8 @@ pub(super) async fn unban(Shared(state): Shared<State>, headers: HeaderMap, Quer
         return bad("say `address`, an IP address");
     };
     let found = state.bans.unban(client);
-    state.doors.unban(client);
+    // Gone with its thread, the kernel is nobody's to tell.
+    let _ = state.doors.unban(client).await;
     match found {
         true if wants_text(&pairs) => format!("{} is banned no more\n", key(client)).into_response(),
         true => Json(json!({ "client": key(client), "banned": false })).into_response(),
