@@ -193,6 +193,6 @@ pub const BAN_MS_MAX: u64 = 366 * 24 * 3_600_000;
 /// Bytes of a file with a certificate or a key. A chain of four with RSA keys is 8 KiB; what is larger is another file.
 pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// TLS handshakes of one core at a time. Each is a few hundred microseconds of signing for us and next to nothing for whoever
-/// asks, so a queue of more would be a quarter of a second for everybody else.
-pub const HANDSHAKES_MAX: u32 = 1000;
+/// TLS handshakes of one core at a time, from a client's first byte on. Beyond, the oldest one ends: whoever means it is done in
+/// a few round trips, and who only begins must not keep others out.
+pub const HANDSHAKES_MAX: usize = 1000;

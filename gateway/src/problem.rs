@@ -176,6 +176,8 @@ pub struct Problems {
     list: Vec<Problem>,
     sources: Arc<Sources>,
     kind: Kind,
+    /// Files beside the sources that were read, or could not be.
+    files: Vec<PathBuf>,
 }
 
 /// What it means that there are problems.
@@ -194,7 +196,7 @@ impl Problems {
     pub fn new(mut list: Vec<Problem>, sources: Arc<Sources>) -> Problems {
         list.sort_by_key(|problem| (problem.place.is_none(), problem.place.map(|at| (at.file, at.start))));
         list.dedup();
-        Problems { list, sources, kind: Kind::Problems }
+        Problems { list, sources, kind: Kind::Problems, files: Vec::new() }
     }
 
     /// What is no reason to refuse a configuration, in the same form.
@@ -204,7 +206,17 @@ impl Problems {
 
     /// The file itself could not be read: nothing can be said about what is in it.
     pub fn unreadable(problem: Problem) -> Problems {
-        Problems { list: vec![problem], sources: Arc::default(), kind: Kind::Unreadable }
+        Problems { list: vec![problem], sources: Arc::default(), kind: Kind::Unreadable, files: Vec::new() }
+    }
+
+    /// The same, with files that are worth another look when they change.
+    pub fn about_files(self, files: Vec<PathBuf>) -> Problems {
+        Problems { files, ..self }
+    }
+
+    /// Every file that another look may find changed.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sources.paths().chain(self.files.iter().map(PathBuf::as_path))
     }
 
     pub fn is_unreadable(&self) -> bool {

@@ -151,6 +151,26 @@ fn a_renewed_certificate_is_shown_and_a_broken_one_is_not() {
 }
 
 #[test]
+fn a_certificate_that_comes_after_its_name_is_waited_for() {
+    let Stand { _folder: folder, .. } = &stand();
+    let (late, key) = (folder.path().join("late.pem"), folder.path().join("late.key"));
+    let origin = Origin::tcp().unwrap().answer(|_| ok("x"));
+    let gateway = Gateway::start("[gateway]\nwatch = true", origin.address()).unwrap();
+    let listener = format!(
+        "[gateway]\nwatch = true\n[[listener]]\nname = \"main\"\naddress = \"127.0.0.1:0\"\n\
+         tls.certificates = [{{ cert = \"{}\", key = \"{}\" }}]\n",
+        late.display(),
+        key.display()
+    );
+    gateway.rewrite(&listener).unwrap();
+    gateway.event("configuration not reloaded; the one before goes on").unwrap();
+    let made = certificate(folder.path(), "late", &["api.example.com"]).unwrap();
+    gateway.event("configuration reloaded").unwrap();
+    let client = trusting(&[&made.cert], &[]).unwrap();
+    assert_eq!(ask(&mut connect(&gateway, "api.example.com", &client).unwrap(), GET).head.status(), 200);
+}
+
+#[test]
 fn large_bodies_arrive_whole_both_ways() {
     const BYTES: usize = 5 * 1024 * 1024;
     let Stand { api, client, .. } = &stand();
@@ -176,6 +196,36 @@ fn large_bodies_arrive_whole_both_ways() {
 }
 
 #[test]
+fn a_tunnel_goes_through_both_ways_and_its_end_is_said() {
+    let Stand { api, client, .. } = &stand();
+    let origin = Origin::tcp().unwrap();
+    let config = format!(
+        "[[listener]]\nname = \"main\"\naddress = \"127.0.0.1:0\"\n\
+         tls.certificates = [{{ cert = \"{}\", key = \"{}\" }}]\n\
+         [[route]]\npath = \"/**\"\nupstream = \"main\"\nauth = \"none\"\nupgrade = [\"websocket\"]\n",
+        api.cert.display(),
+        api.key.display()
+    );
+    let gateway = Gateway::start(&config, origin.address()).unwrap();
+    let mut peer = connect(&gateway, "api.example.com", client).unwrap();
+    peer.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    let mut upstream = origin.accept().unwrap();
+    Message::request(&mut upstream).unwrap();
+    upstream.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+    assert_eq!(Message::answer(&mut peer, "GET").unwrap().head.status(), 101);
+    // Each side speaks when it likes, more than a record at a time.
+    let much = "0123456789abcdef".repeat(8 * 1024);
+    for _ in 0..3 {
+        peer.send(&much).unwrap();
+        assert!(upstream.take(much.len()).unwrap() == much.as_bytes());
+        upstream.send(&much).unwrap();
+        assert!(peer.take(much.len()).unwrap() == much.as_bytes());
+    }
+    upstream.fin().unwrap();
+    assert_eq!(peer.finish().unwrap(), End::Eof);
+}
+
+#[test]
 fn what_is_no_tls_ends_at_once_and_nobody_else_notices() {
     let Stand { api, client, .. } = &stand();
     let (gateway, _origin) = serving(&[api], "[timeouts]\ntls_handshake = \"300ms\"");
@@ -198,6 +248,30 @@ fn what_is_no_tls_ends_at_once_and_nobody_else_notices() {
     let metrics = gateway.metrics().unwrap();
     assert_eq!(metrics.sum("bawab_client_timeouts_total", &[("wait", "tls_handshake")]), 2.0);
     assert_eq!(ask(&mut neighbour, GET).head.status(), 200);
+}
+
+#[test]
+fn handshakes_that_only_begin_keep_nobody_out() {
+    const HALF: u8 = 11;
+    let Stand { api, client, .. } = &stand();
+    let (gateway, _origin) = serving(&[api], "[gateway]\nworkers = 1");
+    let to = gateway.address_of("main").unwrap();
+    let mut half = Vec::new();
+    for host in 1..=HALF {
+        for _ in 0..100 {
+            let mut peer = Peer::connect_from([127, 0, 1, host].into(), to).unwrap();
+            peer.send([0x16]).unwrap();
+            half.push(peer);
+        }
+    }
+    let mut peer = connect(&gateway, "api.example.com", client).unwrap();
+    assert_eq!(ask(&mut peer, GET).head.status(), 200);
+    // The oldest had to go.
+    assert_eq!(half[0].finish().unwrap(), End::Eof);
+    let cut = [("outcome", "cut")];
+    gateway
+        .metrics_when("a hundred are cut", |metrics| metrics.sum("bawab_tls_handshakes_total", &cut) >= 100.0)
+        .unwrap();
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Method {
 /// Asks the admin listener of the configuration in `file` and prints what it says. Ends with 0 if it did what was asked, 1 if
 /// it would not, 2 if the question is wrong or nobody answers.
 pub(super) fn show(file: &Path, method: Method, target: &str) -> ExitCode {
-    let loaded = match config::load_without_lists(file) {
+    let loaded = match config::load_without_files(file) {
         Ok(loaded) => loaded,
         Err(problems) => return show_problems(&problems),
     };

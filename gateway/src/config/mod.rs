@@ -96,8 +96,9 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     load_with(path, &|name| std::env::var(name).ok())
 }
 
-/// [`load`] without the address lists, which may be long, and need not be right for a question about something else.
-pub fn load_without_lists(path: &Path) -> Result<Loaded, Problems> {
+/// [`load`] without address lists and certificates, which may be long or not for everybody to read, and need not be right for a
+/// question about something else.
+pub fn load_without_files(path: &Path) -> Result<Loaded, Problems> {
     load_as(path, &|name| std::env::var(name).ok(), false)
 }
 
@@ -106,7 +107,7 @@ pub fn load_with(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> R
     load_as(path, environment, true)
 }
 
-fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_lists: bool) -> Result<Loaded, Problems> {
+fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_files: bool) -> Result<Loaded, Problems> {
     let shape = shape::config();
     let read::Read { mut tree, sources, problems, complete, folders } = read::read(path, shape, environment)?;
     let mut walk = walk::Walk { environment, sources: &sources, root: shape, problems, secret_files: Vec::new() };
@@ -134,13 +135,16 @@ fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_lists
                 Some(place) => walk::folder(&sources, place).to_owned(),
                 None => path.parent().unwrap_or(Path::new("")).to_owned(),
             };
-            let read = match with_lists {
+            let read = match with_files {
                 true => lists::read(&config, &folder, &|key| places.find(key)),
                 false => lists::Read::default(),
             };
             problems.extend(read.problems);
             warnings.extend(read.warnings);
-            let tls = tls::read(&config, &folder, &|key| places.find(key));
+            let tls = match with_files {
+                true => tls::read(&config, &folder, &|key| places.find(key)),
+                false => tls::Read::default(),
+            };
             problems.extend(tls.problems);
             warnings.extend(tls.warnings);
             let mut compiled = Lists::default();
@@ -150,10 +154,10 @@ fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_lists
                     Err(why) => problems.push(Problem::new("list", why.0.to_string()).at(places.find("list"))),
                 }
             }
-            if !problems.is_empty() {
-                return Err(Problems::new(problems, sources));
-            }
             let watched = [secret_files, read.files, tls.files].concat();
+            if !problems.is_empty() {
+                return Err(Problems::new(problems, sources).about_files(watched));
+            }
             let digest = digest.with(&compiled.digest()).with(&tls.tls.digest());
             let (lists, tls) = (Arc::new(compiled), Arc::new(tls.tls));
             Ok(Loaded { config, files, watched, folders, digest, lists, tls, warnings, places, sources })

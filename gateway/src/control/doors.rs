@@ -99,9 +99,14 @@ impl Wanted {
             shadow: xdp.shadow,
             drop_malformed: xdp.malformed == Malformed::Drop,
             syn: syn_limits(xdp, ports),
-            by_peer: config.listener.iter().any(|listener| listener.client_address == ClientAddress::Peer),
+            by_peer: Wanted::by_peer(config),
             lists: lists.clone(),
         })
+    }
+
+    /// Whether some listener of `config` knows its clients by the addresses of their packets.
+    pub(super) fn by_peer(config: &Config) -> bool {
+        config.listener.iter().any(|listener| listener.client_address == ClientAddress::Peer)
     }
 
     fn nothing() -> Wanted {

@@ -102,7 +102,7 @@ impl Fresh {
             let _ = done.send(match loaded {
                 Ok(loaded) => Ok(Compiled::of(&path, loaded, &metrics)),
                 Err(problems) => {
-                    let files = problems.sources().paths().map(Path::to_owned).collect();
+                    let files = problems.files().map(Path::to_owned).collect();
                     Err(Refused { problems: problems.lines(), files })
                 }
             });

@@ -28,7 +28,7 @@ use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::rt::{RingError, RingFlags};
-use crate::tables::bans::{Ban, Bans};
+use crate::tables::bans::{Ban, Bans, unix_ms};
 use crate::tables::connections::Connections;
 use crate::worker::{Message, OffloadPool, Shared};
 
@@ -172,10 +172,15 @@ pub(super) async fn start(
     if let Some(confirm) = confirm {
         // Nobody there to hear it: whoever started us was told to stop meanwhile, and so are we.
         let changed = confirm.ready(sockets::keys(&config)).map_err(other("the process to take over from"))?;
+        // A door may have been opened since, with the bans we knew of.
+        if Wanted::by_peer(&config) {
+            for (client, ban) in &changed.banned {
+                doors.handle().ban(*client, Duration::from_millis(ban.until_ms.saturating_sub(unix_ms())));
+            }
+        }
         take_on(&shared.bans, changed.banned);
         for client in changed.unbanned {
             shared.bans.unban(client);
-            // A door may have been opened since, with the bans we knew of.
             doors.handle().unban(client);
         }
     }

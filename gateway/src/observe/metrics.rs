@@ -148,10 +148,10 @@ core! {
     connections_refused_address_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "address_limit"], "Client connections closed at accept because their address has too many";
     connections_refused_fd: Counter as Counter = "bawab_connections_refused" ["reason" = "file_descriptors"], "Client connections closed at accept because the file descriptors ran out";
     connections_refused_list: Counter as Counter = "bawab_connections_refused" ["reason" = "address_list"], "Client connections closed at accept";
-    connections_refused_handshakes: Counter as Counter = "bawab_connections_refused" ["reason" = "tls_handshakes"], "Client connections closed at accept because too many TLS handshakes were under way";
     handshakes_full: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "full"], "TLS handshakes with clients";
     handshakes_resumed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "resumed"], "TLS handshakes with clients that had a ticket";
-    handshakes_failed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "failed"], "TLS handshakes that came to nothing: what was said is no TLS, or none that we speak, or no certificate is for the name";
+    handshakes_failed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "failed"], "TLS handshakes that came to nothing";
+    handshakes_cut: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "cut"], "TLS handshakes ended because too many newer ones were under way";
     accept_errors: Counter as Counter = "bawab_accept_errors", "Accepts that failed for another reason than a bound of ours";
     requests: Counter as Counter = "bawab_requests", "Request heads read, also those that were refused";
     requests_in_flight: Gauge as Gauge = "bawab_requests_in_flight", "Exchanges running";

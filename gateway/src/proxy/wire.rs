@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 use self::tls::Session;
 pub use self::tls::{Handshake, NoHandshake};
 
+use crate::limits::LINGER_MS;
 use crate::rt::deadline::{Cause, Remote, now_us};
 use crate::rt::{Buf, Reader, Socket, Writer};
 
@@ -228,7 +229,10 @@ impl WireWriter {
     /// Tells the peer that nothing more comes.
     pub async fn shutdown(&mut self) {
         if let Some(tls) = &self.tls {
+            // Whoever takes nothing need not hear it.
+            self.socket.watch().arm(LINGER_MS, Cause::Write);
             tls.end(&mut self.socket).await;
+            self.socket.watch().disarm();
         }
         // A peer that is gone already needs no telling.
         let _ = self.socket.shutdown().await;

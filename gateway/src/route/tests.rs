@@ -218,6 +218,27 @@ fn precedence_is_that_of_gateway_api() {
 }
 
 #[test]
+fn how_a_request_came_chooses() {
+    let table = routes(&[
+        ("plain", "path = '/a'\nwhen.scheme = 'http'"),
+        ("named", "path = '/a'\nwhen.sni = ['api.example.com', '*.wild.example.com']"),
+        ("both", "path = '/a'\nwhen.scheme = 'https'\nwhen.sni = ['api.example.com']"),
+        ("rest", "path = '/a'"),
+    ]);
+    for (scheme, server_name, expected) in [
+        ("http", None, "plain"),
+        ("https", Some("api.example.com"), "both"),
+        ("https", Some("x.wild.example.com"), "named"),
+        ("https", Some("example.com"), "rest"),
+        ("https", None, "rest"),
+    ] {
+        let request = Request { scheme, server_name, ..Request::new("h", "/a", "GET") };
+        assert_eq!(found(&table, &request), expected, "{scheme} {server_name:?}");
+        assert_eq!(explained(&table, &request), expected, "{scheme} {server_name:?}");
+    }
+}
+
+#[test]
 fn clients_and_shares_choose() {
     let table = routes(&[
         ("inside", "path = '/**'\nwhen.client = ['10.0.0.0/8', '2001:db8::/32']"),

@@ -97,8 +97,8 @@ impl ServerTls {
     }
 }
 
-/// Algorithms: those of rustls, which are the `intermediate` ones of Mozilla's recommendations, with X25519MLKEM768 before
-/// the other groups.
+/// Algorithms: those of rustls, which are the `intermediate` ones of Mozilla's recommendations, with X25519MLKEM768
+/// among the groups.
 fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())).clone()

@@ -5,6 +5,7 @@ mod listen;
 pub mod solo;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,12 +20,13 @@ use self::listen::Accepting;
 pub use self::listen::{BoundListener, Open, Queued, Until, bind};
 use crate::filter::coding::encode;
 use crate::filter::{Job, Output};
-use crate::limits::{DRAIN_QUIET_MS, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
+use crate::limits::{DRAIN_QUIET_MS, HANDSHAKES_MAX, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
 use crate::observe::access_log::{Lines, Record};
 use crate::observe::metrics::{Core, Metrics};
 use crate::proxy::trace::{Ids, RequestId};
 use crate::proxy::upstream::Pool;
 use crate::refusal::Refusal;
+use crate::rt::deadline::Remote;
 use crate::rt::wake::{Receiver, Sender, Unopened};
 use crate::rt::{self, RingError, RingFlags, Ticker, deadline};
 use crate::snapshot::Snapshot;
@@ -91,12 +93,37 @@ pub struct Worker {
     /// The worker ends; its own tasks end with it.
     over: Cell<bool>,
     open: Cell<u32>,
-    /// TLS handshakes under way.
-    pub handshakes: Cell<u32>,
+    /// TLS handshakes under way, the oldest first.
+    pub handshakes: RefCell<Handshakes>,
     date: RefCell<(u64, [u8; 29])>,
     /// The longest change to another snapshot since the last look.
     swap_longest_us: Cell<u64>,
     ended: rt::Notify,
+}
+
+/// TLS handshakes under way, by the order they began in; at most [`HANDSHAKES_MAX`].
+#[derive(Default)]
+pub struct Handshakes {
+    begun: u64,
+    under_way: BTreeMap<u64, Remote>,
+}
+
+impl Handshakes {
+    /// Takes one more in: its number, and the one whose place it has, which must end.
+    pub fn enter(&mut self, reader: Remote) -> (u64, Option<Remote>) {
+        let oldest = (self.under_way.len() >= HANDSHAKES_MAX).then(|| self.under_way.pop_first()).flatten();
+        self.begun += 1;
+        self.under_way.insert(self.begun, reader);
+        (self.begun, oldest.map(|(_, reader)| reader))
+    }
+
+    pub fn contains(&self, number: u64) -> bool {
+        self.under_way.contains_key(&number)
+    }
+
+    pub fn leave(&mut self, number: u64) {
+        self.under_way.remove(&number);
+    }
 }
 
 /// A snapshot as one worker holds it, with the turns its upstreams' endpoints take.
@@ -177,7 +204,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         stopping: Cell::new(false),
         over: Cell::new(false),
         open: Cell::new(0),
-        handshakes: Cell::new(0),
+        handshakes: RefCell::default(),
         date: RefCell::new((u64::MAX, [0; 29])),
         swap_longest_us: Cell::new(0),
         ended: rt::Notify::default(),

@@ -22,9 +22,9 @@ use super::reply;
 use super::trace::RequestId;
 use super::wire::{Halt, Handshake, NoHandshake, Pace, Wait, Wire};
 use crate::config::model::{ClientAddress, Underscores};
-use crate::limits::{HANDSHAKES_MAX, HEAD_READ_BYTES, LINGER_BYTES_MAX, LINGER_MS};
+use crate::limits::{HEAD_READ_BYTES, LINGER_BYTES_MAX, LINGER_MS};
 use crate::refusal::Refusal;
-use crate::rt::deadline::{Cause, now_ms, now_us};
+use crate::rt::deadline::{Cause, Remote, now_ms, now_us};
 use crate::rt::{Buf, Socket};
 use crate::snapshot::Settings;
 use crate::tables::connections::Place;
@@ -116,13 +116,22 @@ impl Connection {
         let pinned = worker.pinned();
         let Some(tls) = &pinned.snapshot.listeners[self.listener as usize].tls else { return true };
         let core = worker.core();
-        let Some(_place) = Handshaking::enter(&worker) else {
-            core.connections_refused_handshakes.inc();
+        let ms = pinned.snapshot.settings.tls_handshake_ms;
+        // Who says nothing holds nothing, and does not hold up a drain.
+        if let Err(halt) = self.wire.reader.readable(Wait { ms, cause: Cause::Silence }).await {
+            if matches!(halt, Halt::Expired(_)) {
+                core.timeouts_handshake.inc();
+            }
             return false;
-        };
-        let wait = Wait { ms: pinned.snapshot.settings.tls_handshake_ms, cause: Cause::Handshake };
+        }
+        let ms = (self.born_ms + ms).saturating_sub(now_ms()).max(1);
+        let place = Handshaking::enter(&worker, self.wire.reader.remote());
         // On the heap: the task is to be small once this is over.
-        match Box::pin(self.wire.accept_tls(tls.config.clone(), wait)).await {
+        let wait = Wait { ms, cause: Cause::Handshake };
+        let done = Box::pin(self.wire.accept_tls(tls.config.clone(), wait)).await;
+        let was_cut = place.was_cut();
+        drop(place);
+        match done {
             Ok(handshake) => {
                 let counter = if handshake.resumed { &core.handshakes_resumed } else { &core.handshakes_full };
                 counter.inc();
@@ -130,11 +139,15 @@ impl Connection {
                 true
             }
             Err(NoHandshake::Halted(Halt::Expired(_))) => {
-                core.timeouts_handshake.inc();
+                // Whoever cut it has counted it.
+                if !was_cut {
+                    core.timeouts_handshake.inc();
+                }
                 false
             }
             Err(NoHandshake::Plain) => {
                 core.requests.inc();
+                core.handshakes_failed.inc();
                 Box::pin(self.refuse_head(&pinned.snapshot.settings, Refusal::TlsRequired)).await;
                 Box::pin(self.linger()).await;
                 false
@@ -290,7 +303,8 @@ impl Connection {
             }
             let started = !bytes.is_empty();
             buf = fields.take_arena().expect("made over one");
-            if !armed && (started || first) {
+            // Under TLS something came, if not a byte of the head yet.
+            if !armed && (started || first || self.tls.is_some()) {
                 // The first request's head has the deadline that began at accept.
                 if first {
                     self.wire.reader.rename(Cause::Head);
@@ -358,23 +372,31 @@ impl Connection {
     }
 }
 
-/// A handshake under way, counted as long as this lives.
-struct Handshaking<'a>(&'a Worker);
+/// A handshake under way, known to its worker as long as this lives.
+struct Handshaking<'a> {
+    worker: &'a Worker,
+    number: u64,
+}
 
 impl<'a> Handshaking<'a> {
-    /// `None`: there are too many.
-    fn enter(worker: &'a Worker) -> Option<Handshaking<'a>> {
-        let handshakes = worker.handshakes.get();
-        (handshakes < HANDSHAKES_MAX).then(|| {
-            worker.handshakes.set(handshakes + 1);
-            Handshaking(worker)
-        })
+    /// Takes a place, the oldest one's if there is no other. `reader`: of a half that lives as long as this.
+    fn enter(worker: &'a Worker, reader: Remote) -> Handshaking<'a> {
+        let (number, oldest) = worker.handshakes.borrow_mut().enter(reader);
+        if let Some(oldest) = oldest {
+            worker.core().handshakes_cut.inc();
+            oldest.arm(0, Cause::Handshake);
+        }
+        Handshaking { worker, number }
+    }
+
+    fn was_cut(&self) -> bool {
+        !self.worker.handshakes.borrow().contains(self.number)
     }
 }
 
 impl Drop for Handshaking<'_> {
     fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get() - 1);
+        self.worker.handshakes.borrow_mut().leave(self.number);
     }
 }
 

@@ -75,6 +75,8 @@ impl Session {
             if !self.connection.borrow().is_handshaking() {
                 break;
             }
+            // Without a buffer: who begins and says no more holds nothing.
+            reader.readable().await?;
             let (result, buf) = reader.read_up_to(Buf::take(), READ_BYTES).await;
             if result? == 0 {
                 return Err(NoHandshake::Halted(Halt::Closed));
@@ -105,7 +107,8 @@ impl Session {
         }
     }
 
-    /// Reads at most `limit` bytes behind the window of `buf`. `Ok(0)`: the peer ended, or the socket did.
+    /// Reads at most `limit` bytes behind the window of `buf`. `Ok(0)`: the peer said that it ends. A socket that ends without
+    /// that is an error: somebody else may have cut it.
     pub(super) async fn read(&self, reader: &mut Reader, mut buf: Buf, limit: usize) -> (io::Result<usize>, Buf) {
         loop {
             match self.take_plain(&mut buf, limit) {
@@ -116,7 +119,7 @@ impl Session {
             if self.received.borrow().is_none() {
                 let (result, received) = reader.read_up_to(Buf::take(), READ_BYTES).await;
                 match result {
-                    Ok(0) => return (Ok(0), buf),
+                    Ok(0) => return (Err(ErrorKind::UnexpectedEof.into()), buf),
                     Ok(_) => *self.received.borrow_mut() = Some(received),
                     Err(error) => return (Err(error), buf),
                 }
@@ -166,7 +169,12 @@ impl Session {
             if buf.is_empty() {
                 *received = None;
             }
-            if connection.process_new_packets()?.plaintext_bytes_to_read() > 0 {
+            let state = connection.process_new_packets()?;
+            if state.peer_has_closed() {
+                // What comes behind its end is nothing (RFC 8446 §6.1).
+                *received = None;
+            }
+            if state.plaintext_bytes_to_read() > 0 {
                 break;
             }
         }
@@ -191,8 +199,10 @@ impl Session {
 
     /// Sends every record there is.
     async fn flush(&self, writer: &mut Writer) -> io::Result<()> {
-        self.sending.set(true);
-        // A send that fails, or that nobody waits for any more, leaves half a record behind: nothing may follow it.
+        // A send that failed, or that nobody waited for any more, has left half a record behind: nothing may follow it.
+        if self.sending.replace(true) {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
         while let Some(records) = self.records() {
             writer.write_all(records).await?;
         }
@@ -217,8 +227,11 @@ impl Session {
                     *self.unsent.borrow_mut() = Some(records);
                     return;
                 }
-                // The next read or write says why.
-                Err(_) => return,
+                // A record is lost; the next read or write says why.
+                Err(_) => {
+                    self.sending.set(true);
+                    return;
+                }
             }
         }
     }
