@@ -262,6 +262,19 @@ impl Watches {
         }
     }
 
+    /// Whether a client that was waited for has spoken, and its task has not run since: after a turn that took long (the
+    /// machine was busy elsewhere) the clock is ahead of what has happened. A system call.
+    fn was_answered(&self, index: usize) -> bool {
+        let Slot { fd, cause, .. } = self.slots[index];
+        if !matches!(cause, Cause::KeepAlive | Cause::Silence) {
+            return false;
+        }
+        // SAFETY: watches are dropped before their sockets are closed, so the descriptor is open and ours.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        matches!(rustix::net::recv(fd, &mut [0_u8; 1], flags), Ok((count, _)) if count > 0)
+    }
+
     /// Fires what is due. `true`: the turn's share was used up, more may be due.
     fn sweep(&mut self, now: u64) -> bool {
         let mut cuts = 0;
@@ -269,7 +282,10 @@ impl Watches {
             let index = self.cursor;
             self.cursor += 1;
             if self.at[index] <= now {
-                self.fire(index, self.slots[index].cause);
+                match self.was_answered(index) {
+                    true => self.at[index] = now + TICK_MS,
+                    false => self.fire(index, self.slots[index].cause),
+                }
                 cuts += 1;
                 if cuts == CUTS_PER_TURN {
                     return true;
@@ -515,7 +531,7 @@ pub fn cut_waiting(quiet_ms: u64) {
         for index in 0..table.at.len() {
             let Slot { cause, armed_ms, .. } = table.slots[index];
             let waits = table.at[index] != NEVER && matches!(cause, Cause::KeepAlive | Cause::Silence);
-            if waits && u64::from(now.wrapping_sub(armed_ms)) >= quiet_ms {
+            if waits && u64::from(now.wrapping_sub(armed_ms)) >= quiet_ms && !table.was_answered(index) {
                 table.fire(index, cause);
             }
         }
@@ -525,7 +541,7 @@ pub fn cut_waiting(quiet_ms: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
@@ -582,6 +598,28 @@ mod tests {
         at(10_000);
         cut_waiting(1_000);
         assert_eq!(fired()[2], None, "a request is on its way");
+    }
+
+    #[test]
+    fn who_has_spoken_in_time_is_heard_however_late() {
+        let (end, mut other) = UnixStream::pair().expect("pair");
+        let watch = Watch::new(end.as_raw_fd(), Cut::Read);
+        at(1_000);
+        watch.arm(100, Cause::Silence);
+        other.write_all(b"G").expect("room");
+        sweep_at(5_000);
+        cut_waiting(1_000);
+        assert_eq!(watch.fired(), None);
+        // Heard, it is another wait.
+        watch.rename(Cause::Head);
+        sweep_at(6_000);
+        assert_eq!(watch.fired(), Some(Cause::Head));
+        let (end, other) = UnixStream::pair().expect("pair");
+        let watch = Watch::new(end.as_raw_fd(), Cut::Read);
+        watch.arm(100, Cause::KeepAlive);
+        drop(other);
+        sweep_at(9_000);
+        assert_eq!(watch.fired(), Some(Cause::KeepAlive), "an end is nothing said");
     }
 
     #[test]
