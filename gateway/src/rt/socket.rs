@@ -196,6 +196,9 @@ impl Writer {
     }
 }
 
+/// What a packet has at most, and only one that has not travelled at all.
+const HOPS_LEFT_MAX: libc::c_int = 255;
+
 /// A listening socket of one worker.
 pub struct Listener {
     inner: TcpListener,
@@ -246,18 +249,22 @@ impl Listener {
         // SAFETY: the descriptor is open while `self` lives.
         let listener = unsafe { std::os::fd::BorrowedFd::borrow_raw(self.inner.as_raw_fd()) };
         rustix::io::ioctl_fionbio(listener, true)?;
+        self.door(self.inner.as_raw_fd(), HOPS_LEFT_MAX)
+    }
+
+    /// Has the kernel drop packets to a socket that have fewer hops left.
+    fn door(&self, fd: RawFd, hops_left_min: libc::c_int) -> io::Result<()> {
         // Packets for a listening socket that have travelled at all are dropped (RFC 5082's check: 255 is what a packet
         // starts with at most, 64 what nearly all start with). Those of a handshake under way are looked up elsewhere. A
         // socket filter would say it more plainly, but the kernel refuses one now and then to who has no CAP_BPF.
-        let hops_left_min: libc::c_int = 255;
         let (level, option) = match self.inner.local_addr()? {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT),
         };
-        // SAFETY: the descriptor is open while `self` lives, and the option's value is an int of the length given.
+        // SAFETY: both callers have the descriptor open, and the option's value is an int of the length given.
         let result = unsafe {
             libc::setsockopt(
-                self.inner.as_raw_fd(),
+                fd,
                 level,
                 option,
                 (&raw const hops_left_min).cast(),
@@ -277,6 +284,8 @@ impl Listener {
                 let peer = peer.ok_or_else(|| io::Error::other("a client without an address"))?;
                 let stream = std::net::TcpStream::from(fd);
                 stream.set_nodelay(true)?;
+                // Who finished shaking hands behind the shut door has it from the listener, and would not be heard.
+                self.door(stream.as_raw_fd(), 0)?;
                 Ok(Some((Socket::from_fd(stream.into())?, peer)))
             }
             Err(rustix::io::Errno::AGAIN) => Ok(None),
@@ -289,7 +298,7 @@ impl Listener {
 mod tests {
     use super::*;
     use crate::rt::{RingFlags, run};
-    use std::io::ErrorKind;
+    use std::io::{ErrorKind, Write as _};
     use std::time::Duration;
 
     #[test]
@@ -309,6 +318,46 @@ mod tests {
                 peer
             });
             assert_eq!(taken.expect("ring"), queued.local_addr().expect("address"));
+        }
+    }
+
+    #[test]
+    fn who_finishes_shaking_hands_behind_a_shut_door_is_heard() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let listening = std::net::TcpListener::bind(any).expect("bind");
+            let address = listening.local_addr().expect("address");
+            // The kernel goes on waiting for the client's part until the client says something.
+            let seconds: libc::c_int = 30;
+            // SAFETY: the descriptor is open, and the option's value is an int of the length given.
+            let set = unsafe {
+                let value = (&raw const seconds).cast();
+                let bytes = size_of::<libc::c_int>() as libc::socklen_t;
+                libc::setsockopt(listening.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, bytes)
+            };
+            assert_eq!(set, 0);
+            let mut client = std::net::TcpStream::connect(address).expect("the kernel answers");
+            let heard = run(RingFlags::probe().expect("io_uring"), 16, async move {
+                let (listener, _stop) = Listener::new(listening).expect("a listener");
+                listener.shut_door().expect("an option");
+                assert!(listener.accept_queued().expect("no error").is_none(), "nobody is through yet");
+                client.write_all(b"a").expect("write");
+                let (mut socket, _) = listener.accept_queued().expect("no error").expect("it is through");
+                client.write_all(b"b").expect("write");
+                let mut buf = Buf::take();
+                // However often the first bytes had to be sent again.
+                while buf.len() < 2 {
+                    let late = crate::rt::sleep(Duration::from_secs(20));
+                    let crate::rt::Either::Left((result, filled)) =
+                        crate::rt::select(socket.reader.read(buf), late).await
+                    else {
+                        panic!("not heard");
+                    };
+                    assert!(result.expect("read") > 0);
+                    buf = filled;
+                }
+                buf.bytes().to_vec()
+            });
+            assert_eq!(heard.expect("ring"), b"ab");
         }
     }
 }
