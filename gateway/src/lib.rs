@@ -5,7 +5,7 @@
 //! A request walks one corridor, top to bottom, in one file, [`proxy::exchange`]; every room off it can be understood alone.
 //!
 //! ```text
-//! accept ─► read head ─► canonical path ─► client address ─► find route ─► filters by phase
+//! accept ─► (TLS) ─► read head ─► canonical path ─► client address ─► find route ─► filters by phase
 //!   ─► (answer of our own | pick endpoint ─► send, repeat when that is safe) ─► filters reversed ─► write ─► count, log
 //! ```
 //!
@@ -17,6 +17,7 @@
 //! | | [`tables`] | what all cores must agree on: bounded, never waited on, surviving a reload |
 //! | | [`refusal`] | why we answer ourselves: cause → status, code, whose fault |
 //! | | [`lists`] | address lists: read, compiled, asked by every tier |
+//! | | [`tls`] | certificates and keys: read, checked, chosen by name; with `proxy::wire` the only ones to name rustls |
 //! | | [`limits`] | every bound nobody configures, with its reason |
 //! | data path | [`rt`] | the seam to the runtime: ring, sockets, buffers, deadlines, wakes; the only one to name monoio |
 //! | | [`worker`] | one core: its listeners, connections, pools, drain |

@@ -1,0 +1,96 @@
+//! Where clients come in, and what they speak there, as the operator writes it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::super::words;
+
+/// A socket clients connect to.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Its name in logs and metrics. Default: its address.
+    #[serde(default)]
+    #[schemars(with = "Option<words::Name>")]
+    pub name: Option<String>,
+    /// `ip:port`; port 0 lets the kernel choose (the choice is logged).
+    #[schemars(with = "words::ListenAddress")]
+    pub address: String,
+    /// How a client's address is decided, once and for all uses. `peer` (default): who opened the connection. `forwarded`: `X-Forwarded-For` walked from the right past `gateway.trusted_hops`.
+    #[serde(default)]
+    pub client_address: ClientAddress,
+    /// Lists whose addresses are refused here, beside those that are denied everywhere.
+    #[serde(default)]
+    #[schemars(with = "Vec<words::Name>")]
+    pub deny: Vec<String>,
+    /// Lists of which one must hold the client. Default: any client.
+    #[serde(default)]
+    #[schemars(with = "Vec<words::Name>")]
+    pub allow: Vec<String>,
+    /// What to do with request fields that have `_` in their name, which some services cannot tell from `-`: `refuse` (default, 400), `drop` or `keep`.
+    #[serde(default)]
+    pub underscores: Underscores,
+    /// Clients speak TLS here. Default: plain HTTP.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+/// TLS towards clients.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Certificates, chosen by the host a client names; the first is for those that name none.
+    #[schemars(length(min = 1, max = 1000))]
+    pub certificates: Vec<Certificate>,
+    /// `intermediate` (default): TLS 1.2 and 1.3. `modern`: 1.3 only.
+    #[serde(default)]
+    pub versions: TlsVersions,
+    /// What clients get that name a host of no certificate, or none. `default` (default): the first certificate. `refuse`: no handshake.
+    #[serde(default)]
+    pub unknown_names: UnknownNames,
+}
+
+/// A certificate and its key. Files are read again when they change.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// PEM file of the certificate and what links it to a root, the certificate first; relative to the file it is written in.
+    #[schemars(with = "words::FilePath")]
+    pub cert: String,
+    /// PEM file of its private key, not encrypted.
+    #[schemars(with = "words::FilePath")]
+    pub key: String,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsVersions {
+    #[default]
+    Intermediate,
+    Modern,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownNames {
+    #[default]
+    Default,
+    Refuse,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAddress {
+    #[default]
+    Peer,
+    Forwarded,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Underscores {
+    #[default]
+    Refuse,
+    Drop,
+    Keep,
+}
