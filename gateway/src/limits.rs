@@ -154,6 +154,44 @@ const _: () = assert!(RESPONSE_HEAD_BYTES_MAX <= BUFFER_BYTES);
 const _: () = assert!(BUFFER_TAILROOM >= b"\r\n0\r\n\r\n".len());
 const _: () = assert!(BUFFER_HEADROOM >= 20, "a chunk line fits in front of a body piece");
 
+// --- HTTP/2 ----------------------------------------------------------------------------------------
+
+/// Bytes of request body a client may send on a stream before any of it was passed on; RFC 9113 §6.9.2 begins with it.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+
+/// The same for all streams of a connection: sixteen uploads at full speed.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// Bytes of an answer that wait to be written, for each stream; beyond, its service is not read.
+pub const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Streams a client has reset that nobody has begun to answer: one more ends the connection.
+pub const HTTP2_PENDING_RESETS_MAX: usize = 20;
+
+/// Streams we have reset whose late frames are still let pass.
+pub const HTTP2_RESETS_REMEMBERED_MAX: usize = 64;
+
+/// Milliseconds a stream we have reset is remembered.
+pub const HTTP2_RESET_MEMORY_MS: u64 = 1_000;
+
+/// Streams we have reset for what the client did on them (CVE-2025-8671): one more ends the connection.
+pub const HTTP2_LOCAL_RESETS_MAX: usize = 256;
+
+/// Milliseconds of silence after which the peer of a running exchange is asked for a sign of life, and again until it is
+/// taken for gone.
+pub const HTTP2_PING_MS: u64 = 20_000;
+
+/// Requests of one connection that are begun before the worker's other tasks get a turn.
+pub const HTTP2_REQUESTS_PER_TURN: u32 = 32;
+
+/// Points of a connection: what its frames may cost that bring nothing (`proxy::h2::meter`). 400 resets or 800 pings at once.
+pub const HTTP2_POINTS_MAX: u32 = 4_000;
+
+/// Points that come back in a second: 40 resets or 80 pings.
+pub const HTTP2_POINTS_PER_SECOND: u32 = 400;
+
+const _: () = assert!(HTTP2_STREAM_WINDOW_BYTES <= HTTP2_CONNECTION_WINDOW_BYTES);
+
 // --- routes ----------------------------------------------------------------------------------------
 
 /// Segments of a path pattern. Paths of services are seldom a third as deep; a lookup goes no deeper than patterns do.

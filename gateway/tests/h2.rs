@@ -1,6 +1,8 @@
 //! HTTP/2 by the h2 crate over [`Stream`], client and server on one ring: large bodies both ways on several streams at once.
 
-use bawab::rt::{RingFlags, Socket, Stream, run, spawn};
+use bawab::proxy::wire::{Stream, Wait, Wire};
+use bawab::rt::deadline::Cause;
+use bawab::rt::{RingFlags, Socket, run, spawn};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client, server};
 use http::{Request, Response};
@@ -60,7 +62,10 @@ async fn ask(mut sender: client::SendRequest<Bytes>, id: usize) {
 fn check(near: impl Into<std::os::fd::OwnedFd>, far: impl Into<std::os::fd::OwnedFd>) {
     let (near, far) = (near.into(), far.into());
     let task = async move {
-        let stream = |fd| Stream::new(Socket::from_fd(fd).expect("an open socket"));
+        let stream = |fd| {
+            let wire = Wire::plain(Socket::from_fd(fd).expect("an open socket"));
+            Stream::new(wire, None, Wait { ms: 60_000, cause: Cause::Write })
+        };
         let (said, mut heard) = mpsc::channel(STREAMS + 1);
         let served = said.clone();
         let far = stream(far);

@@ -249,9 +249,12 @@ pub struct Limits {
     /// Bytes of a request body, unless a route says otherwise. Default 100MiB. Refused with 413.
     #[schemars(extend("x-max" = "1TiB"))]
     pub body_bytes: Size,
-    /// Requests on one client connection; the last one is answered with `Connection: close`. Default 10000. 1 to 4294967295.
+    /// Requests on one client connection; the last one is answered with `Connection: close`, or GOAWAY. Default 10000. 1 to 4294967295.
     #[schemars(range(min = 1, max = 4_294_967_295u32))]
     pub requests_per_connection: u32,
+    /// Requests a client may have running on one HTTP/2 connection; one more is refused and can be sent again. Default 128. 1 to 10000.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub http2_streams: u32,
     /// Bytes per second below which a client that sends or reads a body is let go, measured after a grace of 5 s. Default 240B; `0B` turns it off.
     #[schemars(extend("x-max" = "1MiB"))]
     pub rate_min: Size,
@@ -266,6 +269,7 @@ impl Default for Limits {
             fields: 100,
             body_bytes: Size::from_mib(100),
             requests_per_connection: 10_000,
+            http2_streams: 128,
             rate_min: Size(240),
         }
     }

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::config::model::Underscores;
 use crate::limits::HEAD_BYTES_MAX;
-use crate::proxy::h1::read_head;
 use crate::proxy::head::RequestHead;
+use crate::proxy::prepare::read_head;
 use crate::refusal::Refusal;
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;

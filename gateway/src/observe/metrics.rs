@@ -152,11 +152,14 @@ core! {
     handshakes_resumed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "resumed"], "TLS handshakes with clients that had a ticket";
     handshakes_failed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "failed"], "TLS handshakes that came to nothing";
     handshakes_cut: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "cut"], "TLS handshakes ended because too many newer ones were under way";
+    http2_connections: Counter as Counter = "bawab_http2_connections", "Client connections that spoke HTTP/2";
+    http2_calmed: Counter as Counter = "bawab_http2_calmed", "HTTP/2 connections ended because their frames made work and brought nothing";
     accept_errors: Counter as Counter = "bawab_accept_errors", "Accepts that failed for another reason than a bound of ours";
     requests: Counter as Counter = "bawab_requests", "Request heads read, also those that were refused";
     requests_in_flight: Gauge as Gauge = "bawab_requests_in_flight", "Exchanges running";
     task_panics: Counter as Counter = "bawab_task_panics", "Tasks ended by a panic, each with its connection; always a bug of ours";
     timeouts_head: Counter as Counter = "bawab_client_timeouts" ["wait" = "head"], "Client connections that let a deadline pass";
+    timeouts_ping: Counter as Counter = "bawab_client_timeouts" ["wait" = "ping"], "HTTP/2 connections whose client gave no sign of life";
     timeouts_handshake: Counter as Counter = "bawab_client_timeouts" ["wait" = "tls_handshake"], "Client connections that let a deadline pass before TLS was agreed on";
     timeouts_body: Counter as Counter = "bawab_client_timeouts" ["wait" = "body"], "Client connections that sent too little of a body for too long";
     timeouts_keep_alive: Counter as Counter = "bawab_client_timeouts" ["wait" = "keep_alive"], "Client connections closed between two requests";

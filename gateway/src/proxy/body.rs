@@ -5,6 +5,7 @@ use http1::Field;
 
 use super::decoded::Decoded;
 use super::h1::body::{BodyError, H1Body};
+use super::h2::body::H2Body;
 use super::wire::{Chunk, Wait, WireReader};
 use crate::filter::coding::decode::Decoder;
 
@@ -22,6 +23,10 @@ pub enum Length {
 pub enum Body<'a> {
     /// On its way on an HTTP/1 connection.
     Wire { body: &'a mut H1Body, reader: &'a mut WireReader, wait: Wait, length: Length },
+    /// On its way on an HTTP/2 stream.
+    Stream { body: &'a mut H2Body },
+    /// None: what comes on the stream is for a tunnel, once that is open.
+    Tunnel { body: &'a mut H2Body },
     /// Whole, here, to be sent or sent again: what is left to hand out, and the bytes it had.
     Held { bytes: Option<Bytes>, len: u64 },
     /// Another one, taken out of its content coding.
@@ -47,6 +52,7 @@ impl<'a> Body<'a> {
     pub fn received(&self) -> u64 {
         match self {
             Body::Wire { body, .. } => body.received(),
+            Body::Stream { body } | Body::Tunnel { body } => body.received(),
             Body::Held { len, .. } => *len,
             Body::Decoded(decoded) => decoded.source().received(),
         }
@@ -54,8 +60,10 @@ impl<'a> Body<'a> {
 
     /// Bounds a body of any length.
     pub fn bound(&mut self, bytes_max: u64) {
-        if let Body::Wire { body, .. } = self {
-            body.bound(bytes_max);
+        match self {
+            Body::Wire { body, .. } => body.bound(bytes_max),
+            Body::Stream { body } => body.bound(bytes_max),
+            Body::Tunnel { .. } | Body::Held { .. } | Body::Decoded(_) => {}
         }
     }
 
@@ -63,6 +71,8 @@ impl<'a> Body<'a> {
     pub async fn next(&mut self) -> Result<Option<Chunk>, BodyError> {
         match self {
             Body::Wire { body, reader, wait, .. } => Ok(body.next(reader, *wait).await?.map(Chunk::Pooled)),
+            Body::Stream { body } => Ok(body.next().await?.map(Chunk::Shared)),
+            Body::Tunnel { .. } => Ok(None),
             Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
             // On the heap: it waits for another body in turn, and most bodies are not coded.
             Body::Decoded(decoded) => Box::pin(decoded.next()).await,
@@ -73,6 +83,8 @@ impl<'a> Body<'a> {
     pub fn next_buffered(&mut self) -> Result<Option<Chunk>, BodyError> {
         match self {
             Body::Wire { body, .. } => Ok(body.next_buffered()?.map(Chunk::Pooled)),
+            Body::Stream { body } => Ok(body.next_buffered()?.map(Chunk::Shared)),
+            Body::Tunnel { .. } => Ok(None),
             Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
             Body::Decoded(decoded) => decoded.next_buffered(),
         }
@@ -91,6 +103,8 @@ impl<'a> Body<'a> {
     pub fn ended(&self) -> bool {
         match self {
             Body::Wire { body, .. } => body.ended(),
+            Body::Stream { body } => body.ended(),
+            Body::Tunnel { .. } => true,
             Body::Held { bytes, .. } => bytes.is_none(),
             Body::Decoded(decoded) => decoded.ended(),
         }
@@ -99,6 +113,8 @@ impl<'a> Body<'a> {
     pub fn length(&self) -> Length {
         match self {
             Body::Wire { length, .. } => *length,
+            Body::Stream { body } => body.length(),
+            Body::Tunnel { .. } => Length::Absent,
             Body::Held { len, .. } => Length::Exact(*len),
             Body::Decoded(_) => Length::Unknown,
         }
@@ -108,7 +124,8 @@ impl<'a> Body<'a> {
     pub fn trailers(&self) -> Option<(&[u8], &[Field])> {
         match self {
             Body::Wire { body, .. } => body.trailers(),
-            Body::Held { .. } => None,
+            Body::Stream { body } => body.trailers(),
+            Body::Tunnel { .. } | Body::Held { .. } => None,
             Body::Decoded(decoded) => decoded.source().trailers(),
         }
     }

@@ -12,20 +12,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use abi::Action as Standing;
 use bytes::Bytes;
-use http1::{ConnectionOptions, Known, Method, Version};
+use http1::{ConnectionOptions, Known, Method};
 
+use super::answer::Answer;
 use super::body::{Body, Length};
 use super::finishing::{Done, Finishing};
 use super::forward;
-use super::h1::answer::Answer;
-use super::head::{Client, RequestHead};
+use super::head::{Client, Protocol, RequestHead};
 use super::mirror::Mirroring;
 use super::relay::{self, Failure, Sending, Sent, Upload};
 use super::reply;
 use super::trace::{RequestId, Trace};
-use super::tunnel;
+use super::tunnel::{self, Ear, Mouth};
 use super::upstream::h1::{self, Hop};
 use super::upstream::{ConnectError, Connection};
+use super::websocket;
 use super::wire::WireReader;
 use crate::balance::Endpoint;
 use crate::filter::{self, Facts, Kept};
@@ -35,7 +36,7 @@ use crate::refusal::{Party, Refusal};
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
 use crate::route::{Came, Found};
-use crate::rt::deadline::{Cause, Guard, now_us};
+use crate::rt::deadline::{Cause, Ender, Guard, now_us};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::tables::bans::unix_ms;
 use crate::worker::{Pinned, Worker};
@@ -88,7 +89,10 @@ pub struct Arrival<'a> {
     pub scheme: &'static str,
     /// What TLS was begun for, lower case.
     pub server_name: Option<&'a str>,
-    pub client_fd: std::os::fd::RawFd,
+    /// The client's socket, where it carries this exchange alone.
+    pub client_fd: Option<std::os::fd::RawFd>,
+    /// WebSocket was asked for in a way that the head does not show.
+    pub websocket: bool,
     /// When the first byte of the request was there, microseconds of the process.
     pub started_us: u64,
 }
@@ -99,6 +103,10 @@ pub struct Departure {
     pub keep: bool,
     /// The answer must not look complete: end the connection with a reset.
     pub reset: bool,
+    /// The answer is whole.
+    pub complete: bool,
+    /// Whatever cut it was not the client's doing.
+    pub by_upstream: bool,
     pub scratch: Vec<u8>,
 }
 
@@ -111,10 +119,17 @@ impl<'a> Exchange<'a> {
             let mut ids = worker.ids.borrow_mut();
             (RequestId::new(&head.fields, client.trusted, &mut ids), Trace::new(&head.fields, &mut ids))
         };
-        let hop = Hop { te_trailers: options.te_trailers, websocket: asks_for_websocket(&head, &options) };
+        let hop = Hop {
+            te_trailers: options.te_trailers,
+            websocket: arrival.websocket || asks_for_websocket(&head, &options),
+        };
         let expectation = expectation(&head);
         if expectation == Expectation::Ignored {
             head.fields.remove_known(Known::Expect);
+        }
+        let mut kept = Kept::default();
+        if arrival.websocket {
+            kept.put(websocket::ask(&mut head, &mut worker.ids.borrow_mut()));
         }
         Exchange {
             worker,
@@ -131,13 +146,18 @@ impl<'a> Exchange<'a> {
             request_id,
             trace,
             route: None,
-            kept: Kept::default(),
-            guard: Guard::new(Some(arrival.client_fd)),
+            kept,
+            guard: Guard::new(arrival.client_fd),
             hop,
             expectation,
             mirroring: None,
             seen: Seen { started_us: arrival.started_us, ..Seen::default() },
         }
+    }
+
+    /// How to end it from outside while it runs.
+    pub fn ender(&self) -> Ender {
+        self.guard.ender()
     }
 
     /// Runs it to its end.
@@ -173,7 +193,7 @@ impl<'a> Exchange<'a> {
             scheme: self.scheme,
             request_id: &self.request_id,
             trace: &self.trace,
-            via: self.snapshot.settings.via(self.head.version),
+            via: self.snapshot.settings.via(self.head.protocol),
             forwarded: self.snapshot.settings.forwarded,
         };
         forward::request(&mut self.head, &self.options, self.listener.underscores, &said);
@@ -343,14 +363,20 @@ impl<'a> Exchange<'a> {
         match &mut self.body {
             body if body.ended() => Replay::Empty,
             Body::Held { bytes, .. } => Replay::Held(bytes.clone()),
-            Body::Wire { body, .. } => match body.buffered_whole(BODY_HELD_FOR_RETRY_BYTES) {
-                Some(bytes) => {
-                    self.body = Body::held(Some(bytes.clone()));
-                    Replay::Held(Some(bytes))
+            body => {
+                let whole = match body {
+                    Body::Wire { body, .. } => body.buffered_whole(BODY_HELD_FOR_RETRY_BYTES),
+                    Body::Stream { body } => body.buffered_whole(BODY_HELD_FOR_RETRY_BYTES),
+                    _ => None,
+                };
+                match whole {
+                    Some(bytes) => {
+                        self.body = Body::held(Some(bytes.clone()));
+                        Replay::Held(Some(bytes))
+                    }
+                    None => Replay::Not,
                 }
-                None => Replay::Not,
-            },
-            Body::Decoded(_) => Replay::Not,
+            }
         }
     }
 
@@ -439,10 +465,15 @@ impl<'a> Exchange<'a> {
         // The tunnel has deadlines of its own; what the exchange as a whole may take no longer counts.
         self.guard.arm_total(u64::MAX / 4);
         let settings = &self.snapshot.settings;
-        let Body::Wire { body, reader, .. } = &mut self.body else { return (0, 0) };
-        let early = body.take_carry();
         let limits = tunnel::Limits { idle_ms: settings.tunnel_idle_ms, age_ms: settings.tunnel_age_ms };
-        tunnel::run((reader, self.answer.writer()), &mut connection.wire, (early, carry), limits).await
+        let (ear, mouth, early) = match (&mut self.body, &mut self.answer) {
+            (Body::Wire { body, reader, .. }, Answer::H1(answer)) => {
+                (Ear::Wire(reader), Mouth::Wire(answer.writer()), body.take_carry())
+            }
+            (Body::Tunnel { body }, Answer::H2(answer)) => (Ear::Stream(body), Mouth::Stream(answer), None),
+            _ => return (0, 0),
+        };
+        tunnel::run((ear, mouth), &mut connection.wire, (early, carry), limits).await
     }
 
     /// Counts, logs, and says what becomes of the connection.
@@ -477,10 +508,7 @@ impl<'a> Exchange<'a> {
                 method: head.method_text(),
                 host: head.authority(),
                 path: head.path(),
-                protocol: match head.version {
-                    Version::Http10 => "HTTP/1.0",
-                    Version::Http11 => "HTTP/1.1",
-                },
+                protocol: head.protocol.name(),
                 status,
                 route: self.route.map_or("", |route| &route.name),
                 upstream: seen.upstream.map_or("", |index| &self.snapshot.upstreams[index].name),
@@ -501,6 +529,8 @@ impl<'a> Exchange<'a> {
         let by_upstream = seen.refusal.is_some_and(|refusal| refusal.party() != Party::Client);
         Departure {
             keep: self.answer.keeps(),
+            complete: self.answer.complete(),
+            by_upstream,
             reset: cut && by_upstream && self.answer.until_close(),
             scratch: self.answer.into_scratch(),
         }
@@ -545,7 +575,7 @@ enum Expectation {
 /// RFC 9110 §10.1.1: `100-continue` is the only expectation; HTTP/1.0 clients have none.
 fn expectation(head: &RequestHead) -> Expectation {
     match head.fields.first(Known::Expect) {
-        Some(_) if head.version == Version::Http10 => Expectation::Ignored,
+        Some(_) if head.protocol == Protocol::Http10 => Expectation::Ignored,
         Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Expectation::Continue,
         Some(_) => Expectation::Unknown,
         None => Expectation::Nothing,
@@ -556,7 +586,7 @@ fn expectation(head: &RequestHead) -> Expectation {
 fn asks_for_websocket(head: &RequestHead, options: &ConnectionOptions) -> bool {
     options.upgrade
         && head.method == Method::Get
-        && head.version == Version::Http11
+        && head.protocol == Protocol::Http11
         && head.fields.first(Known::Upgrade).is_some_and(|protocols| {
             protocols
                 .split(|&byte| byte == b',')

@@ -83,6 +83,33 @@ impl Fields {
         Fields { arena: None, tables }
     }
 
+    /// Writes text of a received head that is no field. `None`: it does not fit.
+    pub fn receive_text(&mut self, text: &[u8]) -> Option<Span> {
+        let arena = self.arena.as_mut()?;
+        let start = arena.len() as u32;
+        (text.len() <= arena.room() && arena.append(text)).then_some(Span { start, len: text.len() as u32 })
+    }
+
+    /// Writes a received field. `false`: it does not fit.
+    #[must_use]
+    pub fn receive(&mut self, name: &[u8], value: &[u8], known: Known) -> bool {
+        let Some(arena) = &mut self.arena else { return false };
+        // As a field line, so that neighbours are encoded by one copy.
+        if name.len() + value.len() + 4 > arena.room() {
+            return false;
+        }
+        let start = arena.len() as u32;
+        let whole = [name, b": ", value, b"\r\n"].into_iter().all(|piece| arena.append(piece));
+        debug_assert!(whole, "room was asked for");
+        self.tables.received.push(Field {
+            name: Span { start, len: name.len() as u32 },
+            value: Span { start: start + name.len() as u32 + 2, len: value.len() as u32 },
+            known,
+            underscore: name.contains(&b'_'),
+        });
+        whole
+    }
+
     /// The received bytes.
     pub fn arena(&self) -> &[u8] {
         self.arena.as_ref().map_or(&[], Buf::bytes)

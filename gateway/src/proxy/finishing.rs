@@ -5,13 +5,14 @@
 use bytes::Bytes;
 use http1::{Known, Method};
 
+use super::answer::Answer;
 use super::body::Length;
 use super::error_page::{Told, choose, pages};
 use super::forward;
-use super::h1::answer::Answer;
 use super::head::{RequestHead, ResponseHead};
 use super::relay::{self, Failure, Headed};
 use super::upstream::h1;
+use super::websocket::Accept;
 use super::wire::{Wait, WireReader};
 use crate::filter::{Context, Facts, Kept};
 use crate::refusal::Refusal;
@@ -64,7 +65,7 @@ impl Finishing<'_> {
         // The body ends as the received head says, whatever filters write into it: decided first, and once.
         let (mut body, mut length, reusable) = relay::framed(&received, method)?;
         let h1::Received { mut head, line, options } = received;
-        forward::response(&mut head, &options, self.settings.via(line.version));
+        forward::response(&mut head, &options, self.settings.via(line.version.into()));
         if head.status >= 400
             && let Some(page) = choose(pages(self.route, self.settings), head.status, &self.request.fields, true)
         {
@@ -133,7 +134,8 @@ impl Finishing<'_> {
         let protocol = head.fields.first(Known::Upgrade);
         let agreed = self.websocket
             && options.upgrade
-            && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+            && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
+            && self.kept.of::<Accept>().is_none_or(|accept| accept.is(head.fields.get(b"sec-websocket-accept")));
         if !agreed {
             return Err(Failure {
                 refusal: Refusal::UpgradeMismatch,
@@ -141,7 +143,7 @@ impl Finishing<'_> {
                 unanswered: false,
             });
         }
-        forward::response(&mut head, &options, self.settings.via(line.version));
+        forward::response(&mut head, &options, self.settings.via(line.version.into()));
         if let Some(route) = self.route {
             let Finishing { request, facts, kept, .. } = self;
             let mut context = Context { request, facts: *facts, kept };

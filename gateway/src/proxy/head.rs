@@ -2,16 +2,44 @@
 
 use std::net::IpAddr;
 
-use http1::{Form, Method, PathTraits, Span, Version};
+use http1::{Form, Method, PathTraits, Span};
 
 use super::fields::Fields;
 use crate::route::{Asked, Came};
+
+/// What a message came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl Protocol {
+    /// As logs write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Http10 => "HTTP/1.0",
+            Protocol::Http11 => "HTTP/1.1",
+            Protocol::Http2 => "HTTP/2",
+        }
+    }
+}
+
+impl From<http1::Version> for Protocol {
+    fn from(version: http1::Version) -> Protocol {
+        match version {
+            http1::Version::Http10 => Protocol::Http10,
+            http1::Version::Http11 => Protocol::Http11,
+        }
+    }
+}
 
 /// A request head. The target's parts are ranges of the arena, except for a path that had to be rewritten.
 pub struct RequestHead {
     pub method: Method,
     method_text: Span,
-    pub version: Version,
+    pub protocol: Protocol,
     pub form: Form,
     authority: Option<Span>,
     path: Path,
@@ -39,6 +67,7 @@ impl RequestHead {
     /// A head from a parsed request line and target. `canonical` replaces the received path; `None`: it was canonical.
     pub fn new(
         line: &http1::RequestLine,
+        protocol: Protocol,
         target: &http1::Target,
         canonical: Option<Vec<u8>>,
         traits: PathTraits,
@@ -47,7 +76,7 @@ impl RequestHead {
         RequestHead {
             method: line.method,
             method_text: line.method_span,
-            version: line.version,
+            protocol,
             form: target.form,
             authority: target.authority,
             path: canonical.map_or(Path::Received(target.path), Path::Rewritten),

@@ -1,13 +1,16 @@
 //! The data path: what happens between a client's connection and a service's.
 //!
 //! ```text
-//! accept → h1 (read a head, canonical path) → exchange (route, filters, attempts) → relay (one attempt) → answer
+//! accept → connection (TLS, which protocol) → h1 | h2 (a head) → prepare (canonical path, client) →
+//!   exchange (route, filters, attempts) → relay (one attempt) → answer
 //! ```
 //!
-//! [`h1`] is the client's side of HTTP/1 and [`upstream::h1`] the service's. [`exchange`] is the corridor between them
-//! and knows neither; [`fields`], [`head`] and [`body`] are what it sees. [`wire`] is what bytes travel on, below both.
+//! [`h1`] and [`h2`] are the client's side and [`upstream::h1`] the service's. [`exchange`] is the corridor between them
+//! and knows none; [`fields`], [`head`], [`body`] and [`answer`] are what it sees. [`wire`] is what bytes travel on, below both.
 
+pub mod answer;
 pub mod body;
+pub mod connection;
 pub mod decoded;
 pub mod error_page;
 pub mod exchange;
@@ -16,11 +19,14 @@ pub mod fields;
 pub mod finishing;
 pub mod forward;
 pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod mirror;
+pub mod prepare;
 pub mod relay;
 pub mod reply;
 pub mod trace;
 pub mod tunnel;
 pub mod upstream;
+pub mod websocket;
 pub mod wire;

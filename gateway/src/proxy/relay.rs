@@ -9,9 +9,10 @@ use std::pin::pin;
 use bytes::{Bytes, BytesMut};
 use http1::{Fault, Method};
 
+use super::answer::Answer;
 use super::body::{Body, Length};
 use super::forward;
-use super::h1::answer::{Answer, length_of};
+use super::h1::answer::length_of;
 use super::h1::body::{BodyError, H1Body};
 use super::h1::outgoing::Outgoing;
 use super::mirror::Tee;

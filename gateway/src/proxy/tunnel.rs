@@ -4,6 +4,9 @@
 use std::cell::Cell;
 use std::pin::pin;
 
+use super::h1::body::BodyError;
+use super::h2::answer::H2Answer;
+use super::h2::body::H2Body;
 use super::wire::{Chunk, Halt, Wait, Wire, WireReader, WireWriter};
 use crate::rt::deadline::{Cause, Remote, now_ms, now_us};
 use crate::rt::{Buf, Either, select};
@@ -15,16 +18,74 @@ pub struct Limits {
     pub age_ms: u64,
 }
 
+/// Where a client's bytes come from.
+pub enum Ear<'a> {
+    Wire(&'a mut WireReader),
+    Stream(&'a mut H2Body),
+}
+
+/// Where a client's bytes go.
+pub enum Mouth<'a> {
+    Wire(&'a mut WireWriter),
+    Stream(&'a mut H2Answer),
+}
+
+impl Ear<'_> {
+    /// The deadline of its reads, where it has one of its own.
+    fn remote(&self) -> Option<Remote> {
+        match self {
+            Ear::Wire(reader) => Some(reader.remote()),
+            Ear::Stream(_) => None,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Chunk, Halt> {
+        match self {
+            // Most tunnels are silent most of the time: the wait holds no buffer.
+            Ear::Wire(reader) => {
+                reader.readable_armed().await?;
+                let (result, buf) = reader.read_armed(Buf::take(), usize::MAX).await;
+                result.map(|_| Chunk::Pooled(buf))
+            }
+            // The silence of both directions together is watched on the upstream's side.
+            Ear::Stream(body) => match body.next_unhurried().await {
+                Ok(Some(bytes)) => Ok(Chunk::Shared(bytes)),
+                Ok(None) => Err(Halt::Closed),
+                Err(BodyError::Halted(halt)) => Err(halt),
+                Err(_) => Err(Halt::Slow),
+            },
+        }
+    }
+}
+
+impl Mouth<'_> {
+    async fn say(&mut self, chunk: Chunk, wait: Wait) -> Result<(), Halt> {
+        match self {
+            Mouth::Wire(writer) => writer.write(chunk, wait).await,
+            Mouth::Stream(answer) => answer.piece(chunk).await,
+        }
+    }
+
+    async fn end(&mut self) {
+        match self {
+            Mouth::Wire(writer) => writer.shutdown().await,
+            // Whoever is gone needs no telling.
+            Mouth::Stream(answer) => answer.end(None, None).await.unwrap_or_default(),
+        }
+    }
+}
+
 /// Moves bytes until the tunnel is over. `early`: what each side sent behind its head, client first. Returns the bytes
 /// that went to the upstream and to the client.
 pub async fn run(
-    client: (&mut WireReader, &mut WireWriter),
+    client: (Ear<'_>, Mouth<'_>),
     upstream: &mut Wire,
     early: (Option<Buf>, Option<Buf>),
     limits: Limits,
 ) -> (u64, u64) {
-    let (client_reader, client_writer) = client;
-    let (upstream_reader, upstream_writer) = (&mut upstream.reader, &mut upstream.writer);
+    let (mut client_reader, mut client_writer) = client;
+    let mut upstream_reader = Ear::Wire(&mut upstream.reader);
+    let mut upstream_writer = Mouth::Wire(&mut upstream.writer);
     let moved = (Cell::new(0), Cell::new(0));
     let life = Life {
         remotes: [client_reader.remote(), upstream_reader.remote()],
@@ -33,8 +94,8 @@ pub async fn run(
     };
     life.renew();
     {
-        let mut up = pin!(direction(client_reader, upstream_writer, early.0, &moved.0, &life));
-        let mut down = pin!(direction(upstream_reader, client_writer, early.1, &moved.1, &life));
+        let mut up = pin!(direction(&mut client_reader, &mut upstream_writer, early.0, &moved.0, &life));
+        let mut down = pin!(direction(&mut upstream_reader, &mut client_writer, early.1, &moved.1, &life));
         // A side that ended in order has said all it will; the other may still have something to say. Anything else
         // ends both.
         match select(up.as_mut(), down.as_mut()).await {
@@ -52,7 +113,7 @@ pub async fn run(
 
 /// The deadline of a tunnel. Silence is both directions', so each movement renews the wait of both.
 struct Life {
-    remotes: [Remote; 2],
+    remotes: [Option<Remote>; 2],
     over_ms: u64,
     idle_ms: u64,
 }
@@ -60,7 +121,7 @@ struct Life {
 impl Life {
     fn renew(&self) {
         let left = self.over_ms.saturating_sub(now_ms()).min(self.idle_ms);
-        self.remotes.iter().for_each(|remote| remote.arm(left, Cause::Tunnel));
+        self.remotes.iter().flatten().for_each(|remote| remote.arm(left, Cause::Tunnel));
     }
 }
 
@@ -72,34 +133,30 @@ enum Ended {
 }
 
 async fn direction(
-    reader: &mut WireReader,
-    writer: &mut WireWriter,
+    ear: &mut Ear<'_>,
+    mouth: &mut Mouth<'_>,
     early: Option<Buf>,
     moved: &Cell<u64>,
     life: &Life,
 ) -> Ended {
-    let mut next = early;
+    let mut next = early.map(Chunk::Pooled);
     loop {
-        if let Some(buf) = next.take() {
-            let len = buf.len() as u64;
+        if let Some(chunk) = next.take() {
+            let len = chunk.len() as u64;
             let wait = Wait { ms: life.idle_ms, cause: Cause::Tunnel };
-            if writer.write(Chunk::Pooled(buf), wait).await.is_err() {
+            if mouth.say(chunk, wait).await.is_err() {
                 return Ended::Cut;
             }
             moved.set(moved.get() + len);
             life.renew();
         }
-        // Most tunnels are silent most of the time: the wait holds no buffer.
-        if reader.readable_armed().await.is_err() {
-            return Ended::Cut;
-        }
-        match reader.read_armed(Buf::take(), usize::MAX).await {
-            (Ok(_), buf) => next = Some(buf),
-            (Err(Halt::Closed), _) => {
-                writer.shutdown().await;
+        match ear.next().await {
+            Ok(chunk) => next = Some(chunk),
+            Err(Halt::Closed) => {
+                mouth.end().await;
                 return Ended::InOrder;
             }
-            (Err(_), _) => return Ended::Cut,
+            Err(_) => return Ended::Cut,
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A socket, and on top of it TLS where it was spoken (`tls`); nothing above sees which.
 
+mod stream;
 mod tls;
 
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustls::ServerConfig;
 
+pub use self::stream::Stream;
 use self::tls::Session;
 pub use self::tls::{Handshake, NoHandshake};
 
@@ -211,6 +213,11 @@ impl WireReader {
 }
 
 impl WireWriter {
+    /// The deadline of a write that is under way. Used while the half lives.
+    pub fn remote(&self) -> Remote {
+        self.socket.watch().remote()
+    }
+
     /// Sends all of `chunk`.
     pub async fn write(&mut self, chunk: Chunk, wait: Wait) -> Result<(), Halt> {
         self.socket.watch().arm(wait.ms, wait.cause);

@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::LazyLock;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
@@ -26,6 +26,8 @@ use crate::limits::{CUTS_PER_TURN, HANGUP_POLLS_PER_TICK, TICK_MS};
 pub enum Cause {
     /// No new request on a kept connection.
     KeepAlive,
+    /// It is time to see whether the peer of a busy connection is there.
+    Ping,
     /// TLS was not agreed on.
     Handshake,
     /// Not one byte came on a new connection.
@@ -401,16 +403,44 @@ impl Guard {
 
     /// Waits until the exchange is over or what `arm` set has passed.
     pub async fn over(&self) -> Cause {
-        poll_fn(|cx| {
-            self.with(|row, _| match row.fired {
-                Some(cause) => Poll::Ready(cause),
-                None => {
-                    row.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            })
+        poll_fn(|cx| self.poll_over(cx)).await
+    }
+
+    /// The same, for who polls.
+    pub fn poll_over(&self, cx: &mut Context<'_>) -> Poll<Cause> {
+        self.with(|row, _| match row.fired {
+            Some(cause) => Poll::Ready(cause),
+            None => {
+                row.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
         })
-        .await
+    }
+
+    /// Ends the exchange from outside. Used while the guard lives.
+    pub fn ender(&self) -> Ender {
+        Ender { row: self.row, not_send: PhantomData }
+    }
+}
+
+/// A guard as whoever learns that its exchange is over has it.
+#[derive(Clone, Copy)]
+pub struct Ender {
+    row: u32,
+    /// The table is the thread's.
+    not_send: PhantomData<*const ()>,
+}
+
+impl Ender {
+    /// The exchange is over now. Nobody is woken: who calls this polls the exchange next.
+    pub fn end(self, cause: Cause) {
+        // Not dropped: the row stays its owner's.
+        let guard = ManuallyDrop::new(Guard { row: self.row });
+        guard.with(|row, _| {
+            if row.fired.is_none() {
+                row.fire(cause);
+            }
+        });
     }
 }
 
@@ -536,6 +566,19 @@ pub fn cut_waiting(quiet_ms: u64) {
             }
         }
     });
+}
+
+/// Tells connections that live through many exchanges that their worker drains: they have a way to say so.
+pub fn tell_drain() {
+    let mut wakers = Vec::new();
+    TABLES.with(|tables| {
+        let mut table = tables.guards.borrow_mut();
+        let connections = table.rows.iter_mut().flatten().filter(|row| {
+            row.wait_at != NEVER && matches!(row.wait_cause, Cause::KeepAlive | Cause::Silence | Cause::Ping)
+        });
+        wakers.extend(connections.filter_map(|row| row.fire(Cause::Drain)));
+    });
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 /// A half and what it is busy with: jobs `J` go in, outcomes `O` come out, one at a time. Dropped, it drops the half.
-pub(super) struct Lane<J, O> {
+pub struct Lane<J, O> {
     desk: Rc<Desk<J, O>>,
     going_round: Pin<Box<dyn Future<Output = Infallible>>>,
     busy: bool,
@@ -24,26 +24,26 @@ struct Desk<J, O> {
 }
 
 impl<J: 'static, O: 'static> Lane<J, O> {
-    pub(super) fn new<H: 'static>(half: H, operate: impl AsyncFn(&mut H, J) -> O + 'static) -> Lane<J, O> {
+    pub fn new<H: 'static>(half: H, operate: impl AsyncFn(&mut H, J) -> O + 'static) -> Lane<J, O> {
         let desk = Rc::new(Desk { job: Cell::new(None), outcome: Cell::new(None) });
         let going_round = Box::pin(go_round(half, operate, Rc::clone(&desk)));
         Lane { desk, going_round, busy: false }
     }
 
     /// Whether a job was started whose outcome nobody has.
-    pub(super) fn is_busy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         self.busy
     }
 
     /// Gives the half its next job. It begins when it is polled; the one before is done.
-    pub(super) fn start(&mut self, job: J) {
+    pub fn start(&mut self, job: J) {
         debug_assert!(!self.busy, "a half does one thing at a time");
         self.desk.job.set(Some(job));
         self.busy = true;
     }
 
     /// The outcome of the job that was started.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<O> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<O> {
         let Poll::Pending = self.going_round.as_mut().poll(cx);
         match self.desk.outcome.take() {
             Some(outcome) => {

@@ -12,7 +12,7 @@
 //! | accepted sockets are inherited by children | [`Listener::accept`] sets close-on-exec |
 //! | a name given to connect is resolved on this thread | [`Socket::connect`] takes addresses only |
 //! | a waiting receive owns its buffer | [`Reader::readable`] waits without one |
-//! | a library that polls cannot own a buffer as long as the kernel does | [`Stream`] owns it, and the half, between the two |
+//! | a library that polls cannot own a buffer as long as the kernel does | a [`Lane`] owns it, and the half, between the two |
 //! | a wake from another thread costs a channel and may be lost on weak memory | [`wake`]: an eventfd read through the ring |
 //!
 //! Nothing here wakes its own task: a task that must yield does so through the ring ([`yield_now`]).
@@ -24,16 +24,15 @@ mod lane;
 mod ring;
 mod select;
 mod socket;
-mod stream;
 mod task;
 mod ticker;
 pub mod wake;
 
 pub use buf::{Buf, buffers_live, buffers_missed};
 pub use inherit::close_inherited;
+pub use lane::Lane;
 pub use ring::{RingError, RingFlags, run};
 pub use select::{Either, Notify, select};
 pub use socket::{AcceptStop, Listener, Peer, Reader, Socket, Writer};
-pub use stream::Stream;
 pub use task::{panics, sleep, spawn, yield_now};
 pub use ticker::Ticker;

@@ -53,6 +53,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
         head_bytes: limits.head_bytes.0 as usize,
         fields: limits.fields as usize,
         requests_per_connection: limits.requests_per_connection,
+        http2_streams: limits.http2_streams,
         rate_min: limits.rate_min.0,
         head_ms: ms(timeouts.head.into()),
         tls_handshake_ms: ms(timeouts.tls_handshake.into()),
@@ -64,7 +65,8 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
         trusted_hops: config.gateway.trusted_hops.clone(),
         forwarded: config.gateway.forwarded,
         errors: config.error.iter().map(ErrorPage::of).collect(),
-        via: ["1.0", "1.1"].map(|version| format!("{version} {}", config.gateway.via.as_deref().unwrap_or("bawab"))),
+        via: ["1.0", "1.1", "2"]
+            .map(|version| format!("{version} {}", config.gateway.via.as_deref().unwrap_or("bawab"))),
     };
     let listeners = config
         .listener
@@ -76,6 +78,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
                 client_address: listener.client_address,
                 underscores: listener.underscores,
                 tls: tls.listeners.get(index).cloned().flatten(),
+                http2: listener.http2,
                 gate: Arc::new(lists.gate(&listener.deny, &listener.allow)),
                 closed: Arc::default(),
             })

@@ -16,6 +16,7 @@ use crate::filter::Chain;
 use crate::lists::{Gate, Lists};
 use crate::observe::metrics::{RouteSeries, UpstreamSeries};
 use crate::proxy::error_page::ErrorPage;
+use crate::proxy::head::Protocol;
 use crate::route::RouteTable;
 use crate::route::action::Action;
 use crate::route::pattern::PathPattern;
@@ -45,6 +46,7 @@ pub struct Settings {
     pub head_bytes: usize,
     pub fields: usize,
     pub requests_per_connection: u32,
+    pub http2_streams: u32,
     pub rate_min: u64,
     pub head_ms: u64,
     pub tls_handshake_ms: u64,
@@ -57,14 +59,18 @@ pub struct Settings {
     pub forwarded: ForwardedField,
     /// Pages for all routes, and where there is none.
     pub errors: Vec<ErrorPage>,
-    /// `1.0 name` and `1.1 name`: `Via` says which version was received.
-    pub via: [String; 2],
+    /// `1.0 name`, `1.1 name` and `2 name`: `Via` says which version was received.
+    pub via: [String; 3],
 }
 
 impl Settings {
-    /// What `Via` says of a message received as `version`.
-    pub fn via(&self, version: http1::Version) -> &str {
-        &self.via[usize::from(version == http1::Version::Http11)]
+    /// What `Via` says of a message received by `protocol`.
+    pub fn via(&self, protocol: Protocol) -> &str {
+        &self.via[match protocol {
+            Protocol::Http10 => 0,
+            Protocol::Http11 => 1,
+            Protocol::Http2 => 2,
+        }]
     }
 }
 
@@ -75,6 +81,8 @@ pub struct Listener {
     pub client_address: ClientAddress,
     pub underscores: Underscores,
     pub tls: Option<Arc<ServerTls>>,
+    /// HTTP/2 is spoken, too.
+    pub http2: bool,
     /// Whom it turns away beside those that are turned away everywhere.
     pub gate: Arc<Gate>,
     /// It is configured no more: answers say that their connection closes. The same for all snapshots, so that what runs

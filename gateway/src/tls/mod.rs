@@ -77,7 +77,11 @@ impl Tls {
 
 impl ServerTls {
     /// `certificates`: at least one; the first is for clients that name no host.
-    fn new(settings: &model::Tls, certificates: Vec<Arc<Certificate>>) -> Result<ServerTls, rustls::Error> {
+    fn new(
+        settings: &model::Tls,
+        http2: bool,
+        certificates: Vec<Arc<Certificate>>,
+    ) -> Result<ServerTls, rustls::Error> {
         const INTERMEDIATE: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
         const MODERN: &[&SupportedProtocolVersion] = &[&version::TLS13];
         let versions = match settings.versions {
@@ -89,7 +93,9 @@ impl ServerTls {
             .with_protocol_versions(versions)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(by_name));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // In the order in which we like them (RFC 7301 §3.2).
+        let protocols: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         // What a client resumes by is in its ticket, so nothing is kept here for it.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = tickets()?;

@@ -41,7 +41,7 @@ pub fn read(config: &Config, folder: &dyn Fn(&str) -> PathBuf, place: &dyn Fn(&s
             if certificates.len() < tls.certificates.len() {
                 return None;
             }
-            match ServerTls::new(tls, certificates) {
+            match ServerTls::new(tls, listener.http2, certificates) {
                 Ok(tls) => Some(Arc::new(tls)),
                 Err(error) => {
                     read.problems.push(Problem::new(key.clone(), error.to_string()).at(place(&key)));

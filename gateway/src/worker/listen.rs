@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Type};
 use super::Worker;
 use crate::config::model::ClientAddress;
 use crate::limits::{ACCEPT_BACKLOG, LAST_HANDSHAKES_MS};
-use crate::proxy::h1;
+use crate::proxy::connection::{self, Connection};
 use crate::rt::{self, AcceptStop, Listener, Socket};
 use crate::snapshot::Snapshot;
 use crate::tables::bans::{Bans, unix_ms};
@@ -175,7 +175,7 @@ fn take(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, index: usize) {
     match shared.connections.enter(peer.ip(), settings.connections_max, settings.connections_per_address_max) {
         Ok(place) => {
             // Built here and not in the task: a task that took the parts would keep room for them beside the whole.
-            rt::spawn(h1::serve(h1::Connection::new(Open::new(worker), socket, peer.ip(), index, place)));
+            rt::spawn(connection::serve(Connection::new(Open::new(worker), socket, peer.ip(), index, place)));
         }
         Err(Full::Total) => core.connections_refused_total_limit.inc(),
         Err(Full::Address) => core.connections_refused_address_limit.inc(),

@@ -23,6 +23,7 @@ use crate::filter::{Job, Output};
 use crate::limits::{DRAIN_QUIET_MS, HANDSHAKES_MAX, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
 use crate::observe::access_log::{Lines, Record};
 use crate::observe::metrics::{Core, Metrics};
+use crate::proxy::head::Protocol;
 use crate::proxy::trace::{Ids, RequestId};
 use crate::proxy::upstream::Pool;
 use crate::refusal::Refusal;
@@ -282,6 +283,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
         }
         if worker.draining.get() {
             deadline::cut_waiting(DRAIN_QUIET_MS);
+            deadline::tell_drain();
             worker.end_if_done();
         }
     }
@@ -391,7 +393,14 @@ impl Worker {
     }
 
     /// One line for a request that never became an exchange.
-    pub fn log_refused_head(&self, listener: usize, peer: IpAddr, request_id: &RequestId, refusal: Refusal) {
+    pub fn log_refused_head(
+        &self,
+        listener: usize,
+        peer: IpAddr,
+        request_id: &RequestId,
+        refusal: Refusal,
+        protocol: Protocol,
+    ) {
         let mut lines = self.lines.borrow_mut();
         if !lines.enabled() {
             return;
@@ -407,7 +416,7 @@ impl Worker {
             method: b"",
             host: b"",
             path: b"",
-            protocol: "HTTP/1.1",
+            protocol: protocol.name(),
             status: refusal.status(),
             route: "",
             upstream: "",

@@ -30,9 +30,16 @@ pub struct Listener {
     /// What to do with request fields that have `_` in their name, which some services cannot tell from `-`: `refuse` (default, 400), `drop` or `keep`.
     #[serde(default)]
     pub underscores: Underscores,
+    /// HTTP/2 is spoken beside HTTP/1: under TLS by ALPN, else with clients that begin with its preface. Default true.
+    #[serde(default = "yes")]
+    pub http2: bool,
     /// Clients speak TLS here. Default: plain HTTP.
     #[serde(default)]
     pub tls: Option<Tls>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// TLS towards clients.

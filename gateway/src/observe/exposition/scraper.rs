@@ -19,7 +19,7 @@ pub(super) fn parse(text: &str) -> BTreeMap<String, Parsed> {
         let help = line.strip_prefix("# HELP ").unwrap_or_else(|| panic!("no help: {line}"));
         let (name, help) = help.split_once(' ').expect("a help text");
         assert!(!help.trim().is_empty(), "{name} has no help");
-        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'), "{name}");
         let kind = lines.next().and_then(|line| line.strip_prefix("# TYPE "));
         let (same, kind) = kind.expect("a type after the help").split_once(' ').unwrap();
         assert_eq!(same, name);

@@ -51,7 +51,7 @@ impl Exchange<'_> {
             self.expectation = Expectation::Nothing;
         }
         self.head.fields.remove_known(Known::Expect);
-        if self.body.ended() && matches!(self.body, Body::Wire { .. }) {
+        if self.body.ended() && !matches!(self.body, Body::Held { .. } | Body::Decoded(_)) {
             // There is none: it stays what it is, a GET that may become a tunnel, or a POST that says nothing of a length.
             return Ok(Bytes::new());
         }

@@ -13,7 +13,7 @@ use crate::rt::deadline::now_ms;
 const TIMED_BYTES: usize = 32 * 1024;
 
 /// Sends one answer.
-pub struct Answer<'a> {
+pub struct H1Answer<'a> {
     writer: &'a mut WireWriter,
     outgoing: Outgoing,
     request_method: Method,
@@ -40,7 +40,7 @@ enum State {
     Complete,
 }
 
-impl<'a> Answer<'a> {
+impl<'a> H1Answer<'a> {
     pub fn new(
         writer: &'a mut WireWriter,
         scratch: Vec<u8>,
@@ -48,9 +48,9 @@ impl<'a> Answer<'a> {
         keep: bool,
         wait: Wait,
         pace: Pace,
-    ) -> Answer<'a> {
+    ) -> H1Answer<'a> {
         let (request_method, version) = request;
-        Answer {
+        H1Answer {
             writer,
             outgoing: Outgoing::new(scratch, false),
             request_method,

@@ -37,6 +37,8 @@ pub struct Handshake {
     pub is_13: bool,
     /// By a ticket of an earlier one.
     pub resumed: bool,
+    /// HTTP/2 was agreed on, not HTTP/1.1.
+    pub http2: bool,
 }
 
 /// Why there is no handshake.
@@ -96,6 +98,7 @@ impl Session {
             server_name: connection.server_name().map(|name| name.to_ascii_lowercase().into()),
             is_13: connection.protocol_version() == Some(ProtocolVersion::TLSv1_3),
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            http2: connection.alpn_protocol() == Some(b"h2"),
         })
     }
 

@@ -1,7 +1,7 @@
-//! A socket as what poll-based libraries (h2, rustls) take: `tokio::io::AsyncRead` and `AsyncWrite`, nothing else of tokio.
+//! A connection as what poll-based libraries (h2) take: `tokio::io::AsyncRead` and `AsyncWrite`, nothing else of tokio.
 //!
 //! Such a library lends a slice for the length of a call; the ring wants a buffer of its own until the kernel is done. So
-//! each direction has one pooled [`Buf`] between the two, and one future that owns its half of the socket. Nothing here
+//! each direction has one pooled [`Buf`] between the two, and one future that owns its half of the connection. Nothing here
 //! wakes its own task: whoever is told to wait has an operation in the ring, and every operation goes through it once,
 //! so a task that never lacks work still gives the others their turn.
 //!
@@ -13,11 +13,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::deadline::Remote;
-use super::lane::Lane;
-use super::{Buf, Reader, Socket, Writer};
+use super::{Chunk, Halt, Wait, Wire, WireReader, WireWriter};
+use crate::rt::deadline::Remote;
+use crate::rt::{Buf, Lane};
 
-/// A connected socket. Each direction may be polled by a task of its own.
+/// A connection. Each direction may be polled by a task of its own.
 ///
 /// A direction that ended or failed stays so: reading goes on to say that nothing comes, and an error, told as it is
 /// once, is told by its kind from then on. A deadline that ended a wait is `TimedOut`; [`Remote::fired`] says for what.
@@ -27,13 +27,17 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(socket: Socket) -> Stream {
-        let Socket { reader, writer } = socket;
-        let (reader_remote, writer_remote) = (reader.watch().remote(), writer.watch().remote());
-        let receive = async move |reader: &mut Reader, ()| receive(reader, writer_remote).await;
+    /// `carry`: what was received already. `wait`: how long the peer may take nothing; past it both directions end, as nothing
+    /// can be said to a peer that takes nothing.
+    pub fn new(wire: Wire, carry: Option<Buf>, wait: Wait) -> Stream {
+        let Wire { reader, writer } = wire;
+        let (remote, writer_remote) = (reader.remote(), writer.remote());
+        let receive = async move |reader: &mut WireReader, ()| receive(reader, writer_remote).await;
+        let send = async move |writer: &mut WireWriter, job| send(writer, job, wait).await;
+        let unread = carry.filter(|carry| !carry.is_empty());
         Stream {
-            inward: Inward { lane: Lane::new(reader, receive), remote: reader_remote, unread: None, ended: None },
-            outward: Outward { lane: Lane::new(writer, send), remote: writer_remote, unsent: None, ended: None },
+            inward: Inward { lane: Lane::new(reader, receive), remote, unread, ended: None },
+            outward: Outward { lane: Lane::new(writer, send), unsent: None, ended: None },
         }
     }
 
@@ -42,10 +46,15 @@ impl Stream {
         self.inward.remote
     }
 
-    /// The deadline of the writes that follow and of the one that waits. It ends both directions, as nothing can be said
-    /// to a peer that takes nothing. Used while the stream lives.
-    pub fn writer_remote(&self) -> Remote {
-        self.outward.remote
+    /// Reads into a buffer of the caller's, which has room.
+    pub fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut Buf) -> Poll<io::Result<usize>> {
+        let Some(mut received) = ready!(self.inward.poll_take(cx))? else { return Poll::Ready(Ok(0)) };
+        let count = received.len().min(buf.room());
+        let fits = buf.append(&received.bytes()[..count]);
+        debug_assert!(fits, "no more than the room was added");
+        received.advance(count);
+        self.inward.unread = (!received.is_empty()).then_some(received);
+        Poll::Ready(Ok(count))
     }
 }
 
@@ -99,19 +108,21 @@ impl Inward {
         if into.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let mut buf = match self.unread.take() {
-            Some(buf) => buf,
-            None => match ready!(self.poll_receive(cx))? {
-                Some(buf) => buf,
-                None => return Poll::Ready(Ok(())),
-            },
-        };
+        let Some(mut buf) = ready!(self.poll_take(cx))? else { return Poll::Ready(Ok(())) };
         let count = buf.len().min(into.remaining());
         into.put_slice(&buf.bytes()[..count]);
         buf.advance(count);
         // A buffer that was emptied goes back now: the next wait may be long.
         self.unread = (!buf.is_empty()).then_some(buf);
         Poll::Ready(Ok(()))
+    }
+
+    /// What was received and not taken. `None`: the peer ended its side.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Buf>>> {
+        match self.unread.take() {
+            Some(buf) => Poll::Ready(Ok(Some(buf))),
+            None => self.poll_receive(cx),
+        }
     }
 
     /// `None`: the peer ended its side.
@@ -135,7 +146,6 @@ impl Inward {
 /// What goes to the peer.
 struct Outward {
     lane: Lane<Job, io::Result<()>>,
-    remote: Remote,
     /// Accepted and not on its way yet. Neither empty nor full.
     unsent: Option<Buf>,
     ended: Option<Ended>,
@@ -208,36 +218,38 @@ impl Outward {
 }
 
 /// Waits without a buffer, then reads. `None`: the peer ended its side.
-async fn receive(reader: &mut Reader, writer: Remote) -> io::Result<Option<Buf>> {
+async fn receive(reader: &mut WireReader, writer: Remote) -> io::Result<Option<Buf>> {
     // The writer's deadline ends this direction, too. What it ends must not look like an end the peer meant.
-    let fired = |reader: &Reader| reader.watch().fired().is_some() || writer.fired().is_some();
-    let result = match reader.readable().await {
-        Ok(()) if fired(reader) => Ok(None),
-        Ok(()) => {
-            let (result, buf) = reader.read(Buf::take()).await;
-            result.map(|count| (count > 0).then_some(buf))
-        }
-        Err(error) => Err(error),
+    let halt = match reader.readable_armed().await {
+        Ok(()) if writer.fired().is_none() => match reader.read_armed(Buf::take(), usize::MAX).await {
+            (Ok(_), buf) => return Ok(Some(buf)),
+            (Err(halt), _) => halt,
+        },
+        Ok(()) => Halt::Closed,
+        Err(halt) => halt,
     };
-    match result {
-        Ok(Some(buf)) => Ok(Some(buf)),
-        _ if fired(reader) => Err(ErrorKind::TimedOut.into()),
-        ended => ended,
+    match halt {
+        _ if writer.fired().is_some() => Err(ErrorKind::TimedOut.into()),
+        Halt::Closed => Ok(None),
+        halt => Err(error_of(halt)),
     }
 }
 
-async fn send(writer: &mut Writer, job: Job) -> io::Result<()> {
-    let result = match job {
-        Job::Send(buf) => writer.write_all(buf).await,
-        // A peer that is gone already needs no telling.
-        Job::Shutdown => writer.shutdown().await.or_else(|error| match error.kind() {
-            ErrorKind::NotConnected => Ok(()),
-            _ => Err(error),
-        }),
-    };
-    match result {
-        Err(_) if writer.watch().fired().is_some() => Err(ErrorKind::TimedOut.into()),
-        result => result,
+async fn send(writer: &mut WireWriter, job: Job, wait: Wait) -> io::Result<()> {
+    match job {
+        Job::Send(buf) => writer.write(Chunk::Pooled(buf), wait).await.map_err(error_of),
+        Job::Shutdown => {
+            writer.shutdown().await;
+            Ok(())
+        }
+    }
+}
+
+fn error_of(halt: Halt) -> io::Error {
+    match halt {
+        Halt::Broken(error) => error,
+        Halt::Expired(_) => ErrorKind::TimedOut.into(),
+        Halt::Closed | Halt::Slow => ErrorKind::ConnectionAborted.into(),
     }
 }
 
@@ -254,10 +266,10 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    use super::super::deadline::{self, Cause};
-    use super::super::{RingFlags, buffers_live, run, spawn, yield_now};
     use super::*;
     use crate::limits::BUFFER_BYTES;
+    use crate::rt::deadline::{self, Cause};
+    use crate::rt::{RingFlags, Socket, buffers_live, run, spawn, yield_now};
 
     /// More than the kernel queues on a socket pair.
     const MUCH: usize = 4 * 1024 * 1024;
@@ -267,7 +279,13 @@ mod tests {
     }
 
     fn stream(fd: impl Into<std::os::fd::OwnedFd>) -> Stream {
-        Stream::new(Socket::from_fd(fd.into()).expect("an open socket"))
+        patient(fd, 60_000)
+    }
+
+    /// A stream whose peer may take nothing for so long.
+    fn patient(fd: impl Into<std::os::fd::OwnedFd>, ms: u64) -> Stream {
+        let wire = Wire::plain(Socket::from_fd(fd.into()).expect("an open socket"));
+        Stream::new(wire, None, Wait { ms, cause: Cause::Write })
     }
 
     /// A stream, and the other end as a blocking socket for another thread. Its waits end the test, not the day.
@@ -508,16 +526,18 @@ mod tests {
     fn a_write_that_waits_too_long_ends_both_directions() {
         on_ring(async {
             let (near, _far) = UnixStream::pair().expect("pair");
-            let mut near = stream(near);
-            let (reader_remote, remote) = (near.reader_remote(), near.writer_remote());
-            remote.arm(1, Cause::Write);
+            let mut near = patient(near, 1);
+            let reader_remote = near.reader_remote();
             let (mut reading, mut writing) = tokio::io::split(&mut near);
-            let (bytes, mut got) = (body(MUCH), [0; 8]);
-            let expired = sweep_until(|| remote.fired().is_some());
-            let (read, write, ()) = tokio::join!(reading.read(&mut got), writing.write_all(&bytes), expired);
+            let (bytes, mut got, over) = (body(MUCH), [0; 8], std::cell::Cell::new(false));
+            let write = async {
+                let written = writing.write_all(&bytes).await;
+                over.set(true);
+                written
+            };
+            let (read, write, ()) = tokio::join!(reading.read(&mut got), write, sweep_until(|| over.get()));
             assert_eq!(read.expect_err("not an end of the peer's").kind(), ErrorKind::TimedOut);
             assert_eq!(write.expect_err("expired").kind(), ErrorKind::TimedOut);
-            assert_eq!(remote.fired(), Some(Cause::Write));
             assert_eq!(reader_remote.fired(), None);
         });
     }

@@ -1,0 +1,399 @@
+//! The task that drives one HTTP/2 connection.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::meter::{Frames, Meter};
+use super::stream;
+use crate::limits::{
+    HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_LOCAL_RESETS_MAX, HTTP2_PENDING_RESETS_MAX, HTTP2_PING_MS,
+    HTTP2_REQUESTS_PER_TURN, HTTP2_RESET_MEMORY_MS, HTTP2_RESETS_REMEMBERED_MAX, HTTP2_SEND_BUFFER_BYTES,
+    HTTP2_STREAM_WINDOW_BYTES, LINGER_BYTES_MAX, LINGER_MS,
+};
+use crate::proxy::connection::Connection;
+use crate::proxy::wire::{Handshake, Stream, Wait};
+use crate::rt::deadline::{Cause, Guard, now_ms};
+use crate::rt::{self, Buf};
+use crate::snapshot::Settings;
+use crate::tables::connections;
+use crate::worker::{Open, Worker};
+
+/// What a connection's exchanges share.
+pub struct Session {
+    open: Open,
+    /// index into `Snapshot::listeners`
+    pub listener: u32,
+    pub peer: IpAddr,
+    /// What was agreed on, if TLS is spoken.
+    pub tls: Option<Box<Handshake>>,
+    pub meter: Meter,
+    born_ms: u64,
+    /// Exchanges that have not ended.
+    running: Cell<u32>,
+    /// Bytes received.
+    received: Cell<u64>,
+    /// The connection's task, while it waits.
+    waker: RefCell<Option<Waker>>,
+    /// Room for one among the open connections.
+    _place: connections::Place,
+}
+
+impl Session {
+    pub fn worker(&self) -> &Rc<Worker> {
+        self.open.worker()
+    }
+}
+
+/// One running exchange, for as long as it lives.
+pub struct Running(Rc<Session>);
+
+impl Running {
+    fn new(session: &Rc<Session>) -> Running {
+        session.running.set(session.running.get() + 1);
+        Running(session.clone())
+    }
+
+    pub fn session(&self) -> &Rc<Session> {
+        &self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let left = self.0.running.get() - 1;
+        self.0.running.set(left);
+        if left == 0
+            && let Some(waker) = self.0.waker.take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// Serves one HTTP/2 connection to its end.
+pub async fn serve(connection: Connection) {
+    let Connection { open, wire, listener, peer, carry, tls, born_ms, place, .. } = connection;
+    let pinned = open.worker().pinned();
+    let settings = &pinned.snapshot.settings;
+    let session = Rc::new(Session {
+        open,
+        listener,
+        peer,
+        tls,
+        meter: Meter::default(),
+        born_ms,
+        running: Cell::new(0),
+        received: Cell::new(0),
+        waker: RefCell::default(),
+        _place: place,
+    });
+    let core = session.worker().core();
+    let wait = Wait { ms: settings.body_idle_ms, cause: Cause::Write };
+    let stream = Rc::new(RefCell::new(Stream::new(wire, carry, wait)));
+    let deadline = stream.borrow().reader_remote();
+    let metered = Metered { stream: stream.clone(), session: session.clone(), frames: Frames::default() };
+    // From accept, as in HTTP/1, whatever was agreed on meanwhile.
+    deadline.arm((born_ms + settings.head_ms).saturating_sub(now_ms()).max(1), Cause::Head);
+    let handshake = builder(settings).handshake::<_, Bytes>(metered).await;
+    deadline.disarm();
+    let mut connection = match handshake {
+        Ok(connection) => connection,
+        Err(error) => {
+            if deadline.fired().is_some() {
+                core.timeouts_head.inc();
+            }
+            tracing::debug!(%error, peer = %session.peer, "no HTTP/2");
+            return linger(&stream).await;
+        }
+    };
+    core.http2_connections.inc();
+    let pings = connection.ping_pong();
+    drop(pinned);
+    let mut driver = Driver {
+        connection,
+        session: session.clone(),
+        pings,
+        guard: Guard::new(None),
+        armed: None,
+        ending: false,
+        calmed: false,
+        served: 0,
+        heard: 0,
+        asked: false,
+    };
+    driver.drive().await;
+    drop(driver);
+    linger(&stream).await;
+}
+
+fn builder(settings: &Settings) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_concurrent_streams(settings.http2_streams)
+        .max_header_list_size(settings.head_bytes as u32)
+        .initial_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_send_buffer_size(HTTP2_SEND_BUFFER_BYTES)
+        .max_concurrent_reset_streams(HTTP2_RESETS_REMEMBERED_MAX)
+        .reset_stream_duration(Duration::from_millis(HTTP2_RESET_MEMORY_MS))
+        .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS_MAX))
+        .enable_connect_protocol();
+    builder
+}
+
+/// Reads what the client still sends, for a short while: closed at once, what was said last could be lost to a reset.
+async fn linger(stream: &Rc<RefCell<Stream>>) {
+    let remote = stream.borrow().reader_remote();
+    remote.arm(LINGER_MS, Cause::Head);
+    poll_fn(|cx| Pin::new(&mut *stream.borrow_mut()).poll_shutdown(cx)).await.ok();
+    let mut buf = Buf::take();
+    let mut dropped = 0;
+    while dropped < LINGER_BYTES_MAX {
+        buf.truncate(0);
+        match poll_fn(|cx| stream.borrow_mut().poll_read_buf(cx, &mut buf)).await {
+            Ok(count) if count > 0 => dropped += count,
+            _ => return,
+        }
+    }
+}
+
+struct Driver {
+    connection: h2::server::Connection<Metered, Bytes>,
+    session: Rc<Session>,
+    pings: Option<PingPong>,
+    guard: Guard,
+    /// What the guard waits for; `None`: nothing yet.
+    armed: Option<Waiting>,
+    /// The client was told that no more streams are taken.
+    ending: bool,
+    /// The client was told to calm down.
+    calmed: bool,
+    served: u32,
+    /// Bytes that had been received when the peer was last looked after.
+    heard: u64,
+    /// The peer was asked for a sign of life.
+    asked: bool,
+}
+
+/// What a connection waits for beside its frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// The first request.
+    First,
+    /// Another request.
+    Idle,
+    /// Exchanges, as long as somebody is there.
+    Busy,
+    /// The end of the connection; nothing runs.
+    Over,
+}
+
+enum Event {
+    Request(Box<http::Request<RecvStream>>, SendResponse<Bytes>),
+    Timer(Cause),
+    /// The connection is over.
+    Over,
+}
+
+impl Driver {
+    async fn drive(&mut self) {
+        let mut taken = 0;
+        loop {
+            match poll_fn(|cx| self.poll_next(cx)).await {
+                Event::Request(request, respond) => {
+                    self.take(*request, respond);
+                    taken += 1;
+                    if taken % HTTP2_REQUESTS_PER_TURN == 0 {
+                        rt::yield_now().await;
+                    }
+                }
+                Event::Timer(cause) => {
+                    if !self.on_timer(cause) {
+                        return;
+                    }
+                }
+                Event::Over => return,
+            }
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    return Poll::Ready(Event::Request(Box::new(request), respond));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, peer = %self.session.peer, "an HTTP/2 connection broke");
+                    return Poll::Ready(Event::Over);
+                }
+                Poll::Ready(None) => return Poll::Ready(Event::Over),
+                Poll::Pending if self.session.meter.is_spent() && !self.calmed => {
+                    self.calmed = true;
+                    self.session.worker().core().http2_calmed.inc();
+                    self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
+                Poll::Pending => break,
+            }
+        }
+        let waiting = self.waiting();
+        if self.armed != Some(waiting) {
+            self.arm(waiting);
+        }
+        *self.session.waker.borrow_mut() = Some(cx.waker().clone());
+        Poll::Ready(Event::Timer(ready!(self.guard.poll_over(cx))))
+    }
+
+    fn waiting(&self) -> Waiting {
+        match self.session.running.get() {
+            0 if self.ending => Waiting::Over,
+            0 if self.served == 0 => Waiting::First,
+            0 => Waiting::Idle,
+            _ => Waiting::Busy,
+        }
+    }
+
+    fn arm(&mut self, waiting: Waiting) {
+        let pinned = self.session.worker().pinned();
+        let settings = &pinned.snapshot.settings;
+        let age_left = (self.session.born_ms + settings.connection_age_ms).saturating_sub(now_ms());
+        let (ms, cause) = match waiting {
+            Waiting::First => (settings.head_ms, Cause::Silence),
+            Waiting::Idle => (settings.keep_alive_ms.min(age_left), Cause::KeepAlive),
+            // A drain has been heard already.
+            Waiting::Busy if self.ending => (HTTP2_PING_MS, Cause::Idle),
+            Waiting::Busy => (HTTP2_PING_MS.min(age_left), Cause::Ping),
+            Waiting::Over => (LINGER_MS, Cause::Idle),
+        };
+        self.guard = Guard::new(None);
+        self.guard.arm(ms, cause);
+        self.armed = Some(waiting);
+    }
+
+    /// `false`: nobody is there any more.
+    fn on_timer(&mut self, cause: Cause) -> bool {
+        let waiting = self.armed.take();
+        let core = self.session.worker().core();
+        match (cause, waiting) {
+            (Cause::Drain, _) => self.end(),
+            (_, Some(Waiting::First)) => {
+                core.timeouts_head.inc();
+                self.end();
+            }
+            (_, Some(Waiting::Idle)) => {
+                core.timeouts_keep_alive.inc();
+                self.end();
+            }
+            (_, Some(Waiting::Over)) => return false,
+            _ => {
+                let pinned = self.session.worker().pinned();
+                if !self.ending && self.session.born_ms + pinned.snapshot.settings.connection_age_ms <= now_ms() {
+                    self.end();
+                }
+                return self.look_after();
+            }
+        }
+        true
+    }
+
+    /// Asks a peer that was silent for a sign of life; one that did not give it is gone.
+    fn look_after(&mut self) -> bool {
+        let received = self.session.received.get();
+        if std::mem::replace(&mut self.heard, received) != received {
+            self.asked = false;
+            return true;
+        }
+        if std::mem::replace(&mut self.asked, true) {
+            self.session.worker().core().timeouts_ping.inc();
+            return false;
+        }
+        if let Some(pings) = &mut self.pings {
+            // An answer that came is taken, or no other ping could be sent.
+            let _ = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
+            // A connection that is closing takes none.
+            let _ = pings.send_ping(Ping::opaque());
+        }
+        true
+    }
+
+    /// Tells the client that no more streams are taken: in two steps, so that none that is on its way is lost (RFC 9113 §6.8).
+    fn end(&mut self) {
+        if !std::mem::replace(&mut self.ending, true) {
+            self.connection.graceful_shutdown();
+        }
+    }
+
+    /// Begins the exchange of a stream.
+    fn take(&mut self, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+        self.served = self.served.saturating_add(1);
+        let worker = self.session.worker();
+        let pinned = worker.pinned();
+        let settings = &pinned.snapshot.settings;
+        let listener = &pinned.snapshot.listeners[self.session.listener as usize];
+        if self.served >= settings.requests_per_connection || worker.draining() || listener.is_closed() {
+            self.end();
+        }
+        rt::spawn(stream::run(Running::new(&self.session), pinned, request, respond));
+    }
+}
+
+/// A stream of bytes on its way to `h2`.
+struct Metered {
+    stream: Rc<RefCell<Stream>>,
+    session: Rc<Session>,
+    frames: Frames,
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Nothing more is read from a client that is told to calm down; who polls sees it next.
+        if self.session.meter.is_spent() {
+            return Poll::Pending;
+        }
+        let before = into.filled().len();
+        ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, into))?;
+        let came = &into.filled()[before..];
+        let this = &mut *self;
+        this.frames.see(came, &this.session.meter);
+        this.session.received.set(this.session.received.get() + came.len() as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}

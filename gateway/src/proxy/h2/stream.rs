@@ -1,0 +1,111 @@
+//! One stream: a head, its exchange, and what the client does to it meanwhile.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http1::{HeadLimits, Known};
+
+use super::answer::{H2Answer, Side};
+use super::body::H2Body;
+use super::head::{self, Received};
+use super::session::Running;
+use crate::proxy::answer::Answer;
+use crate::proxy::body::{Body, Length};
+use crate::proxy::exchange::{Arrival, Exchange};
+use crate::proxy::head::Protocol;
+use crate::proxy::prepare::client_of;
+use crate::proxy::reply;
+use crate::proxy::trace::RequestId;
+use crate::proxy::wire::{Chunk, Pace, Wait};
+use crate::refusal::Refusal;
+use crate::rt::deadline::{Cause, now_us};
+use crate::worker::Pinned;
+
+/// Answers one request.
+pub async fn run(
+    running: Running,
+    pinned: Rc<Pinned>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let started_us = now_us();
+    let session = running.session();
+    let worker = session.worker();
+    let snapshot = &*pinned.snapshot;
+    let settings = &*snapshot.settings;
+    let listener = &snapshot.listeners[session.listener as usize];
+    let core = worker.core();
+    core.requests.inc();
+    let (parts, incoming) = request.into_parts();
+    let side = Side::new(respond);
+    let pace = Pace::new(settings.rate_min);
+    let wait = Wait { ms: settings.body_idle_ms, cause: Cause::Write };
+    let is_head = parts.method == http::Method::HEAD;
+    let answer = H2Answer::new(side.clone(), session.clone(), is_head, wait, pace);
+    let limits =
+        HeadLimits { head_bytes: settings.head_bytes, fields: settings.fields, target_bytes: settings.head_bytes };
+    let Received { head, options, websocket } = match head::read(&parts, &limits, listener.underscores) {
+        Ok(received) => received,
+        Err(refusal) => return Box::pin(refuse(&running, answer, is_head, refusal)).await,
+    };
+    core.requests_in_flight.inc();
+    let announced =
+        head.fields.first(Known::ContentLength).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+    let mut body = H2Body::new(incoming, announced, Wait { ms: settings.body_idle_ms, cause: Cause::Body }, pace);
+    let arrival = Arrival {
+        worker,
+        pinned: &pinned,
+        listener,
+        options,
+        client: client_of(&head.fields, listener.client_address, session.peer, &settings.trusted_hops),
+        scheme: if session.tls.is_some() { "https" } else { "http" },
+        server_name: session.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+        client_fd: None,
+        websocket,
+        started_us,
+    };
+    let body = if websocket { Body::Tunnel { body: &mut body } } else { Body::Stream { body: &mut body } };
+    let mut exchange = Exchange::new(arrival, head, body, Answer::H2(answer));
+    let ender = exchange.ender();
+    {
+        let mut whole = pin!(exchange.run());
+        let mut gone = false;
+        std::future::poll_fn(|cx| {
+            loop {
+                if whole.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                if gone || side.poll_gone(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                // What runs for nobody ends now; it is polled once more to hear of it.
+                gone = true;
+                ender.end(Cause::ClientGone);
+            }
+        })
+        .await;
+    }
+    let departure = exchange.finish();
+    worker.put_scratch(departure.scratch);
+    if !departure.complete {
+        side.reset(if departure.by_upstream { Reason::INTERNAL_ERROR } else { Reason::CANCEL });
+    }
+}
+
+/// Answers what never became an exchange.
+async fn refuse(running: &Running, mut answer: H2Answer, is_head: bool, refusal: Refusal) {
+    let session = running.session();
+    let worker = session.worker();
+    worker.core().refusals[refusal.index()].inc();
+    let request_id = RequestId::made(&mut worker.ids.borrow_mut());
+    worker.log_refused_head(session.listener as usize, session.peer, &request_id, refusal, Protocol::Http2);
+    let (mut head, body) = reply::problem(refusal, &request_id, None, reply::RETRY_AFTER_S);
+    head.fields.add(b"date", &worker.date());
+    answer.head(&head, Length::Exact(body.len() as u64));
+    // A client that is gone needs no answer.
+    let _ = answer.end((!is_head).then_some(Chunk::Shared(body)), None).await;
+}
