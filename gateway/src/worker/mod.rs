@@ -277,6 +277,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
                 worker.core().turn_longest_us.set(longest_turn.as_micros() as i64);
                 worker.core().swap_longest_us.set(worker.swap_longest_us.take() as i64);
                 longest_turn = Duration::ZERO;
+                rt::free_spare_buffers();
             }
             // An idle worker would hold on to the last snapshot until its next request.
             drop(worker.pinned());

@@ -345,7 +345,8 @@ impl Driver {
         if self.served >= settings.requests_per_connection || worker.draining() || listener.is_closed() {
             self.end();
         }
-        rt::spawn(stream::run(Running::new(&self.session), pinned, request, respond));
+        // On the heap first: a task is moved a few times before it begins, and an exchange is several kilobytes.
+        rt::spawn(Box::pin(stream::run(Running::new(&self.session), pinned, request, respond)));
     }
 }
 
