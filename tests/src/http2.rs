@@ -102,6 +102,19 @@ impl Client {
         self.ask(get(path)).await
     }
 
+    /// GET of every path of `authority`, all of them at once; the answers in the order of the paths.
+    pub async fn get_all(&self, authority: &str, paths: &[&str]) -> Result<Vec<Answer>> {
+        let asked = paths.iter().map(|path| {
+            let (client, uri) = (self.clone(), format!("http://{authority}{path}"));
+            tokio::spawn(async move { Ok::<_, anyhow::Error>(client.ask(Request::get(uri).body(())?).await?) })
+        });
+        let mut answers = Vec::new();
+        for answer in asked.collect::<Vec<_>>() {
+            answers.push(answer.await??);
+        }
+        Ok(answers)
+    }
+
     /// Sends a request with `body`, as fast as it is taken, and reads the answer meanwhile.
     pub async fn send(
         &self,
