@@ -23,6 +23,7 @@ pub mod h2;
 pub mod head;
 pub mod mirror;
 pub mod prepare;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod reply;
 pub mod trace;
