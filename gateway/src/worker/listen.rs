@@ -172,7 +172,7 @@ fn take(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, index: usize) {
         core.connections_refused_list.inc();
         return;
     }
-    match shared.connections.enter(peer.ip(), settings.connections_max, settings.connections_per_address_max) {
+    match shared.connections.enter_from(peer.ip(), settings.connections_max, settings.connections_per_address_max) {
         Ok(place) => {
             // Built here and not in the task: a task that took the parts would keep room for them beside the whole.
             rt::spawn(connection::serve(Connection::new(Open::new(worker), socket, peer.ip(), index, place)));
