@@ -116,6 +116,12 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     }
 }
 
+/// Whether `bytes` begin as a header does. For a clear word to whoever sends one where none is expected; nothing is believed by it.
+pub fn begins(bytes: &[u8]) -> bool {
+    bytes.starts_with(V2)
+        || [&b"PROXY TCP4 "[..], b"PROXY TCP6 ", b"PROXY UNKNOWN"].iter().any(|v1| bytes.starts_with(v1))
+}
+
 /// Version 1 (§2.1): a line of text.
 fn parse_line(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     let end = bytes.iter().take(V1_BYTES_MAX - 1).position(|byte| matches!(byte, b'\r' | b'\n'));

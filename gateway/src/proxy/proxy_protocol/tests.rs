@@ -82,7 +82,8 @@ fn lines_say_who_the_client_is() {
     check("PROXY TCP6 ::ffff:203.0.113.7 ::1 1 2\r\n", client("[::ffff:203.0.113.7]:1", "[::1]:2"));
     check("PROXY UNKNOWN\r\n", Source::Unnamed);
     check("PROXY UNKNOWN whatever  it says\r\n", Source::Unnamed);
-    let longest = "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
+    let longest =
+        "PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
     assert_eq!(longest.len(), V1_BYTES_MAX);
     check(longest, Source::Unnamed);
 }
@@ -162,7 +163,8 @@ fn binary_headers_say_who_the_client_is() {
     check(&binary(0x20, 0x11, &v4), Source::Hop);
     check(&binary(0x20, 0x12, b"x"), Source::Hop);
     // Names, TLS between client and hop, padding, types nobody has defined.
-    let tlvs = [tlv(0x02, b"api.example.com"), tlv(0x20, &[1, 0, 0, 0, 0]), tlv(0x04, &[0; 7]), tlv(0xea, b"")].concat();
+    let tlvs =
+        [tlv(0x02, b"api.example.com"), tlv(0x20, &[1, 0, 0, 0, 0]), tlv(0x04, &[0; 7]), tlv(0xea, b"")].concat();
     check(&binary(0x21, 0x11, &[&v4[..], &tlvs].concat()), client("203.0.113.7:56324", "192.0.2.1:443"));
     let with_sum = [&v4[..], &tlvs, &tlv(TLV_CRC32C, &[0; 4])].concat();
     check(&sealed(binary(0x21, 0x11, &with_sum)), client("203.0.113.7:56324", "192.0.2.1:443"));
