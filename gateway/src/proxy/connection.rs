@@ -86,7 +86,8 @@ pub fn serve(mut connection: Connection) -> impl Future<Output = ()> {
 }
 
 impl Connection {
-    /// A connection that was just accepted. `introduced`: by a PROXY header, for whose client `place` is counted when it is known.
+    /// A connection that was just accepted. `introduced`: a PROXY header comes first, and `place` is counted for the client it
+    /// names.
     pub fn new(
         open: Open,
         socket: Socket,

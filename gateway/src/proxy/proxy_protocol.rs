@@ -116,7 +116,8 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     }
 }
 
-/// Whether `bytes` begin as a header does. For a clear word to whoever sends one where none is expected; nothing is believed by it.
+/// Whether `bytes` begin as a header does. For a clear word to whoever sends one where none is expected; nothing is believed
+/// by it.
 pub fn begins(bytes: &[u8]) -> bool {
     bytes.starts_with(V2)
         || [&b"PROXY TCP4 "[..], b"PROXY TCP6 ", b"PROXY UNKNOWN"].iter().any(|v1| bytes.starts_with(v1))
