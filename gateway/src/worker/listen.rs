@@ -109,9 +109,7 @@ impl Worker {
             accepting.stop.stop();
         }
     }
-}
 
-impl Worker {
     /// Whether lists and bans let `client` in, whose connection came by the listener `index`.
     pub fn admits(&self, snapshot: &Snapshot, index: usize, client: IpAddr) -> bool {
         let bans = &self.shared().bans;
