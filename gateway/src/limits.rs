@@ -240,3 +240,8 @@ pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// TLS handshakes of one core at a time, from a client's first byte on. Beyond, the oldest one ends: whoever means it is done in
 /// a few round trips, and who only begins must not keep others out.
 pub const HANDSHAKES_MAX: usize = 1000;
+
+/// Bytes behind the fixed part of a PROXY header of version 2. Addresses take at most 216; what load balancers add is a name, an
+/// identifier and what was agreed on in TLS, with a client's certificate some 2 KiB.
+pub const PROXY_PAYLOAD_BYTES_MAX: usize = 4096;
+const _: () = assert!(PROXY_PAYLOAD_BYTES_MAX + 16 <= HEAD_READ_BYTES, "a whole header fits in one read");

@@ -20,6 +20,7 @@ mod logs;
 mod package;
 mod paths;
 mod programs;
+mod proxy_protocol;
 mod reload;
 mod routes;
 mod security_headers;

@@ -97,12 +97,18 @@ impl Wire {
         }
     }
 
-    /// Makes a fresh connection one that speaks TLS, as the server. All of it takes no longer than `wait`.
-    pub async fn accept_tls(&mut self, config: Arc<ServerConfig>, wait: Wait) -> Result<Handshake, NoHandshake> {
+    /// Makes a fresh connection one that speaks TLS, as the server. `received`: what came of that already, not empty. All of it
+    /// takes no longer than `wait`.
+    pub async fn accept_tls(
+        &mut self,
+        config: Arc<ServerConfig>,
+        received: Option<Buf>,
+        wait: Wait,
+    ) -> Result<Handshake, NoHandshake> {
         let session = Rc::new(Session::server(config)?);
         self.reader.arm(wait);
         self.writer.socket.watch().arm(wait.ms, wait.cause);
-        let done = session.shake_hands(&mut self.reader.socket, &mut self.writer.socket).await;
+        let done = session.shake_hands(received, &mut self.reader.socket, &mut self.writer.socket).await;
         self.reader.disarm();
         self.writer.socket.watch().disarm();
         match done {

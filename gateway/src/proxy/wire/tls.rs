@@ -69,22 +69,33 @@ impl Session {
         })
     }
 
-    /// From the first byte until both sides have finished and everything we have to say is sent.
-    pub(super) async fn shake_hands(&self, reader: &mut Reader, writer: &mut Writer) -> Result<Handshake, NoHandshake> {
+    /// From the first byte until both sides have finished and everything we have to say is sent. `received`: what came already.
+    pub(super) async fn shake_hands(
+        &self,
+        mut received: Option<Buf>,
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> Result<Handshake, NoHandshake> {
         let mut is_first = true;
         loop {
             self.flush(writer).await?;
             if !self.connection.borrow().is_handshaking() {
                 break;
             }
-            // Without a buffer: who begins and says no more holds nothing.
-            reader.readable().await?;
-            let (result, buf) = reader.read_up_to(Buf::take(), READ_BYTES).await;
-            if result? == 0 {
-                return Err(NoHandshake::Halted(Halt::Closed));
-            }
+            let buf = match received.take() {
+                Some(buf) => buf,
+                None => {
+                    // Without a buffer: who begins and says no more holds nothing.
+                    reader.readable().await?;
+                    let (result, buf) = reader.read_up_to(Buf::take(), READ_BYTES).await;
+                    if result? == 0 {
+                        return Err(NoHandshake::Halted(Halt::Closed));
+                    }
+                    buf
+                }
+            };
             // A record begins with its type, 20 to 24; a method with a letter.
-            if std::mem::take(&mut is_first) && buf.bytes()[0].is_ascii_uppercase() {
+            if std::mem::take(&mut is_first) && buf.bytes().first().is_some_and(u8::is_ascii_uppercase) {
                 return Err(NoHandshake::Plain);
             }
             *self.received.borrow_mut() = Some(buf);
