@@ -91,6 +91,9 @@ pub const SUBREQUEST_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// Times one filter may ask for another effect in one exchange. A filter that never decides is a bug, answered with 500.
 pub const EFFECTS_PER_FILTER_MAX: u32 = 8;
 
+/// Endpoints that are not in use and whose state is still kept: they may come back.
+pub const ENDPOINT_STATES_SPARE_MAX: usize = 4096;
+
 /// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
 pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
 

@@ -33,6 +33,7 @@ use crate::rt::{self, RingError, RingFlags, Ticker, deadline};
 use crate::snapshot::Snapshot;
 use crate::tables::bans::Bans;
 use crate::tables::connections::Connections;
+use crate::tables::health::Health;
 
 /// Scratch texts a worker keeps for heads being encoded.
 const SCRATCH_MAX: usize = 256;
@@ -49,6 +50,7 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     pub connections: Arc<Connections>,
     pub bans: Arc<Bans>,
+    pub health: Arc<Health>,
     pub pool: OffloadPool,
     /// Snapshots nobody uses any more, to be dropped where it costs no client anything.
     pub retired: SyncSender<Arc<Snapshot>>,
