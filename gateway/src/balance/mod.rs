@@ -86,6 +86,8 @@ pub struct Endpoints {
     list: Vec<Arc<Endpoint>>,
     /// Indices into `list`, each as often as its weight says, spread as evenly as can be.
     schedule: Vec<u16>,
+    /// How many of them get requests.
+    live: u32,
 }
 
 impl Endpoints {
@@ -95,10 +97,17 @@ impl Endpoints {
     }
 
     /// At most 65,536 endpoints; more are left out.
-    pub fn new(mut list: Vec<Arc<Endpoint>>) -> Endpoints {
+    pub fn new(list: Vec<Arc<Endpoint>>) -> Endpoints {
+        Endpoints::of(list, |_| true)
+    }
+
+    /// The same, of which only those for which `used` holds get requests.
+    pub fn of(mut list: Vec<Arc<Endpoint>>, used: impl Fn(&Endpoint) -> bool) -> Endpoints {
         list.truncate(usize::from(u16::MAX) + 1);
-        let schedule = schedule(&list.iter().map(|endpoint| endpoint.weight).collect::<Vec<_>>());
-        Endpoints { list, schedule }
+        let weight = |endpoint: &Arc<Endpoint>| if used(endpoint) { endpoint.weight } else { 0 };
+        let weights: Vec<u32> = list.iter().map(weight).collect();
+        let live = weights.iter().filter(|&&weight| weight > 0).count() as u32;
+        Endpoints { schedule: schedule(&weights), live, list }
     }
 
     pub fn list(&self) -> &[Arc<Endpoint>] {
@@ -107,7 +116,7 @@ impl Endpoints {
 
     /// How many endpoints are worth a try before a request is given up.
     pub fn tries(&self) -> u32 {
-        (self.list.len() as u32).min(CONNECT_ATTEMPTS_MAX)
+        self.live.min(CONNECT_ATTEMPTS_MAX)
     }
 
     /// An endpoint for one attempt: of those that were not tried yet, if there is one among the next few. O(1). `None`: there is
