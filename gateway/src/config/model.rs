@@ -5,6 +5,7 @@
 //! schema carries what a machine can check: bounds (`range`, `x-min`, `x-max`) and the grammar of each string ([`words`]).
 //! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
+mod health;
 mod listener;
 mod lists;
 mod route;
@@ -18,6 +19,7 @@ use super::policies;
 use super::units::{Secret, Size, Time};
 use super::words;
 
+pub use self::health::*;
 pub use self::listener::*;
 pub use self::lists::*;
 pub use self::route::*;
@@ -336,6 +338,13 @@ pub struct Upstream {
     /// Connections kept for reuse.
     #[serde(default)]
     pub pool: Pool,
+    /// Checks of its endpoints; one that fails gets no requests. Default: none.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// Endpoints whose requests fail get none for a time: `true`, or a table. Default: they go on getting them.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<Eject>>")]
+    pub eject: Option<Eject>,
 }
 
 /// An endpoint: its address alone, or with a weight.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::health::used;
 use crate::balance::{Endpoint, Endpoints, Identity};
 use crate::config::model::Config;
 use crate::rt::Peer;
@@ -205,7 +206,7 @@ impl Upstream {
                 Target::Name { found } => found.iter().for_each(|address| add(Peer::Tcp(*address))),
             }
         }
-        Endpoints::new(list)
+        used(list)
     }
 }
 

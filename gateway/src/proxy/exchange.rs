@@ -39,7 +39,8 @@ use crate::route::{Came, Found};
 use crate::rt::deadline::{Cause, Ender, Guard, now_us};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::tables::bans::unix_ms;
-use crate::worker::{Pinned, Worker};
+use crate::tables::health::Outcome;
+use crate::worker::{Pinned, Worker, outcome_of_connect, outcome_of_refusal};
 
 /// One request and its answer.
 pub struct Exchange<'a> {
@@ -291,6 +292,9 @@ impl<'a> Exchange<'a> {
             self.seen.attempts += 1;
             let connection = self.connect(upstream, &endpoint, fresh).await;
             self.seen.endpoint = Some(endpoint.clone());
+            if let Err(error) = &connection {
+                self.worker.judge(upstream, &endpoint, outcome_of_connect(error));
+            }
             let connection = match connection {
                 Ok(connection) => connection,
                 // Nothing was sent: another endpoint may take it.
@@ -321,11 +325,17 @@ impl<'a> Exchange<'a> {
                         continue;
                     }
                     self.seen.detail = failure.detail;
-                    return Err(match over {
+                    let refusal = match over {
                         Some(Cause::ClientGone) => Refusal::ClientGone,
                         Some(_) => Refusal::UpstreamTotalTimeout,
                         None => failure.refusal,
-                    });
+                    };
+                    // A kept connection that was closed meanwhile says nothing about those that come.
+                    if !(reused && failure.unanswered) {
+                        let waited_for_it = self.body.ended() && !self.answer.started();
+                        self.worker.judge(upstream, &endpoint, outcome_of_refusal(refusal, waited_for_it));
+                    }
+                    return Err(refusal);
                 }
             }
         }
@@ -428,6 +438,7 @@ impl<'a> Exchange<'a> {
             timeouts,
             sent_us,
             first_byte_us: 0,
+            status: 0,
         };
         let (done, upload) = match sent {
             Sent::Part => {
@@ -444,9 +455,12 @@ impl<'a> Exchange<'a> {
                 (done, if sent == Sent::All { Upload::Complete } else { Upload::Stopped })
             }
         };
-        let first_byte_us = finishing.first_byte_us;
+        let (first_byte_us, status) = (finishing.first_byte_us, finishing.status);
         self.seen.upstream_us = first_byte_us.saturating_sub(sent_us).max(1);
         series.first_byte.observe_us(self.seen.upstream_us);
+        if let Some(endpoint) = &self.seen.endpoint {
+            self.worker.judge(upstream, endpoint, Some(Outcome::of_status(status)));
+        }
         match done {
             Done::Switched { carry } => {
                 self.seen.tunnelled = Box::pin(self.tunnel(connection, carry)).await;

@@ -24,7 +24,8 @@ use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, Guard};
 use crate::rt::{Either, Notify, select, spawn};
 use crate::snapshot::UpstreamTimeouts;
-use crate::worker::{Pinned, Worker};
+use crate::tables::health::Outcome;
+use crate::worker::{Pinned, Worker, outcome_of_connect, outcome_of_refusal};
 
 /// A request a filter makes.
 pub struct Subrequest {
@@ -73,6 +74,7 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
             Some(kept) => kept,
             None => Connection::open(&endpoint.identity, &guard, settings.timeouts.connect)
                 .await
+                .inspect_err(|error| worker.judge(settings, endpoint, outcome_of_connect(error)))
                 .map_err(|error| error.refusal())?,
         };
         guard.attach(Some(connection.wire.fd()));
@@ -82,6 +84,7 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
         guard.attach(None);
         match result {
             Ok((fetched, reusable)) => {
+                worker.judge(settings, endpoint, Some(Outcome::of_status(fetched.status)));
                 if reusable {
                     worker.pool.put(connection, settings.pool);
                 }
@@ -93,8 +96,13 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
                 series.stale_connections.inc();
                 fresh = true;
             }
-            Err(_) if guard.fired().is_some() => return Err(Refusal::UpstreamTotalTimeout),
-            Err(failure) => return Err(failure.refusal),
+            Err(failure) => {
+                let refusal = if guard.fired().is_some() { Refusal::UpstreamTotalTimeout } else { failure.refusal };
+                if !(reused && failure.unanswered) {
+                    worker.judge(settings, endpoint, outcome_of_refusal(refusal, true));
+                }
+                return Err(refusal);
+            }
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Finishing<'e> {
     pub timeouts: UpstreamTimeouts,
     pub sent_us: u64,
     pub first_byte_us: u64,
+    /// What the upstream answered with, whatever the client is sent.
+    pub status: u16,
 }
 
 impl Finishing<'_> {
@@ -58,6 +60,7 @@ impl Finishing<'_> {
     ) -> Result<Done, Failure> {
         let Headed { received, first_byte_us } = headed;
         self.first_byte_us = first_byte_us.max(self.sent_us);
+        self.status = received.head.status;
         if received.head.status == 101 {
             return self.switch(received, answer).await;
         }
