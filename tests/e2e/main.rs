@@ -14,6 +14,7 @@ mod decompress_request;
 mod door;
 mod drain;
 mod explain;
+mod health;
 mod http2;
 mod lists;
 mod logs;
