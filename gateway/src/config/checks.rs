@@ -5,6 +5,7 @@
 
 mod lists;
 pub(super) mod policies;
+mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -66,6 +67,7 @@ fn listeners(tree: &Node, problems: &mut Vec<Problem>) {
             let what = "nobody's `X-Forwarded-For` would be believed: `gateway.trusted_hops` is empty";
             problems.push(Problem::new(format!("{path}.client_address"), what).at(node.place));
         }
+        tls::check(&path, listener, problems);
     }
 }
 

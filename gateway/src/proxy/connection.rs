@@ -109,7 +109,7 @@ impl Connection {
         let place = Handshaking::enter(&worker, self.wire.reader.remote());
         // On the heap: the task is to be small once this is over.
         let wait = Wait { ms, cause: Cause::Handshake };
-        let done = Box::pin(self.wire.accept_tls(tls.config.clone(), wait)).await;
+        let done = Box::pin(self.wire.accept_tls(tls, wait)).await;
         let was_cut = place.was_cut();
         drop(place);
         match done {
@@ -135,6 +135,11 @@ impl Connection {
             }
             // A client that is gone, or looked whether somebody is here.
             Err(NoHandshake::Halted(_)) => false,
+            Err(NoHandshake::Certificate(error)) => {
+                core.handshakes_client_certificate.inc();
+                tracing::debug!(%error, peer = %self.peer, "no TLS handshake without a certificate that is let in");
+                false
+            }
             Err(NoHandshake::Tls(error)) => {
                 core.handshakes_failed.inc();
                 tracing::debug!(%error, peer = %self.peer, "no TLS handshake");
