@@ -5,6 +5,7 @@
 
 mod own;
 mod steps;
+mod tls;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,11 +36,10 @@ use crate::observe::access_log::Record;
 use crate::refusal::{Party, Refusal};
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
-use crate::route::{Came, Found, HOST_BYTES_MAX, host_name};
+use crate::route::{Came, Found};
 use crate::rt::deadline::{Cause, Ender, Guard, now_us};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::tables::bans::unix_ms;
-use crate::tls::{ClientCertificate, Scope};
 use crate::worker::{Pinned, Worker};
 
 /// One request and its answer.
@@ -255,29 +255,6 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::AddressBanned);
         }
         Ok(())
-    }
-
-    /// Whether the host is one that this client may ask for over this connection: what its handshake stands for must be what
-    /// the host asks of clients (RFC 9110 §15.5.20). Asked of every request, since a reload may ask for more.
-    fn check_direction(&self) -> Result<(), Refusal> {
-        let Some(tls) = &self.listener.tls else { return Ok(()) };
-        let mut lowered = [0; HOST_BYTES_MAX];
-        let policy = tls.only_policy().unwrap_or_else(|| {
-            let host = host_name(self.head.authority(), &mut lowered);
-            tls.policy(std::str::from_utf8(host).unwrap_or_default())
-        });
-        match self.tls.map_or(Scope::OPEN, |tls| tls.scope) == policy.scope {
-            true => Ok(()),
-            false => Err(Refusal::MisdirectedRequest),
-        }
-    }
-
-    fn client_certificate(&self) -> Option<&'a ClientCertificate> {
-        self.tls.and_then(|tls| tls.client.as_deref())
-    }
-
-    fn forwards_client(&self) -> bool {
-        self.listener.tls.as_ref().is_some_and(|tls| tls.forwards_client)
     }
 
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {

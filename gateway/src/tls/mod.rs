@@ -159,10 +159,11 @@ impl ServerTls {
         }
     }
 
-    /// What is asked of who asks for `host`: a name in lower case, without port and final dot. The first policy for names of
-    /// no certificate, as they are shown the first one.
+    /// What is asked of who asks for `host`: a name in lower case, without port and final dot. A wildcard's policy holds for
+    /// every name below it; the first one for names that no certificate has to do with, as they are shown the first one.
     pub fn policy(&self, host: &str) -> &Policy {
-        let certificate = self.only_policy().is_none().then(|| self.names.find(host)).flatten().and_then(<[_]>::first);
+        let certificate =
+            self.only_policy().is_none().then(|| self.names.closest(host)).flatten().and_then(<[_]>::first);
         &self.policies[certificate.map_or(0, |certificate| certificate.policy)]
     }
 

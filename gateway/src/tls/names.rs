@@ -48,6 +48,13 @@ impl ByName {
         self.exact.get(name).or_else(by_suffix).map(Vec::as_slice)
     }
 
+    /// Those that stand for `name` where clients must not get around them: also of a wildcard that ends it further up, since
+    /// routes take hosts by the end of their names at any depth. `None`: no certificate has to do with it.
+    pub(super) fn closest(&self, name: &str) -> Option<&[Arc<Certificate>]> {
+        let mut above = std::iter::successors(Some(name), |name| Some(name.split_once('.')?.1)).skip(1);
+        self.exact.get(name).or_else(|| above.find_map(|suffix| self.wildcard.get(suffix))).map(Vec::as_slice)
+    }
+
     /// Where there is none for the name.
     pub(super) fn default(&self) -> &[Arc<Certificate>] {
         &self.default
