@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::peers::{Part, Peer, Routes, Stage};
+use super::peers::{Part, Peer, Stage};
 use super::report::{Bar, Spread, table};
 use super::{Options, cost, crowd};
 
@@ -69,7 +69,7 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
 /// Resident KiB with few and with many connections.
 fn measure(stage: &Stage, peer: Peer) -> Result<(u64, u64)> {
     let backend = stage.start_backend()?;
-    let part = Part { backend: backend.address, logs: false, answer_bytes: 0, routes: Routes::All };
+    let part = Part::new(backend.address);
     let running = stage.start_peer(peer, &part)?;
     let mut crowd = Vec::with_capacity(MANY);
     let mut resident = [0; 2];

@@ -1,8 +1,10 @@
 //! `cargo xtask bench WHAT`: the gateway beside its peers on this machine. Ratios within one round count; a figure alone
 //! says more about the machine than about the program.
 
+mod client;
 mod cost;
 mod crowd;
+mod front;
 mod h2load;
 mod idle;
 mod instructions;
@@ -10,6 +12,7 @@ mod peers;
 mod plain;
 mod reload;
 mod report;
+mod rounds;
 mod routes;
 mod stuck;
 mod takeover;
