@@ -5,6 +5,7 @@ mod client;
 mod cost;
 mod crowd;
 mod front;
+mod gigabyte;
 mod h2load;
 mod idle;
 mod instructions;
@@ -16,6 +17,7 @@ mod rounds;
 mod routes;
 mod stuck;
 mod takeover;
+mod tls;
 mod traffic;
 mod window;
 mod wrk;
@@ -35,6 +37,11 @@ usage: cargo xtask bench WHAT [options]
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, haproxy, envoy, traefik, floor (all)
             --rows A,B     small, 1k, 64k, 1m, logs (all)
+  tls     the same over TLS 1.3, and the gateway's memory while a GiB passes it each way
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+            --parts A,B    requests, gigabyte (all)
   idle    memory per silent keep-alive connection
             --rounds N     (1)
             --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
@@ -66,6 +73,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
         Some((what, rest)) if !rest.iter().any(|word| word == "--help") => match what.as_str() {
             "plain" => plain::run(rest),
+            "tls" => tls::run(rest),
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
