@@ -6,6 +6,7 @@ mod cost;
 mod crowd;
 mod front;
 mod gigabyte;
+mod h2;
 mod h2load;
 mod idle;
 mod instructions;
@@ -42,6 +43,10 @@ usage: cargo xtask bench WHAT [options]
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
             --parts A,B    requests, gigabyte (all)
+  h2      the same over HTTP/2: 16 connections of 32 streams
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
   idle    memory per silent keep-alive connection
             --rounds N     (1)
             --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
@@ -74,6 +79,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
         Some((what, rest)) if !rest.iter().any(|word| word == "--help") => match what.as_str() {
             "plain" => plain::run(rest),
             "tls" => tls::run(rest),
+            "h2" => h2::run(rest),
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
