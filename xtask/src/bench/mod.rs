@@ -8,6 +8,7 @@ mod front;
 mod gigabyte;
 mod h2;
 mod h2load;
+mod handshake;
 mod idle;
 mod instructions;
 mod peers;
@@ -47,6 +48,12 @@ usage: cargo xtask bench WHAT [options]
             --rounds N     interleaved rounds (9)
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+  handshake
+          CPU per TLS handshake, in full and resumed, each with one request
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+            --kinds A,B    full, resumed (all)
   idle    memory per silent keep-alive connection
             --rounds N     (1)
             --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
@@ -80,6 +87,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "plain" => plain::run(rest),
             "tls" => tls::run(rest),
             "h2" => h2::run(rest),
+            "handshake" => handshake::run(rest),
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
