@@ -17,6 +17,7 @@ mod reload;
 mod report;
 mod rounds;
 mod routes;
+mod silent;
 mod stuck;
 mod takeover;
 mod tls;
@@ -54,9 +55,11 @@ usage: cargo xtask bench WHAT [options]
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
             --kinds A,B    full, resumed (all)
-  idle    memory per silent keep-alive connection
+  idle    memory per silent connection
             --rounds N     (1)
-            --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+            --protocols A,B
+                           plain, tls, h2 (all)
   instructions
           user-space instructions of one exchange (callgrind), against a recorded bound
   reload  10,000 routes, reloaded once a second beside a load of 40 % of capacity
