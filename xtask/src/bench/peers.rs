@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use e2e::Peer as Connection;
 use e2e::tls::{Made, certificate};
 use rustls::client::Resumption;
 
@@ -239,20 +240,25 @@ impl Stage {
             command.stdout(fs::File::create(log)?);
         }
         let running = self.start(peer.name(), &mut command, address)?;
-        if part.front == Front::Tls {
-            self.wait_for_tls(running.address).with_context(|| format!("{} serves nobody by TLS", peer.name()))?;
+        if part.routes == Routes::All {
+            self.wait_for_answer(running.address, part.front)
+                .with_context(|| format!("{} does not serve", peer.name()))?;
         }
         Ok(running)
     }
 
-    /// Waits until a request by TLS is answered: some accept connections before they have their certificate.
-    fn wait_for_tls(&self, address: SocketAddr) -> Result<()> {
+    /// Waits until a request is answered: some accept connections before they have their routes and certificates.
+    fn wait_for_answer(&self, address: SocketAddr, front: Front) -> Result<()> {
         let client = Client::new(&self.certificate.cert, "http/1.1", Resumption::disabled())?;
         let begin = Instant::now();
         loop {
-            let asked = client.connect(address).and_then(|mut peer| {
-                crowd::exchange(&mut peer)?;
-                peer.close()
+            let connected = match front {
+                Front::Plain => Connection::connect(address),
+                Front::Tls => client.connect(address),
+            };
+            let asked = connected.and_then(|mut connection| {
+                crowd::exchange(&mut connection)?;
+                connection.close()
             });
             if asked.is_ok() || begin.elapsed() > START_WAIT {
                 return asked;
