@@ -53,7 +53,8 @@ pub fn serve(mut connection: Connection) -> impl Future<Output = ()> {
         if connection.introduced && !connection.meet().await {
             return;
         }
-        if !connection.secure().await {
+        // On the heap: the task is to be small once this is over.
+        if connection.wants_tls() && !Box::pin(connection.secure()).await {
             return;
         }
         if connection.tls.as_ref().is_some_and(|tls| tls.http2) {
@@ -185,6 +186,10 @@ impl Connection {
             return false;
         }
         true
+    }
+
+    fn wants_tls(&self) -> bool {
+        self.open.worker().pinned().snapshot.listeners[self.listener as usize].tls.is_some()
     }
 
     /// Agrees on TLS where the listener wants it. `false`: the connection is over.
