@@ -35,8 +35,8 @@ use crate::tables::bans::Bans;
 use crate::tables::connections::Connections;
 use crate::tables::health::Health;
 
-/// Scratch texts a worker keeps for heads being encoded.
-const SCRATCH_MAX: usize = 256;
+/// Scratch texts a worker keeps for heads being encoded: two for each of 512 exchanges at a time.
+const SCRATCH_MAX: usize = 1024;
 
 /// Sweeps between two looks at kept upstream connections and two flushes of the access log.
 const SWEEPS_PER_ROUND: u32 = 4;
