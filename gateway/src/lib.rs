@@ -5,7 +5,7 @@
 //! A request walks one corridor, top to bottom, in one file, [`proxy::exchange`]; every room off it can be understood alone.
 //!
 //! ```text
-//! accept ─► (TLS) ─► read head ─► canonical path ─► client address ─► find route ─► filters by phase
+//! accept ─► (PROXY header) ─► (TLS) ─► read head ─► canonical path ─► client address ─► find route ─► filters by phase
 //!   ─► (answer of our own | pick endpoint ─► send, repeat when that is safe) ─► filters reversed ─► write ─► count, log
 //! ```
 //!

@@ -11,8 +11,14 @@ pub const BUFFER_HEADROOM: usize = 1024;
 /// Free bytes behind a full window: the end of a chunk, the last chunk and its empty trailers (`\r\n0\r\n\r\n`).
 pub const BUFFER_TAILROOM: usize = 64;
 
-/// Free buffers a worker keeps. 256 are 16 MiB; what a burst took beyond that goes back to the allocator.
-pub const BUFFERS_FREE_MAX: usize = 256;
+/// Free buffers a worker keeps while they come and go: two for each of 512 exchanges at a time. Memory from the allocator
+/// is cold, and at the 64 KiB of one buffer a good part of what a request costs.
+pub const BUFFERS_FREE_MAX: usize = 1024;
+
+/// Free buffers a worker keeps that it has not needed for a while: 16 MiB.
+pub const BUFFERS_FREE_KEPT: usize = 256;
+
+const _: () = assert!(BUFFERS_FREE_KEPT <= BUFFERS_FREE_MAX);
 
 /// RFC 9110 §5.4 sets no bound; one pooled read must hold a whole head.
 pub const HEAD_BYTES_MAX: usize = BUFFER_BYTES;
@@ -84,6 +90,9 @@ pub const SUBREQUEST_BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// Times one filter may ask for another effect in one exchange. A filter that never decides is a bug, answered with 500.
 pub const EFFECTS_PER_FILTER_MAX: u32 = 8;
+
+/// Endpoints that are not in use and whose state is still kept: they may come back.
+pub const ENDPOINT_STATES_SPARE_MAX: usize = 4096;
 
 /// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
 pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
@@ -247,3 +256,8 @@ pub const TICKET_AGE_S_MAX: u64 = 12 * 3600;
 
 /// Seconds the clocks of a fleet may differ.
 pub const TICKET_SKEW_S_MAX: u64 = 300;
+
+/// Bytes behind the fixed part of a PROXY header of version 2. Addresses take at most 216; what load balancers add is a name, an
+/// identifier and what was agreed on in TLS, with a client's certificate some 2 KiB.
+pub const PROXY_PAYLOAD_BYTES_MAX: usize = 4096;
+const _: () = assert!(PROXY_PAYLOAD_BYTES_MAX + 16 <= HEAD_READ_BYTES, "a whole header fits in one read");

@@ -18,6 +18,8 @@ pub enum Refusal {
     TlsRequired,
     /// The host asks something else of clients than what this connection's handshake stands for.
     MisdirectedRequest,
+    /// A PROXY header where none is expected.
+    ProxyHeaderUnexpected,
     /// The head did not become complete in time.
     HeadTimeout,
     /// The client stopped sending its body.
@@ -105,12 +107,13 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 33] = [
+    const PLAIN: [Refusal; 34] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
         Refusal::TlsRequired,
         Refusal::MisdirectedRequest,
+        Refusal::ProxyHeaderUnexpected,
         Refusal::HeadTimeout,
         Refusal::BodyTimeout,
         Refusal::BodyTooSlow,
@@ -209,6 +212,13 @@ impl Refusal {
                 Client,
                 true,
                 "this host is not served over this connection; open another one for it, with its name in the TLS handshake",
+            ),
+            Refusal::ProxyHeaderUnexpected => line(
+                400,
+                "proxy_header_unexpected",
+                Client,
+                true,
+                "this port takes no PROXY header; begin with the request",
             ),
             Refusal::HeadTimeout => {
                 line(408, "head_timeout", Client, true, "the request head was not complete in time; send it at once")

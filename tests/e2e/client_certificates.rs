@@ -220,7 +220,7 @@ fn a_ticket_is_good_under_its_own_policy_alone() {
 fn a_certificate_that_ended_does_not_come_back_by_a_ticket() {
     let stand = stand();
     let (gateway, _origin) = stand.asking(&stand.required());
-    let lets_in = |client| ask(&gateway, "api.example.com", client).is_ok();
+    let lets_in = |client: &Arc<ClientConfig>| ask(&gateway, "api.example.com", client).is_ok();
     for version in VERSIONS {
         // Long enough for the first handshake, also where that takes long.
         let came = [3, 10, 30].into_iter().find_map(|seconds| {

@@ -221,3 +221,50 @@ fn curl_before_the_gateway_uploads_in_chunks() {
     let output = curl(&[b'x'; 1_000_000], &["--upload-file", "-", "-H", "Expect:", &url]).unwrap().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "1000000 true");
 }
+
+#[test]
+fn curl_before_the_gateway_speaks_http2_both_ways() {
+    let (Some(server), Some(_)) = (nginx().unwrap(), find("curl")) else { return };
+    let version = curl(b"", &["--version"]).unwrap().unwrap();
+    if !String::from_utf8_lossy(&version.stdout).contains("HTTP2") {
+        return println!("not run: this curl has no HTTP/2");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let made = e2e::tls::certificate(folder.path(), "api", &["localhost"]).unwrap();
+    let (cert, key) = (made.cert.display(), made.key.display());
+    let listeners = format!(
+        "[[listener]]\nname = \"main\"\naddress = \"127.0.0.1:0\"\n[[listener]]\nname = \"tls\"\naddress = \"127.0.0.1:0\"\n\
+         tls = {{ certificates = [{{ cert = \"{cert}\", key = \"{key}\" }}] }}\n[[listener]]\nname = \"old\"\n\
+         address = \"127.0.0.1:0\"\nhttp2 = false\ntls = {{ certificates = [{{ cert = \"{cert}\", key = \"{key}\" }}] }}"
+    );
+    let gateway = Gateway::start(&listeners, &server.address).unwrap();
+    let port = |name: &str| gateway.address_of(name).unwrap().port();
+    let trust = made.cert.display().to_string();
+    let (plain, tls, old) = (port("main"), port("tls"), port("old"));
+    let (plain, tls) = (format!("http://127.0.0.1:{plain}"), format!("https://localhost:{tls}"));
+    let old = format!("https://localhost:{old}/small.txt");
+    let said = ["--write-out", "%{http_version}"];
+    let text = |args: &[&str]| String::from_utf8(curl(b"", args).unwrap().unwrap().stdout).unwrap();
+    assert_eq!(text(&[said[0], said[1], "--http2-prior-knowledge", &format!("{plain}/small.txt")]), "small2");
+    assert_eq!(text(&[said[0], said[1], "--http2", "--cacert", &trust, &format!("{tls}/small.txt")]), "small2");
+    assert_eq!(text(&[said[0], said[1], "--http1.1", "--cacert", &trust, &format!("{tls}/small.txt")]), "small1.1");
+    assert_eq!(text(&[said[0], said[1], "--http2", "--cacert", &trust, &old]), "small1.1");
+    let large = curl(b"", &["--http2", "--cacert", &trust, &format!("{tls}/large.bin")]).unwrap().unwrap();
+    assert_eq!(large.stdout.len(), LARGE_BYTES);
+    let parallel: Vec<String> = (0..20).map(|_| format!("{tls}/small.txt")).collect();
+    let args =
+        [&["--http2", "--cacert", &trust, "--parallel"][..], &parallel.iter().map(String::as_str).collect::<Vec<_>>()];
+    assert_eq!(text(&args.concat()), "small".repeat(20));
+}
+
+#[test]
+fn h2load_before_the_gateway_loses_nothing() {
+    let (Some(server), Some(program)) = (nginx().unwrap(), find("h2load")) else { return };
+    let gateway = Gateway::start("", &server.address).unwrap();
+    let url = format!("http://{}/small.txt", gateway.address_of("main").unwrap());
+    let output = Command::new(program).args(["-n", "3000", "-c", "10", "-m", "20", &url]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("3000 succeeded, 0 failed, 0 errored"), "{said}");
+    let metrics = gateway.metrics().unwrap();
+    assert_eq!(metrics.sum("bawab_http2_connections_total", &[]), 10.0);
+}

@@ -6,6 +6,7 @@
 //! - [`origin`] is where the gateway connects to.
 //! - [`message`] reads HTTP messages strictly and knows nothing of the gateway's own codec: two readers that share a
 //!   mistake would agree.
+//! - [`http2`] is a client that speaks HTTP/2, whole or frame by frame; [`tls`] one that speaks TLS.
 //! - [`netns`] is two network namespaces, for what only the kernel's door can show.
 //! - [`notified`] is where sd_notify goes; [`root`] is a fresh Debian to install a package into.
 //! - [`wire`] runs the scripts in `tests/wire/*.txt`; `tests/wire/README.md` explains their format.
@@ -21,6 +22,7 @@ pub mod access_log;
 pub mod binary;
 pub mod config;
 pub mod gateway;
+pub mod http2;
 pub mod kept;
 pub mod message;
 pub mod metrics;

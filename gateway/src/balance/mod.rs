@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::limits::CONNECT_ATTEMPTS_MAX;
 use crate::rt::Peer;
+use crate::tables::health::State;
 
 /// Entries of the schedule: weights beyond this precision are rounded.
 const SCHEDULE_MAX: u64 = 4096;
@@ -67,6 +68,16 @@ pub struct Endpoint {
     /// The address as it was written, for `host = "endpoint"`.
     pub written: String,
     pub weight: u32,
+    /// What all cores know of it.
+    pub state: Arc<State>,
+}
+
+/// What a pick goes by.
+pub struct Asking<'a> {
+    /// Whose turn it is, for this worker.
+    pub cursor: &'a Cell<u32>,
+    /// Endpoints this exchange has tried: others go first.
+    pub tried: &'a [Arc<Endpoint>],
 }
 
 /// The endpoints of an upstream and the order in which they take turns.
@@ -99,8 +110,22 @@ impl Endpoints {
         (self.list.len() as u32).min(CONNECT_ATTEMPTS_MAX)
     }
 
-    /// The next endpoint of the worker whose turn `cursor` keeps. O(1). `None`: there is none with a weight.
-    pub fn pick(&self, cursor: &Cell<u32>) -> Option<&Arc<Endpoint>> {
+    /// An endpoint for one attempt: of those that were not tried yet, if there is one among the next few. O(1). `None`: there is
+    /// none with a weight.
+    pub fn pick(&self, asking: &Asking<'_>) -> Option<&Arc<Endpoint>> {
+        let tried = |endpoint: &Arc<Endpoint>| asking.tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+        let mut picked = self.next(asking.cursor)?;
+        for _ in 0..asking.tried.len() {
+            if !tried(picked) {
+                break;
+            }
+            picked = self.next(asking.cursor)?;
+        }
+        Some(picked)
+    }
+
+    /// The next endpoint in turn.
+    fn next(&self, cursor: &Cell<u32>) -> Option<&Arc<Endpoint>> {
         let turn = cursor.get();
         cursor.set(turn.wrapping_add(1));
         let at = turn as usize % self.schedule.len().max(1);
@@ -174,6 +199,27 @@ mod tests {
 
     #[test]
     fn no_endpoint_no_pick() {
-        assert!(Endpoints::default().pick(&Cell::new(u32::MAX)).is_none());
+        let asking = Asking { cursor: &Cell::new(u32::MAX), tried: &[] };
+        assert!(Endpoints::default().pick(&asking).is_none());
+    }
+
+    #[test]
+    fn others_go_before_those_that_were_tried() {
+        let endpoint = |port: u16| {
+            let peer = Peer::Tcp(([127, 0, 0, 1], port).into());
+            let (label, written, state) = (peer.to_string(), String::new(), Arc::default());
+            Arc::new(Endpoint { identity: Identity::new(peer), label, written, weight: 1, state })
+        };
+        let endpoints = Endpoints::new((1..=3).map(endpoint).collect());
+        let cursor = Cell::new(0);
+        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        for _ in 0..3 {
+            let picked = endpoints.pick(&Asking { cursor: &cursor, tried: &tried }).expect("one of them");
+            assert!(!tried.iter().any(|tried| Arc::ptr_eq(tried, picked)), "{}", picked.label);
+            tried.push(picked.clone());
+            // Another exchange has a turn in between.
+            endpoints.pick(&Asking { cursor: &cursor, tried: &[] }).expect("one of them");
+        }
+        assert!(endpoints.pick(&Asking { cursor: &cursor, tried: &tried }).is_some(), "again, when all were tried");
     }
 }

@@ -61,10 +61,14 @@ fn listeners(tree: &Node, problems: &mut Vec<Problem>) {
         if let Some(node) = listener.get("address") {
             addresses.see(format!("{path}.address"), node, address(node), problems);
         }
-        if let Some(node) = listener.get("client_address").filter(|node| node.text() == Some("forwarded"))
+        if let Some(node) = listener.get("client_address")
             && trusts.is_none_or(|trusts| trusts.items().is_empty())
         {
-            let what = "nobody's `X-Forwarded-For` would be believed: `gateway.trusted_hops` is empty";
+            let what = match node.text() {
+                Some("forwarded") => "nobody's `X-Forwarded-For` would be believed: `gateway.trusted_hops` is empty",
+                Some("proxy_protocol") => "nobody's PROXY header would be believed: `gateway.trusted_hops` is empty",
+                _ => continue,
+            };
             problems.push(Problem::new(format!("{path}.client_address"), what).at(node.place));
         }
         tls::check(&path, listener, problems);

@@ -422,7 +422,7 @@ impl Default for UpstreamTimeout {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pool {
-    /// Idle connections kept per worker and endpoint. Default 64. 0 to 10000; 0 opens one per request.
+    /// Idle connections kept per worker and endpoint: at least what runs at one time, or some are opened anew. Default 512. 0 to 10000; 0 opens one per request.
     #[schemars(range(max = 10_000))]
     pub idle_max: u32,
     /// How long one may be idle. Default 30s: below what most services close at.
@@ -435,7 +435,7 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Pool {
-        Pool { idle_max: 64, idle: Time::from_secs(30), age: Time::from_secs(3600) }
+        Pool { idle_max: 512, idle: Time::from_secs(30), age: Time::from_secs(3600) }
     }
 }
 

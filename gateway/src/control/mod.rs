@@ -383,11 +383,11 @@ impl Running {
         self.reload.is_running = true;
         self.reload.takes_back = true;
         systemd::reloading();
-        let (known, tell, metrics) = (self.resolver.found(), self.tell_loaded.clone(), self.shared.metrics.clone());
+        let (known, tell, shared) = (self.resolver.found(), self.tell_loaded.clone(), self.shared.clone());
         let Before { config, digest, lists, tls } = before;
         let watched = self.watch.files();
         tokio::task::spawn_local(async move {
-            let fresh = Fresh::again(config, digest, (&lists, &tls), watched, &metrics, &known).await;
+            let fresh = Fresh::again(config, digest, (&lists, &tls), watched, &shared, &known).await;
             // Nobody listens any more when the process is ending.
             let _ = tell.send(Ok(Box::new(fresh)));
         });
@@ -404,10 +404,10 @@ impl Running {
         self.reload.waiting.extend(reply);
         self.watch.tried_now();
         systemd::reloading();
-        let (path, metrics, pool) = (self.path.clone(), self.shared.metrics.clone(), self.shared.pool.clone());
+        let (path, shared) = (self.path.clone(), self.shared.clone());
         let (known, tell) = (self.resolver.found(), self.tell_loaded.clone());
         tokio::task::spawn_local(async move {
-            let loaded = Fresh::load(path, metrics, pool, known).await;
+            let loaded = Fresh::load(path, &shared, known).await;
             // Nobody listens any more when the process is ending.
             let _ = tell.send(loaded.map(Box::new));
         });

@@ -16,8 +16,9 @@ use crate::config::{self, Digest, Loaded};
 use crate::lists::Lists;
 use crate::observe::metrics::Metrics;
 use crate::snapshot::{self, Snapshot};
+use crate::tables::health::Health;
 use crate::tls::Tls;
-use crate::worker::OffloadPool;
+use crate::worker::Shared;
 
 /// Warnings about a configuration that are told as events; `bawab check` shows all.
 const WARNINGS_LOGGED_MAX: usize = 20;
@@ -58,21 +59,21 @@ impl Compiled {
         Compiled { config, digest, snapshot, watched }
     }
 
-    async fn resolve(self, known: &Found) -> Fresh {
+    async fn resolve(self, known: &Found, health: &Health) -> Fresh {
         let Compiled { config, digest, mut snapshot, watched } = self;
         let watch = Watch::over(watched);
         let mut resolver = Resolver::new(&config);
         resolver.adopt(known);
         resolver.take(&look_up(resolver.names(true)).await);
-        resolver.fill(&mut snapshot);
+        resolver.fill(&mut snapshot, health);
         Fresh { config, digest, snapshot, resolver, watch }
     }
 }
 
 impl Fresh {
     /// From a configuration that is loaded already, for the start.
-    pub(super) async fn first(path: &Path, loaded: Loaded, metrics: &Metrics) -> Fresh {
-        Compiled::of(path, loaded, metrics).resolve(&Found::new()).await
+    pub(super) async fn first(path: &Path, loaded: Loaded, metrics: &Metrics, health: &Health) -> Fresh {
+        Compiled::of(path, loaded, metrics).resolve(&Found::new(), health).await
     }
 
     /// From a configuration that ran before. `watched`: the files to look at, which say something else.
@@ -81,22 +82,18 @@ impl Fresh {
         digest: Digest,
         (lists, tls): (&Arc<Lists>, &Arc<Tls>),
         watched: Vec<PathBuf>,
-        metrics: &Metrics,
+        shared: &Shared,
         known: &Found,
     ) -> Fresh {
-        let snapshot = snapshot::compile(&config, lists, tls, metrics);
-        Compiled { config, digest, snapshot, watched }.resolve(known).await
+        let snapshot = snapshot::compile(&config, lists, tls, &shared.metrics);
+        Compiled { config, digest, snapshot, watched }.resolve(known, &shared.health).await
     }
 
     /// Reads the configuration at `path` again. `known`: addresses of names, which then need not be waited for.
-    pub(super) async fn load(
-        path: PathBuf,
-        metrics: Arc<Metrics>,
-        pool: OffloadPool,
-        known: Found,
-    ) -> Result<Fresh, Refused> {
+    pub(super) async fn load(path: PathBuf, shared: &Shared, known: Found) -> Result<Fresh, Refused> {
         let (done, outcome) = oneshot::channel();
-        let accepted = pool.submit(Box::new(move || {
+        let metrics = shared.metrics.clone();
+        let accepted = shared.pool.submit(Box::new(move || {
             let loaded = config::load(&path);
             // Nobody waits any more when the process is ending.
             let _ = done.send(match loaded {
@@ -113,7 +110,7 @@ impl Fresh {
         }
         match outcome.await {
             Ok(compiled) => {
-                let fresh = compiled?.resolve(&known).await;
+                let fresh = compiled?.resolve(&known, &shared.health).await;
                 let problems = safety::refusals(&fresh.config, &fresh.snapshot.lists, &fresh.snapshot);
                 if problems.is_empty() { Ok(fresh) } else { Err(Refused { problems, files: Vec::new() }) }
             }

@@ -15,6 +15,7 @@ use crate::balance::{Endpoint, Endpoints, Identity};
 use crate::config::model::Config;
 use crate::rt::Peer;
 use crate::snapshot::Snapshot;
+use crate::tables::health::Health;
 use crate::worker::Shared;
 
 /// How long one name may take. The system's resolver has waits of its own, which are longer.
@@ -115,9 +116,9 @@ impl Resolver {
     }
 
     /// Puts the endpoints of every upstream into a snapshot that is not in use yet.
-    pub(super) fn fill(&self, snapshot: &mut Snapshot) {
+    pub(super) fn fill(&self, snapshot: &mut Snapshot, health: &Health) {
         for (upstream, endpoints) in self.upstreams.iter().zip(&mut snapshot.endpoints) {
-            *endpoints = Arc::new(upstream.endpoints());
+            *endpoints = Arc::new(upstream.endpoints(health));
         }
     }
 
@@ -125,7 +126,7 @@ impl Resolver {
     pub(super) fn publish(&self, changed: &[usize], shared: &Shared) {
         for &index in changed {
             let upstream = &self.upstreams[index];
-            let endpoints = Arc::new(upstream.endpoints());
+            let endpoints = Arc::new(upstream.endpoints(&shared.health));
             tracing::info!(upstream = upstream.name, endpoints = endpoints.list().len(), "endpoints changed");
             let mut snapshot = Snapshot::clone(&shared.snapshot.load());
             snapshot.endpoints[index] = endpoints;
@@ -186,12 +187,14 @@ impl Upstream {
         changed
     }
 
-    fn endpoints(&self) -> Endpoints {
+    fn endpoints(&self, health: &Health) -> Endpoints {
         let mut list = Vec::new();
         for written in &self.written {
             let mut add = |peer: Peer| {
+                let label = peer.to_string();
                 list.push(Arc::new(Endpoint {
-                    label: peer.to_string(),
+                    state: health.of(&self.name, &label),
+                    label,
                     written: written.host_text(),
                     weight: written.weight,
                     identity: Identity::new(peer),

@@ -30,6 +30,7 @@ use crate::refusal::Refusal;
 use crate::rt::{RingError, RingFlags};
 use crate::tables::bans::{Ban, Bans, unix_ms};
 use crate::tables::connections::Connections;
+use crate::tables::health::Health;
 use crate::worker::{Message, OffloadPool, Shared};
 
 /// What the admin listener may ask before the control loop looks.
@@ -123,7 +124,8 @@ pub(super) async fn start(
     let metrics = Metrics::new(usize::from(WORKERS_MAX), Refusal::codes());
     let log = AccessLog::start(&log_target(&loaded.config)).map_err(log_failed(&loaded.config))?;
     metrics.watch_access_log(&log);
-    let fresh = Fresh::first(path, loaded, &metrics).await;
+    let health = Arc::<Health>::default();
+    let fresh = Fresh::first(path, loaded, &metrics, &health).await;
     let Fresh { config, digest, mut snapshot, resolver, watch } = fresh;
     *metrics.tls.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.tls.clone();
     warn_of_descriptors(&config, descriptors);
@@ -158,6 +160,7 @@ pub(super) async fn start(
         snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
         bans,
+        health,
         pool: OffloadPool::start(OFFLOAD_THREADS).map_err(other("the offload pool"))?,
         retired: retire,
         draining: AtomicBool::new(false),

@@ -144,10 +144,15 @@ macro_rules! core {
 core! {
     connections_accepted: Counter as Counter = "bawab_connections_accepted", "Client connections accepted";
     connections_open: Gauge as GaugeByWorker = "bawab_connections_open", "Client connections open";
-    connections_refused_total_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "total_limit"], "Client connections closed at accept because a bound was reached";
+    connections_refused_total_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "total_limit"], "Client connections closed before anything was asked, because a bound was reached";
     connections_refused_address_limit: Counter as Counter = "bawab_connections_refused" ["reason" = "address_limit"], "Client connections closed at accept because their address has too many";
     connections_refused_fd: Counter as Counter = "bawab_connections_refused" ["reason" = "file_descriptors"], "Client connections closed at accept because the file descriptors ran out";
     connections_refused_list: Counter as Counter = "bawab_connections_refused" ["reason" = "address_list"], "Client connections closed at accept";
+    proxy_headers_accepted: Counter as Counter = "bawab_proxy_protocol" ["outcome" = "accepted"], "Client connections by what their PROXY header came to";
+    proxy_headers_local: Counter as Counter = "bawab_proxy_protocol" ["outcome" = "local"], "PROXY headers of a hop that speaks for itself";
+    proxy_headers_unnamed: Counter as Counter = "bawab_proxy_protocol" ["outcome" = "unnamed"], "PROXY headers without an address";
+    proxy_headers_malformed: Counter as Counter = "bawab_proxy_protocol" ["outcome" = "malformed"], "Connections closed because they did not begin with a PROXY header";
+    proxy_headers_untrusted: Counter as Counter = "bawab_proxy_protocol" ["outcome" = "untrusted"], "Connections closed because their peer may say nothing about clients";
     handshakes_full: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "full"], "TLS handshakes with clients";
     handshakes_resumed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "resumed"], "TLS handshakes with clients that had a ticket";
     handshakes_failed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "failed"], "TLS handshakes that came to nothing";

@@ -29,7 +29,7 @@ use super::upstream::h1::{self, Hop};
 use super::upstream::{ConnectError, Connection};
 use super::websocket;
 use super::wire::{Handshake, WireReader};
-use crate::balance::Endpoint;
+use crate::balance::{Asking, Endpoint};
 use crate::filter::{self, Facts, Kept};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::observe::access_log::Record;
@@ -290,16 +290,20 @@ impl<'a> Exchange<'a> {
         let endpoints = &self.snapshot.endpoints[index];
         let timeouts = route.timeouts.over(upstream.timeouts);
         let mut fresh = false;
+        let mut tried = Vec::new();
         loop {
-            let endpoint = endpoints.pick(&self.pinned.cursors[index]).ok_or(Refusal::NoEndpoint)?.clone();
+            let asking = Asking { cursor: &self.pinned.cursors[index], tried: &tried };
+            let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
+            let _running = endpoint.state.begin();
             self.seen.attempts += 1;
             let connection = self.connect(upstream, &endpoint, fresh).await;
-            self.seen.endpoint = Some(endpoint);
+            self.seen.endpoint = Some(endpoint.clone());
             let connection = match connection {
                 Ok(connection) => connection,
                 // Nothing was sent: another endpoint may take it.
                 Err(ConnectError::Failed(_)) if self.seen.attempts < endpoints.tries() => {
                     upstream.series.core(self.worker.id).retries.inc();
+                    tried.push(endpoint);
                     continue;
                 }
                 Err(error) => return Err(self.connect_refusal(error)),

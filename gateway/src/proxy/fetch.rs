@@ -18,6 +18,7 @@ use super::head::ResponseHead;
 use super::relay::{self, Failure, Sending, Sent};
 use super::upstream::{Connection, h1};
 use super::wire::Wait;
+use crate::balance::Asking;
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, Guard};
@@ -64,7 +65,9 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
     let mut fresh = !subrequest.method.is_idempotent();
     loop {
         let endpoints = &snapshot.endpoints[subrequest.upstream];
-        let endpoint = endpoints.pick(&pinned.cursors[subrequest.upstream]).ok_or(Refusal::NoEndpoint)?;
+        let asking = Asking { cursor: &pinned.cursors[subrequest.upstream], tried: &[] };
+        let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?;
+        let _running = endpoint.state.begin();
         let kept = if fresh { None } else { worker.pool.take(&endpoint.identity) };
         let mut connection = match kept {
             Some(kept) => kept,

@@ -87,15 +87,15 @@ pub fn request(head: &mut RequestHead, options: &ConnectionOptions, underscores:
     let held = held.unwrap_or_default();
     match said.forwarded {
         ForwardedField::XForwarded => {
-            let peer = AddressText::new(said.client.peer);
+            let speaker = AddressText::new(said.client.speaker);
             match held.forwarded_for {
                 Some(before) => {
                     let mut list = before;
                     list.extend_from_slice(b", ");
-                    list.extend_from_slice(peer.as_bytes());
+                    list.extend_from_slice(speaker.as_bytes());
                     fields.add(b"x-forwarded-for", &list);
                 }
-                None => fields.add(b"x-forwarded-for", peer.as_bytes()),
+                None => fields.add(b"x-forwarded-for", speaker.as_bytes()),
             }
             if !held.has_proto {
                 fields.add(b"x-forwarded-proto", said.scheme.as_bytes());
@@ -110,7 +110,7 @@ pub fn request(head: &mut RequestHead, options: &ConnectionOptions, underscores:
                 text.push_str(", ");
             }
             // RFC 7239 §6: an IPv6 address is written in brackets and so in quotes.
-            let _ = match said.client.peer {
+            let _ = match said.client.speaker {
                 IpAddr::V4(address) => write!(text, "for={address}"),
                 IpAddr::V6(address) => write!(text, "for=\"[{address}]\""),
             };

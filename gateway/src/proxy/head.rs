@@ -187,8 +187,18 @@ impl ResponseHead {
 pub struct Client {
     /// The client's address by the listener's `client_address` rule.
     pub address: IpAddr,
-    /// Who opened the connection.
-    pub peer: IpAddr,
-    /// The peer is one of `gateway.trusted_hops`.
+    /// Who speaks HTTP to us, see [`Speaker`].
+    pub speaker: IpAddr,
+    /// What the speaker says about others is believed: it is one of `gateway.trusted_hops`.
     pub trusted: bool,
+}
+
+/// Who speaks HTTP over a connection, decided before its first request: who opened it, or who is said to be behind that one by
+/// its PROXY header. A balancer that says so does not look into what it passes on, so what the fields say is the client's word
+/// and not the balancer's.
+#[derive(Debug, Clone, Copy)]
+pub struct Speaker {
+    pub address: IpAddr,
+    /// `false`: somebody behind this address, who knows.
+    pub is_known: bool,
 }

@@ -1,7 +1,7 @@
 //! The data path: what happens between a client's connection and a service's.
 //!
 //! ```text
-//! accept → connection (TLS, which protocol) → h1 | h2 (a head) → prepare (canonical path, client) →
+//! accept → connection (PROXY header, TLS, which protocol) → h1 | h2 (a head) → prepare (canonical path, client) →
 //!   exchange (route, filters, attempts) → relay (one attempt) → answer
 //! ```
 //!
@@ -23,6 +23,7 @@ pub mod h2;
 pub mod head;
 pub mod mirror;
 pub mod prepare;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod reply;
 pub mod trace;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use http1::{Canonical, Fault, HeadLimits, Known, PathPolicy, Scanner};
 
 use super::fields::Fields;
-use super::head::{Client, RequestHead};
+use super::head::{Client, RequestHead, Speaker};
 use crate::config::model::{ClientAddress, Underscores};
 use crate::refusal::Refusal;
 use crate::rt::Buf;
@@ -73,22 +73,29 @@ pub fn read_head(text: &[u8], limits: &HeadLimits, underscores: Underscores) -> 
 }
 
 /// Decides the client's address, once.
-pub(super) fn client_of(fields: &Fields, rule: ClientAddress, peer: IpAddr, trusted_hops: &[ipnet::IpNet]) -> Client {
+pub(super) fn client_of(
+    fields: &Fields,
+    rule: ClientAddress,
+    speaker: Speaker,
+    trusted_hops: &[ipnet::IpNet],
+) -> Client {
     let is_trusted = |address: IpAddr| trusted_hops.iter().any(|hop| hop.contains(&address));
-    let trusted = !trusted_hops.is_empty() && is_trusted(peer);
+    let Speaker { address: speaker, is_known } = speaker;
+    let trusted = is_known && !trusted_hops.is_empty() && is_trusted(speaker);
     let address = match rule {
-        ClientAddress::Forwarded if trusted => walk_forwarded(fields, peer, is_trusted),
-        _ => peer,
+        ClientAddress::Forwarded if trusted => walk_forwarded(fields, speaker, is_trusted),
+        // By a PROXY header it was decided with the connection.
+        _ => speaker,
     };
-    Client { address, peer, trusted }
+    Client { address, speaker, trusted }
 }
 
 /// Walks `X-Forwarded-For` from the right past trusted hops. What cannot be read ends the walk: nothing left of it is
 /// believed.
-fn walk_forwarded(fields: &Fields, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+fn walk_forwarded(fields: &Fields, speaker: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
     let values: Vec<&[u8]> =
         fields.iter().filter(|&(_, _, known)| known == Known::XForwardedFor).map(|(_, value, _)| value).collect();
-    let mut client = peer;
+    let mut client = speaker;
     for element in values.iter().rev().flat_map(|value| value.rsplit(|&byte| byte == b',')) {
         let Some(address) = std::str::from_utf8(element.trim_ascii()).ok().and_then(parse_forwarded) else { break };
         client = address;
@@ -117,8 +124,8 @@ mod tests {
         let check = |peer: &str, values: &[&str], expected: &str| {
             let mut fields = Fields::new();
             values.iter().for_each(|value| fields.add(b"x-forwarded-for", value.as_bytes()));
-            let peer = peer.parse().expect("address");
-            let client = client_of(&fields, ClientAddress::Forwarded, peer, &hops);
+            let speaker = Speaker { address: peer.parse().expect("address"), is_known: true };
+            let client = client_of(&fields, ClientAddress::Forwarded, speaker, &hops);
             assert_eq!(client.address.to_string(), expected, "{peer} {values:?}");
         };
         check("10.1.1.1", &[], "10.1.1.1");
@@ -131,5 +138,19 @@ mod tests {
         check("10.1.1.1", &["[2001:db8::1]:443"], "2001:db8::1");
         check("10.1.1.1", &["::ffff:203.0.113.7"], "203.0.113.7");
         check("192.0.2.1", &["203.0.113.7"], "192.0.2.1");
+    }
+
+    #[test]
+    fn behind_a_proxy_header_the_speaker_is_the_client_and_trusted_only_for_itself() {
+        let hops = ["10.0.0.0/8".parse().expect("net")];
+        let mut fields = Fields::new();
+        fields.add(b"x-forwarded-for", b"198.51.100.1");
+        for (address, is_known, trusted) in
+            [("203.0.113.7", true, false), ("10.1.1.1", true, true), ("10.1.1.1", false, false)]
+        {
+            let address = address.parse().expect("address");
+            let client = client_of(&fields, ClientAddress::ProxyProtocol, Speaker { address, is_known }, &hops);
+            assert_eq!((client.address, client.speaker, client.trusted), (address, address, trusted), "{is_known}");
+        }
     }
 }

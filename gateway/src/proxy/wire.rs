@@ -96,11 +96,17 @@ impl Wire {
         }
     }
 
-    /// Makes a fresh connection one that speaks TLS, as the server. All of it takes no longer than `wait`.
-    pub async fn accept_tls(&mut self, tls: &ServerTls, wait: Wait) -> Result<Handshake, NoHandshake> {
+    /// Makes a fresh connection one that speaks TLS, as the server. `received`: what came of that already, not empty. All of it
+    /// takes no longer than `wait`.
+    pub async fn accept_tls(
+        &mut self,
+        tls: &ServerTls,
+        received: Option<Buf>,
+        wait: Wait,
+    ) -> Result<Handshake, NoHandshake> {
         self.reader.arm(wait);
         self.writer.socket.watch().arm(wait.ms, wait.cause);
-        let done = Session::accept(tls, &mut self.reader.socket, &mut self.writer.socket).await;
+        let done = Session::accept(tls, received, &mut self.reader.socket, &mut self.writer.socket).await;
         self.reader.disarm();
         self.writer.socket.watch().disarm();
         match done {

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::mem::MaybeUninit;
 
-use crate::limits::{BUFFER_BYTES, BUFFER_HEADROOM, BUFFER_TAILROOM, BUFFERS_FREE_MAX};
+use crate::limits::{BUFFER_BYTES, BUFFER_HEADROOM, BUFFER_TAILROOM, BUFFERS_FREE_KEPT, BUFFERS_FREE_MAX};
 
 const TOTAL: usize = BUFFER_HEADROOM + BUFFER_BYTES + BUFFER_TAILROOM;
 
@@ -15,6 +15,8 @@ type Memory = Box<[MaybeUninit<u8>]>;
 
 thread_local! {
     static FREE: RefCell<Vec<Memory>> = const { RefCell::new(Vec::new()) };
+    /// The fewest free buffers there were since the last look.
+    static SPARE: Cell<usize> = const { Cell::new(0) };
     static LIVE: Cell<u64> = const { Cell::new(0) };
     static MISSED: Cell<u64> = const { Cell::new(0) };
 }
@@ -27,6 +29,17 @@ pub fn buffers_live() -> u64 {
 /// Times this thread's pool was empty and memory was asked for.
 pub fn buffers_missed() -> u64 {
     MISSED.get()
+}
+
+/// Frees buffers that were not needed since the last call, but for those that are always kept. A burst of large bodies should
+/// not hold its memory for ever.
+pub fn free_spare_buffers() {
+    FREE.with_borrow_mut(|free| {
+        let spare = SPARE.replace(free.len()).min(free.len().saturating_sub(BUFFERS_FREE_KEPT));
+        // The oldest lie in front.
+        free.drain(..spare);
+        SPARE.set(free.len());
+    });
 }
 
 /// A window of bytes in a fixed allocation.
@@ -43,7 +56,12 @@ pub struct Buf {
 impl Buf {
     /// An empty buffer: room for `BUFFER_BYTES`, headroom in front. No allocation while the pool has one.
     pub fn take() -> Buf {
-        let memory = FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| {
+        let free = FREE.with_borrow_mut(|free| {
+            let memory = free.pop();
+            SPARE.set(SPARE.get().min(free.len()));
+            memory
+        });
+        let memory = free.unwrap_or_else(|| {
             MISSED.set(MISSED.get() + 1);
             Box::new_uninit_slice(TOTAL)
         });
@@ -223,6 +241,22 @@ mod tests {
         assert_eq!(again.memory.as_ptr(), at);
         assert_eq!(buffers_missed(), missed);
         assert!(again.is_empty());
+    }
+
+    #[test]
+    fn what_a_burst_has_left_is_freed_once_it_was_not_needed() {
+        let free = || FREE.with_borrow(Vec::len);
+        let burst: Vec<Buf> = (0..BUFFERS_FREE_KEPT + 100).map(|_| Buf::take()).collect();
+        drop(burst);
+        free_spare_buffers();
+        assert_eq!(free(), BUFFERS_FREE_KEPT + 100, "all of them were in use since the last look");
+        // Forty are used now and then.
+        let some: Vec<Buf> = (0..BUFFERS_FREE_KEPT + 40).map(|_| Buf::take()).collect();
+        drop(some);
+        free_spare_buffers();
+        assert_eq!(free(), BUFFERS_FREE_KEPT + 40);
+        free_spare_buffers();
+        assert_eq!(free(), BUFFERS_FREE_KEPT);
     }
 
     #[test]

@@ -212,7 +212,7 @@ impl Watch {
     }
 }
 
-/// A watch's deadline while its half is busy waiting, or belongs to a [`Stream`](super::Stream).
+/// A watch's deadline while its half is busy waiting, or belongs to a lane.
 #[derive(Clone, Copy)]
 pub struct Remote {
     slot: u32,

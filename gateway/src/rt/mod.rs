@@ -28,7 +28,7 @@ mod task;
 mod ticker;
 pub mod wake;
 
-pub use buf::{Buf, buffers_live, buffers_missed};
+pub use buf::{Buf, buffers_live, buffers_missed, free_spare_buffers};
 pub use inherit::close_inherited;
 pub use lane::Lane;
 pub use ring::{RingError, RingFlags, run};

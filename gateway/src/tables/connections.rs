@@ -28,7 +28,8 @@ pub enum Full {
 /// An open connection's place. Dropping it makes room.
 pub struct Place {
     table: Arc<Connections>,
-    address: IpAddr,
+    /// Whom it is counted for. `None`: nobody yet.
+    address: Option<IpAddr>,
 }
 
 impl Default for Connections {
@@ -38,27 +39,20 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// A place for a connection from `address`, when there is one under both bounds. IPv6 addresses count by /64.
-    pub fn enter(self: &Arc<Self>, address: IpAddr, total_max: u32, address_max: u32) -> Result<Place, Full> {
+    /// A place for a connection whose client is not known yet, when there is one in all; see [`Place::count_for`].
+    pub fn enter(self: &Arc<Self>, total_max: u32) -> Result<Place, Full> {
         if self.open.fetch_add(1, Ordering::Relaxed) >= total_max {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Full::Total);
         }
-        let address = counted_as(address);
-        let mut shard = self.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
-        let count = shard.entry(address).or_insert(0);
-        if *count >= address_max {
-            // With a bound of zero the entry was just made; with any other it holds open connections.
-            if *count == 0 {
-                shard.remove(&address);
-            }
-            drop(shard);
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            return Err(Full::Address);
-        }
-        *count += 1;
-        drop(shard);
-        Ok(Place { table: self.clone(), address })
+        Ok(Place { table: self.clone(), address: None })
+    }
+
+    /// A place for a connection from `address`, when there is one under both bounds.
+    pub fn enter_from(self: &Arc<Self>, address: IpAddr, total_max: u32, address_max: u32) -> Result<Place, Full> {
+        let mut place = self.enter(total_max)?;
+        place.count_for(address, address_max)?;
+        Ok(place)
     }
 
     pub fn open(&self) -> u32 {
@@ -75,16 +69,38 @@ impl Connections {
     }
 }
 
+impl Place {
+    /// Counts it for `address`, when that one has not as many as it may. Once; IPv6 addresses count by /64.
+    pub fn count_for(&mut self, address: IpAddr, address_max: u32) -> Result<(), Full> {
+        debug_assert!(self.address.is_none(), "nobody's place before");
+        let address = counted_as(address);
+        let mut shard = self.table.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
+        let count = shard.entry(address).or_insert(0);
+        if *count >= address_max {
+            // With a bound of zero the entry was just made; with any other it holds open connections.
+            if *count == 0 {
+                shard.remove(&address);
+            }
+            return Err(Full::Address);
+        }
+        *count += 1;
+        drop(shard);
+        self.address = Some(address);
+        Ok(())
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut shard = self.table.shard(self.address).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = shard.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                shard.remove(&self.address);
+        if let Some(address) = self.address {
+            let mut shard = self.table.shard(address).lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = shard.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    shard.remove(&address);
+                }
             }
         }
-        drop(shard);
         self.table.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -108,31 +124,45 @@ mod tests {
     #[test]
     fn both_bounds_hold_and_leaving_makes_room() {
         let table = Arc::new(Connections::default());
-        let first = table.enter(ip("10.0.0.1"), 3, 2).expect("room");
-        let _second = table.enter(ip("10.0.0.1"), 3, 2).expect("room");
-        assert_eq!(table.enter(ip("10.0.0.1"), 3, 2).err(), Some(Full::Address));
-        let _third = table.enter(ip("10.0.0.2"), 3, 2).expect("another address");
-        assert_eq!(table.enter(ip("10.0.0.3"), 3, 2).err(), Some(Full::Total));
+        let first = table.enter_from(ip("10.0.0.1"), 3, 2).expect("room");
+        let _second = table.enter_from(ip("10.0.0.1"), 3, 2).expect("room");
+        assert_eq!(table.enter_from(ip("10.0.0.1"), 3, 2).err(), Some(Full::Address));
+        let _third = table.enter_from(ip("10.0.0.2"), 3, 2).expect("another address");
+        assert_eq!(table.enter_from(ip("10.0.0.3"), 3, 2).err(), Some(Full::Total));
         drop(first);
         assert_eq!(table.open(), 2);
-        assert!(table.enter(ip("10.0.0.1"), 3, 2).is_ok());
+        assert!(table.enter_from(ip("10.0.0.1"), 3, 2).is_ok());
     }
 
     #[test]
     fn one_ipv6_network_is_one_client_and_mapped_addresses_are_ipv4() {
         let table = Arc::new(Connections::default());
-        let _a = table.enter(ip("2001:db8::1"), 10, 1).expect("room");
-        assert_eq!(table.enter(ip("2001:db8::ffff:2"), 10, 1).err(), Some(Full::Address));
-        let _b = table.enter(ip("2001:db8:0:1::1"), 10, 1).expect("another network");
-        let _c = table.enter(ip("::ffff:10.0.0.1"), 10, 1).expect("room");
-        assert_eq!(table.enter(ip("10.0.0.1"), 10, 1).err(), Some(Full::Address));
+        let _a = table.enter_from(ip("2001:db8::1"), 10, 1).expect("room");
+        assert_eq!(table.enter_from(ip("2001:db8::ffff:2"), 10, 1).err(), Some(Full::Address));
+        let _b = table.enter_from(ip("2001:db8:0:1::1"), 10, 1).expect("another network");
+        let _c = table.enter_from(ip("::ffff:10.0.0.1"), 10, 1).expect("room");
+        assert_eq!(table.enter_from(ip("10.0.0.1"), 10, 1).err(), Some(Full::Address));
+    }
+
+    #[test]
+    fn a_place_is_counted_for_its_client_once_that_one_is_known() {
+        let table = Arc::new(Connections::default());
+        let mut first = table.enter(2).expect("room");
+        let mut second = table.enter(2).expect("room");
+        assert_eq!(table.enter(2).err(), Some(Full::Total));
+        assert_eq!(first.count_for(ip("10.0.0.1"), 1), Ok(()));
+        assert_eq!(second.count_for(ip("10.0.0.1"), 1), Err(Full::Address));
+        drop(second);
+        assert_eq!(table.open(), 1);
+        drop(first);
+        assert!(table.enter_from(ip("10.0.0.1"), 1, 1).is_ok());
     }
 
     #[test]
     fn an_empty_table_holds_no_addresses() {
         let table = Arc::new(Connections::default());
-        assert!(table.enter(ip("10.0.0.1"), 10, 0).is_err());
-        drop(table.enter(ip("10.0.0.1"), 10, 1));
+        assert!(table.enter_from(ip("10.0.0.1"), 10, 0).is_err());
+        drop(table.enter_from(ip("10.0.0.1"), 10, 1));
         assert!(table.shards.iter().all(|shard| shard.lock().expect("lock").is_empty()));
         assert_eq!(table.open(), 0);
     }

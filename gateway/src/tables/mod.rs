@@ -2,3 +2,4 @@
 
 pub mod bans;
 pub mod connections;
+pub mod health;

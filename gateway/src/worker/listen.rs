@@ -17,7 +17,7 @@ use crate::limits::{ACCEPT_BACKLOG, LAST_HANDSHAKES_MS};
 use crate::proxy::connection::{self, Connection};
 use crate::rt::{self, AcceptStop, Listener, Socket};
 use crate::snapshot::Snapshot;
-use crate::tables::bans::{Bans, unix_ms};
+use crate::tables::bans::unix_ms;
 use crate::tables::connections::Full;
 
 /// A listening socket on its way to a worker.
@@ -109,6 +109,17 @@ impl Worker {
             accepting.stop.stop();
         }
     }
+
+    /// Whether lists and bans let `client` in, whose connection came by the listener `index`.
+    pub fn admits(&self, snapshot: &Snapshot, index: usize, client: IpAddr) -> bool {
+        let bans = &self.shared().bans;
+        let banned = || {
+            bans.any()
+                && bans.find(client, unix_ms()).is_some()
+                && snapshot.lists.standing(client).action != Action::Manage
+        };
+        !snapshot.lists.verdict(client).denies() && snapshot.listeners[index].gate.admits(client) && !banned()
+    }
 }
 
 /// Accepts until it is stopped.
@@ -167,30 +178,34 @@ fn take(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, index: usize) {
     let shared = worker.shared();
     let pinned = worker.pinned();
     let settings = &pinned.snapshot.settings;
-    // Where the connection is the client, it ends here: a connection that is refused later has cost a request.
-    if !admitted(&pinned.snapshot, index, peer.ip(), &shared.bans) {
-        core.connections_refused_list.inc();
-        return;
+    let peer = peer.ip().to_canonical();
+    let rule = pinned.snapshot.listeners[index].client_address;
+    let introduced = rule == ClientAddress::ProxyProtocol;
+    match rule {
+        // Where the connection is the client, it ends here: a connection that is refused later has cost a request.
+        ClientAddress::Peer if !worker.admits(&pinned.snapshot, index, peer) => {
+            core.connections_refused_list.inc();
+            return;
+        }
+        // Whoever is not believed would only tell lies.
+        ClientAddress::ProxyProtocol if !settings.trusted_hops.iter().any(|hop| hop.contains(&peer)) => {
+            core.proxy_headers_untrusted.inc();
+            return;
+        }
+        ClientAddress::Peer | ClientAddress::Forwarded | ClientAddress::ProxyProtocol => {}
     }
-    match shared.connections.enter(peer.ip(), settings.connections_max, settings.connections_per_address_max) {
+    let place = match introduced {
+        true => shared.connections.enter(settings.connections_max),
+        false => shared.connections.enter_from(peer, settings.connections_max, settings.connections_per_address_max),
+    };
+    match place {
         Ok(place) => {
             // Built here and not in the task: a task that took the parts would keep room for them beside the whole.
-            rt::spawn(connection::serve(Connection::new(Open::new(worker), socket, peer.ip(), index, place)));
+            rt::spawn(connection::serve(Connection::new(Open::new(worker), socket, peer, introduced, index, place)));
         }
         Err(Full::Total) => core.connections_refused_total_limit.inc(),
         Err(Full::Address) => core.connections_refused_address_limit.inc(),
     }
-}
-
-/// Whether a connection may be served, as far as its peer tells: not by lists where the client is somebody behind it.
-fn admitted(snapshot: &Snapshot, index: usize, peer: IpAddr, bans: &Bans) -> bool {
-    let listener = &snapshot.listeners[index];
-    if listener.client_address != ClientAddress::Peer {
-        return true;
-    }
-    let banned =
-        bans.any() && bans.find(peer, unix_ms()).is_some() && snapshot.lists.standing(peer).action != Action::Manage;
-    !banned && !snapshot.lists.verdict(peer).denies() && listener.gate.admits(peer)
 }
 
 /// A worker as one of its connections holds it: counted as open until it is dropped, by a panic too.

@@ -33,9 +33,10 @@ use crate::rt::{self, RingError, RingFlags, Ticker, deadline};
 use crate::snapshot::Snapshot;
 use crate::tables::bans::Bans;
 use crate::tables::connections::Connections;
+use crate::tables::health::Health;
 
-/// Scratch texts a worker keeps for heads being encoded.
-const SCRATCH_MAX: usize = 256;
+/// Scratch texts a worker keeps for heads being encoded: two for each of 512 exchanges at a time.
+const SCRATCH_MAX: usize = 1024;
 
 /// Sweeps between two looks at kept upstream connections and two flushes of the access log.
 const SWEEPS_PER_ROUND: u32 = 4;
@@ -49,6 +50,7 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     pub connections: Arc<Connections>,
     pub bans: Arc<Bans>,
+    pub health: Arc<Health>,
     pub pool: OffloadPool,
     /// Snapshots nobody uses any more, to be dropped where it costs no client anything.
     pub retired: SyncSender<Arc<Snapshot>>,
@@ -277,6 +279,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
                 worker.core().turn_longest_us.set(longest_turn.as_micros() as i64);
                 worker.core().swap_longest_us.set(worker.swap_longest_us.take() as i64);
                 longest_turn = Duration::ZERO;
+                rt::free_spare_buffers();
             }
             // An idle worker would hold on to the last snapshot until its next request.
             drop(worker.pinned());

@@ -75,6 +75,7 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
                 label: endpoint.address.clone(),
                 written: endpoint.address.clone(),
                 weight: endpoint.weight,
+                state: Arc::default(),
             }))
         });
         *endpoints = Arc::new(Endpoints::new(list.collect()));
@@ -95,6 +96,7 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
         snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
         bans: Arc::default(),
+        health: Arc::default(),
         pool: OffloadPool::start(1)?,
         retired,
         draining: AtomicBool::new(false),

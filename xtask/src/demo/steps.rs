@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use e2e::Peer;
+use e2e::http2::Client;
 use e2e::message::{Head, Message, chunk, fields};
 use serde_json::Value;
 
@@ -25,6 +26,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("a download, piece by piece, with a trailer", download),
     ("103 Early Hints before the answer", early_hints),
     ("a WebSocket", upgrade),
+    ("HTTP/2: many requests at once on one connection", http2),
     ("a template, and another path and host for the service", routes::rewritten),
     ("a condition: the canary", routes::canary),
     ("a split, by weight and by session", routes::split),
@@ -152,6 +154,22 @@ fn early_hints(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result
     stage.received(&answer);
     stage.check("the hints come first, with their Link", hints.status() == 103 && hints.field("link").is_some());
     stage.check("then the answer", status(&answer) == 200 && answer.text() == "page\n");
+    Ok(())
+}
+
+fn http2(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result<()> {
+    let paths: Vec<String> = (1..=8).map(|book| format!("/books/{book}")).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    stage.note(&format!("GET of {} at once, on one connection that begins as HTTP/2 does", paths.join(", ")));
+    let to = gateway.public;
+    let answers = e2e::http2::on(async { Client::connect(to).await?.get_all("api.example", &paths).await })?;
+    let all = answers.iter().zip(&paths).all(|(answer, path)| answer.text().contains(&format!("GET {path} HTTP/1.1")));
+    stage.check("each has its own answer", all && answers.iter().all(|answer| answer.status == 200));
+    let first = answers[0].text();
+    first.lines().for_each(|line| println!("  <   {line}"));
+    stage.check("the service hears of it in Via: 2 bawab", first.contains("via: 2 bawab"));
+    let edited = answers.iter().all(|answer| answer.field("x-frame-options") == "DENY");
+    stage.check("routes and edits are those of HTTP/1", edited);
     Ok(())
 }
 

@@ -16,7 +16,7 @@ pub struct Listener {
     /// `ip:port`; port 0 lets the kernel choose (the choice is logged).
     #[schemars(with = "words::ListenAddress")]
     pub address: String,
-    /// How a client's address is decided, once and for all uses. `peer` (default): who opened the connection. `forwarded`: `X-Forwarded-For` walked from the right past `gateway.trusted_hops`.
+    /// How a client's address is decided, once and for all uses. `peer` (default): who opened the connection. `forwarded`: `X-Forwarded-For` walked from the right past `gateway.trusted_hops`. `proxy_protocol`: every connection is from one of `gateway.trusted_hops` and begins with a PROXY header (version 1 or 2), which says who the client is; others are closed.
     #[serde(default)]
     pub client_address: ClientAddress,
     /// Lists whose addresses are refused here, beside those that are denied everywhere.
@@ -141,6 +141,7 @@ pub enum ClientAddress {
     #[default]
     Peer,
     Forwarded,
+    ProxyProtocol,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -212,7 +212,7 @@ pub(super) async fn ban(Shared(state): Shared<State>, headers: HeaderMap, Query(
         return refuse("bans_full", "no more addresses can be banned".to_owned());
     }
     tracing::info!(%client, ?time, "banned by hand");
-    // Where every listener learns its clients from a field, an address in a packet is somebody else's.
+    // Where every listener learns its clients from a field or a PROXY header, an address in a packet is somebody else's.
     let by_peer = snapshot.listeners.iter().any(|listener| listener.client_address == ClientAddress::Peer);
     let interfaces = match by_peer {
         true => state.doors.ban(client, time).await.unwrap_or_default(),

@@ -18,6 +18,7 @@ use super::exchange::{Arrival, Departure, Exchange};
 use super::fields::Fields;
 use super::head::{Protocol, RequestHead};
 use super::prepare::{Prepared, client_of};
+use super::proxy_protocol;
 use super::reply;
 use super::trace::RequestId;
 use super::wire::{Halt, Pace, Wait};
@@ -68,8 +69,11 @@ impl Connection {
         let pinned = self.open.worker().pinned();
         let settings = &pinned.snapshot.settings;
         match self.served {
-            // One deadline covers everything from accept to a complete head: it is set here and not again.
-            0 => Wait { ms: settings.head_ms, cause: Cause::Silence },
+            // One deadline covers everything from accept to a complete head. With TLS agreed on, it begins anew.
+            0 => {
+                let gone = if self.tls.is_some() { 0 } else { now_ms().saturating_sub(self.born_ms) };
+                Wait { ms: settings.head_ms.saturating_sub(gone).max(1), cause: Cause::Silence }
+            }
             _ => {
                 let age_left = (self.born_ms + settings.connection_age_ms).saturating_sub(now_ms());
                 Wait { ms: settings.keep_alive_ms.min(age_left), cause: Cause::KeepAlive }
@@ -77,7 +81,7 @@ impl Connection {
         }
     }
 
-    fn count_halt(&self, halt: &Halt) {
+    pub(super) fn count_halt(&self, halt: &Halt) {
         let core = self.open.worker().core();
         match halt {
             Halt::Expired(Cause::Head | Cause::Silence) => core.timeouts_head.inc(),
@@ -117,7 +121,7 @@ impl Connection {
         let rest = fields.arena().get(line.head_bytes..).filter(|rest| !rest.is_empty());
         // What follows the head gets a buffer of its own: the head stays where it is until its answer is out.
         let rest = rest.map(|rest| Buf::copy_of(rest).expect("a part of one buffer fits in another"));
-        let client = client_of(&fields, listener.client_address, self.peer, &settings.trusted_hops);
+        let client = client_of(&fields, listener.client_address, self.speaker, &settings.trusted_hops);
         fields.truncate_arena(line.head_bytes);
         let head = RequestHead::new(&line, line.version.into(), &target, canonical, traits, fields);
         let mut wire_body = H1Body::new(framing, u64::MAX, Pace::new(settings.rate_min));
@@ -192,7 +196,10 @@ impl Connection {
                         self.carry = fields.take_arena();
                         return Ok(Read::Http2);
                     }
-                    read => read.map_err(Refusal::Malformed)?,
+                    read => read.map_err(|fault| match first && proxy_protocol::begins(bytes) {
+                        true => Refusal::ProxyHeaderUnexpected,
+                        false => Refusal::Malformed(fault),
+                    })?,
                 },
             };
             if let Some(line) = read {
@@ -236,7 +243,7 @@ impl Connection {
         self.wire.reader.disarm();
         worker.core().refusals[refusal.index()].inc();
         let request_id = RequestId::made(&mut worker.ids.borrow_mut());
-        worker.log_refused_head(self.listener as usize, self.peer, &request_id, refusal, Protocol::Http11);
+        worker.log_refused_head(self.listener as usize, self.speaker.address, &request_id, refusal, Protocol::Http11);
         let (mut head, body) = reply::problem(refusal, &request_id, None, reply::RETRY_AFTER_S);
         head.fields.add(b"date", &worker.date());
         let mut answer = H1Answer::new(

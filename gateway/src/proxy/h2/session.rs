@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -22,6 +21,7 @@ use crate::limits::{
     HTTP2_STREAM_WINDOW_BYTES, LINGER_BYTES_MAX, LINGER_MS,
 };
 use crate::proxy::connection::Connection;
+use crate::proxy::head::Speaker;
 use crate::proxy::wire::{Handshake, Stream, Wait};
 use crate::rt::deadline::{Cause, Guard, now_ms};
 use crate::rt::{self, Buf};
@@ -34,7 +34,7 @@ pub struct Session {
     open: Open,
     /// index into `Snapshot::listeners`
     pub listener: u32,
-    pub peer: IpAddr,
+    pub speaker: Speaker,
     /// What was agreed on, if TLS is spoken.
     pub tls: Option<Box<Handshake>>,
     pub meter: Meter,
@@ -83,13 +83,13 @@ impl Drop for Running {
 
 /// Serves one HTTP/2 connection to its end.
 pub async fn serve(connection: Connection) {
-    let Connection { open, wire, listener, peer, carry, tls, born_ms, place, .. } = connection;
+    let Connection { open, wire, listener, speaker, carry, tls, born_ms, place, .. } = connection;
     let pinned = open.worker().pinned();
     let settings = &pinned.snapshot.settings;
     let session = Rc::new(Session {
         open,
         listener,
-        peer,
+        speaker,
         tls,
         meter: Meter::default(),
         born_ms,
@@ -113,7 +113,7 @@ pub async fn serve(connection: Connection) {
             if deadline.fired().is_some() {
                 core.timeouts_head.inc();
             }
-            tracing::debug!(%error, peer = %session.peer, "no HTTP/2");
+            tracing::debug!(%error, client = %session.speaker.address, "no HTTP/2");
             return linger(&stream).await;
         }
     };
@@ -236,7 +236,7 @@ impl Driver {
                     return Poll::Ready(Event::Request(Box::new(request), respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(%error, peer = %self.session.peer, "an HTTP/2 connection broke");
+                    tracing::debug!(%error, client = %self.session.speaker.address, "an HTTP/2 connection broke");
                     return Poll::Ready(Event::Over);
                 }
                 Poll::Ready(None) => return Poll::Ready(Event::Over),
@@ -345,7 +345,8 @@ impl Driver {
         if self.served >= settings.requests_per_connection || worker.draining() || listener.is_closed() {
             self.end();
         }
-        rt::spawn(stream::run(Running::new(&self.session), pinned, request, respond));
+        // On the heap first: a task is moved a few times before it begins, and an exchange is several kilobytes.
+        rt::spawn(Box::pin(stream::run(Running::new(&self.session), pinned, request, respond)));
     }
 }
 

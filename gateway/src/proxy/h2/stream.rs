@@ -61,7 +61,7 @@ pub async fn run(
         pinned: &pinned,
         listener,
         options,
-        client: client_of(&head.fields, listener.client_address, session.peer, &settings.trusted_hops),
+        client: client_of(&head.fields, listener.client_address, session.speaker, &settings.trusted_hops),
         scheme: if session.tls.is_some() { "https" } else { "http" },
         tls: session.tls.as_deref(),
         client_fd: None,
@@ -102,7 +102,7 @@ async fn refuse(running: &Running, mut answer: H2Answer, is_head: bool, refusal:
     let worker = session.worker();
     worker.core().refusals[refusal.index()].inc();
     let request_id = RequestId::made(&mut worker.ids.borrow_mut());
-    worker.log_refused_head(session.listener as usize, session.peer, &request_id, refusal, Protocol::Http2);
+    worker.log_refused_head(session.listener as usize, session.speaker.address, &request_id, refusal, Protocol::Http2);
     let (mut head, body) = reply::problem(refusal, &request_id, None, reply::RETRY_AFTER_S);
     head.fields.add(b"date", &worker.date());
     answer.head(&head, Length::Exact(body.len() as u64));

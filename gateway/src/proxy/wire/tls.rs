@@ -87,18 +87,20 @@ impl Session {
         }
     }
 
-    /// From the first byte until both sides have finished and everything we have to say is sent.
+    /// From the first byte until both sides have finished and everything we have to say is sent. `received`: what came already.
     pub(super) async fn accept(
         tls: &ServerTls,
+        received: Option<Buf>,
         reader: &mut Reader,
         writer: &mut Writer,
     ) -> Result<(Session, Handshake), NoHandshake> {
+        let first = first_bytes(received, reader).await?;
         let (session, policy) = match tls.only_policy() {
             Some(policy) => {
                 let connection = ServerConnection::new(policy.config.clone())?;
-                (Session::new(connection, Some(first_bytes(reader).await?)), policy)
+                (Session::new(connection, Some(first)), policy)
             }
-            None => Session::by_name(tls, reader).await?,
+            None => Session::by_name(tls, first, reader).await?,
         };
         session.shake_hands(reader, writer).await?;
         let handshake = session.handshake(tls, policy)?;
@@ -106,9 +108,13 @@ impl Session {
     }
 
     /// Reads what the client begins with, and goes on under the policy of the name it asks for.
-    async fn by_name<'t>(tls: &'t ServerTls, reader: &mut Reader) -> Result<(Session, &'t Policy), NoHandshake> {
+    async fn by_name<'t>(
+        tls: &'t ServerTls,
+        first: Buf,
+        reader: &mut Reader,
+    ) -> Result<(Session, &'t Policy), NoHandshake> {
         let mut acceptor = Acceptor::default();
-        let mut buf = first_bytes(reader).await?;
+        let mut buf = first;
         let accepted = loop {
             let mut bytes = buf.bytes();
             match acceptor.read_tls(&mut bytes) {
@@ -345,11 +351,15 @@ async fn some_bytes(reader: &mut Reader) -> Result<Buf, NoHandshake> {
     }
 }
 
-/// The first ones.
-async fn first_bytes(reader: &mut Reader) -> Result<Buf, NoHandshake> {
-    let buf = some_bytes(reader).await?;
+/// The first ones, which may have come already.
+async fn first_bytes(received: Option<Buf>, reader: &mut Reader) -> Result<Buf, NoHandshake> {
+    let buf = match received {
+        Some(buf) => buf,
+        None => some_bytes(reader).await?,
+    };
     // A record begins with its type, 20 to 24; a method with a letter.
-    if buf.bytes()[0].is_ascii_uppercase() { Err(NoHandshake::Plain) } else { Ok(buf) }
+    let is_request = buf.bytes().first().is_some_and(u8::is_ascii_uppercase);
+    if is_request { Err(NoHandshake::Plain) } else { Ok(buf) }
 }
 
 fn fits_nowhere() -> rustls::Error {
