@@ -492,6 +492,13 @@ fn files_that_will_not_do_are_named_with_the_reason() {
     fs::write(path("over.crl"), stand.root.list(&[], 2021).unwrap()).unwrap();
     let foreign = Authority::new(stand.folder.path(), "Others").unwrap();
     fs::write(path("foreign.crl"), foreign.list(&[], 2090).unwrap()).unwrap();
+    fs::File::create(path("long.crl")).unwrap().set_len(16 * 1024 * 1024 + 1).unwrap();
+    let old = certificate_with(stand.folder.path(), "old", &[], |params| {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "Old");
+    })
+    .unwrap();
     let list =
         |name: &str| format!("client_auth = \"required\"\nclient_ca = \"{root}\"\nclient_crl = [{:?}]", path(name));
     let two = {
@@ -509,6 +516,11 @@ fn files_that_will_not_do_are_named_with_the_reason() {
         (one(&list("empty.crl")), "empty.crl: it holds no revocation list"),
         (one(&list("cut.crl")), "cut.crl: its PEM has a beginning and no end"),
         (one(&list("no.crl")), "no.crl: "),
+        (one(&list("long.crl")), "long.crl: it has more than 16777216 bytes"),
+        (
+            one(&format!("client_auth = \"required\"\nclient_ca = {:?}", old.cert)),
+            "old.pem: the root CN=Old is over since 2020-01-01",
+        ),
         (one(&list("over.crl")), "over.crl: the list of CN=Clients is over since 2021-01-01"),
         (one(&list("foreign.crl")), "no list is of the root CN=Clients: every certificate below it is refused"),
         (two, "as `certificates[0]` is, and the two ask different things of clients"),
