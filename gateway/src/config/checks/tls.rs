@@ -1,5 +1,7 @@
 //! Who is asked for a certificate, and what that needs. Whether the files are right is seen when they are read (`tls`).
 
+use std::collections::HashSet;
+
 use super::super::tree::Node;
 use super::super::walk::join;
 use crate::problem::Problem;
@@ -8,7 +10,7 @@ use crate::problem::Problem;
 pub(super) fn check(path: &str, listener: &Node, problems: &mut Vec<Problem>) {
     let Some(tls) = listener.get("tls") else { return };
     let path = join(path, "tls");
-    let mut found = Vec::new();
+    let mut found: Vec<Problem> = Vec::new();
     let certificates = tls.get("certificates").map(Node::items).unwrap_or_default();
     for (index, certificate) in certificates.iter().enumerate() {
         let own = format!("{path}.certificates[{index}]");
@@ -38,8 +40,9 @@ pub(super) fn check(path: &str, listener: &Node, problems: &mut Vec<Problem>) {
         let what = "no client is asked for a certificate: write `client_auth`";
         found.push(Problem::new(join(&path, "forward_client_cert"), what).at(forward.place));
     }
-    found.dedup_by(|one, other| one.key == other.key);
-    problems.extend(found);
+    // What the listener says is a problem once, however many certificates go by it.
+    let mut keys = HashSet::new();
+    problems.extend(found.into_iter().filter(|problem| keys.insert(problem.key.clone())));
 }
 
 /// Also what is no mode at all: that has a problem of its own.
