@@ -213,7 +213,7 @@ impl Connection {
         // On the heap: the task is to be small once this is over.
         let wait = Wait { ms, cause: Cause::Handshake };
         let received = self.carry.take();
-        let done = Box::pin(self.wire.accept_tls(tls.config.clone(), received, wait)).await;
+        let done = Box::pin(self.wire.accept_tls(tls, received, wait)).await;
         let was_cut = place.was_cut();
         drop(place);
         match done {
@@ -239,6 +239,11 @@ impl Connection {
             }
             // A client that is gone, or looked whether somebody is here.
             Err(NoHandshake::Halted(_)) => false,
+            Err(NoHandshake::Certificate(error)) => {
+                core.handshakes_client_certificate.inc();
+                tracing::debug!(%error, client = %self.speaker.address, "no TLS handshake without a certificate that is let in");
+                false
+            }
             Err(NoHandshake::Tls(error)) => {
                 core.handshakes_failed.inc();
                 tracing::debug!(%error, client = %self.speaker.address, "no TLS handshake");

@@ -434,6 +434,8 @@ impl Worker {
             duration_us: 0,
             upstream_us: 0,
             user_agent: b"",
+            client_cert_subject: "",
+            client_cert_sha256: "",
         });
     }
 }
