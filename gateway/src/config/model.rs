@@ -534,7 +534,7 @@ pub struct Route {
     /// What to do with path text that services read differently.
     #[serde(default)]
     pub path_policy: PathPolicy,
-    /// Protocols a client may switch to. `["websocket"]`, or nothing (default): `Upgrade` is then not forwarded and the request is answered as plain HTTP.
+    /// Protocols a client may switch to. `["websocket"]`, or nothing (default): `Upgrade` is then not forwarded and the request is answered as plain HTTP; the extended CONNECT of HTTP/2 is refused with 501.
     #[serde(default)]
     pub upgrade: Vec<Upgrade>,
 }
