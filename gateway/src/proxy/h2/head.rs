@@ -32,7 +32,11 @@ pub fn read(parts: &Parts, limits: &HeadLimits, underscores: Underscores) -> Res
     // Such a CONNECT is what a GET with `Upgrade` is in HTTP/1.1.
     let method_text = if websocket { "GET" } else { parts.method.as_str() };
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let host = parts.headers.get(http::header::HOST).map(|host| host.as_bytes());
+    let mut hosts = parts.headers.get_all(http::header::HOST).iter();
+    let host = hosts.next().map(|host| host.as_bytes());
+    if hosts.next().is_some() {
+        return refuse(Fault::HostRepeated);
+    }
     let target = match parts.uri.path_and_query() {
         Some(target) => target.as_str().as_bytes(),
         // CONNECT has an authority and nothing else (RFC 9113 §8.5).
@@ -168,6 +172,13 @@ mod tests {
             let host: Vec<_> = host.map(|host| ("host", host)).into_iter().collect();
             assert_eq!(fault(&parts("GET", uri, &host)), expected, "{uri} {host:?}");
         }
+    }
+
+    #[test]
+    fn a_host_is_sent_once() {
+        let twice = [("host", "a.example"), ("host", "a.example")];
+        assert_eq!(fault(&parts("GET", "/", &twice)), Some(Fault::HostRepeated));
+        assert_eq!(fault(&parts("GET", "https://a.example/", &twice)), Some(Fault::HostRepeated));
     }
 
     #[test]
