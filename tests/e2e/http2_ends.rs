@@ -218,3 +218,41 @@ fn a_path_is_a_path() {
     client.send(kind::HEADERS, END_HEADERS | END_STREAM, 1, &head.concat()).unwrap();
     assert_eq!(client.status(1).unwrap(), 400);
 }
+
+/// Each of them may need a connection to a service, as a client's connection by HTTP/1 does.
+#[test]
+fn streams_count_as_the_connections_they_stand_for() {
+    let origin = Origin::tcp().unwrap();
+    let gateway = Gateway::start("[limits]\nconnections_per_address = 3", origin.address()).unwrap();
+    let mut client = frames(&gateway);
+    let ask = |client: &mut Frames, stream: u32| {
+        client.send(kind::HEADERS, END_HEADERS | END_STREAM, stream, &block("GET", "/", &[])).unwrap();
+    };
+    let mut upstreams = Vec::new();
+    for stream in [1, 3, 5] {
+        ask(&mut client, stream);
+        upstreams.push(seen(&origin).0);
+    }
+    ask(&mut client, 7);
+    let refused = client.find(|frame| frame.kind == kind::RST_STREAM).unwrap();
+    assert_eq!((refused.stream, refused.code()), (7, code::REFUSED_STREAM));
+    assert!(gateway.get("/").is_err(), "another connection is one too many");
+    let metrics = gateway.metrics().unwrap();
+    assert_eq!(metrics.sum("bawab_connections_refused_total", &[("reason", "address_limit")]), 2.0);
+    // One that has ended makes room.
+    client.send(kind::RST_STREAM, 0, 3, &code::CANCEL.to_be_bytes()).unwrap();
+    upstreams[1].finish().unwrap();
+    gateway.metrics_when("it has ended", |metrics| metrics.sum("bawab_requests_in_flight", &[]) == 2.0).unwrap();
+    ask(&mut client, 9);
+    let (mut upstream, _) = seen(&origin);
+    upstream.send(ok("room")).unwrap();
+    assert_eq!(client.status(9).unwrap(), 200);
+    // All of it is given back with the connection.
+    client.peer.reset().unwrap();
+    gateway.metrics_when("nobody is left", |metrics| metrics.sum("bawab_connections_open", &[]) == 0.0).unwrap();
+    let mut other = frames(&gateway);
+    for stream in [1, 3, 5] {
+        ask(&mut other, stream);
+    }
+    gateway.metrics_when("as many run", |metrics| metrics.sum("bawab_requests_in_flight", &[]) == 3.0).unwrap();
+}

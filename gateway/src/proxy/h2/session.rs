@@ -56,25 +56,36 @@ impl Session {
 }
 
 /// One running exchange, for as long as it lives.
-pub struct Running(Rc<Session>);
+pub struct Running {
+    session: Rc<Session>,
+    /// Room for one more, as it may need a connection to a service of its own. The first one has the connection's.
+    _place: Option<connections::Place>,
+}
 
 impl Running {
-    fn new(session: &Rc<Session>) -> Running {
-        session.running.set(session.running.get() + 1);
-        Running(session.clone())
+    /// `Err`: there are as many as there may be, together with all connections and all those of the client.
+    fn enter(session: &Rc<Session>, settings: &Settings) -> Result<Running, connections::Full> {
+        let running = session.running.get();
+        let place = (running > 0).then(|| {
+            let (total_max, address_max) = (settings.connections_max, settings.connections_per_address_max);
+            session.worker().shared().connections.enter_from(session.speaker.address, total_max, address_max)
+        });
+        let place = place.transpose()?;
+        session.running.set(running + 1);
+        Ok(Running { session: session.clone(), _place: place })
     }
 
     pub fn session(&self) -> &Rc<Session> {
-        &self.0
+        &self.session
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let left = self.0.running.get() - 1;
-        self.0.running.set(left);
+        let left = self.session.running.get() - 1;
+        self.session.running.set(left);
         if left == 0
-            && let Some(waker) = self.0.waker.take()
+            && let Some(waker) = self.session.waker.take()
         {
             waker.wake();
         }
@@ -361,8 +372,15 @@ impl Driver {
         if self.served >= settings.requests_per_connection || worker.draining() || listener.is_closed() {
             self.end();
         }
+        let running = match Running::enter(&self.session, settings) {
+            Ok(running) => running,
+            Err(full) => {
+                self.session.worker().count_full(full);
+                return respond.send_reset(Reason::REFUSED_STREAM);
+            }
+        };
         // On the heap first: a task is moved a few times before it begins, and an exchange is several kilobytes.
-        rt::spawn(Box::pin(stream::run(Running::new(&self.session), pinned, request, respond)));
+        rt::spawn(Box::pin(stream::run(running, pinned, request, respond)));
     }
 }
 
