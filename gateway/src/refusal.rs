@@ -317,7 +317,7 @@ impl Refusal {
                 "upgrade_mismatch",
                 Upstream,
                 false,
-                "the service switched to a protocol that was not asked for",
+                "the service switched to a protocol that was not asked for, or not to the one that was",
             ),
             Refusal::AddressDenied => line(
                 403,

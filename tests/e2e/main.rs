@@ -16,6 +16,7 @@ mod door;
 mod drain;
 mod explain;
 mod http2;
+mod http2_ends;
 mod lists;
 mod logs;
 mod package;

@@ -183,6 +183,11 @@ impl<'a> Exchange<'a> {
         self.check_direction()?;
         let route = self.find_route()?;
         self.route = Some(route);
+        // Where a tunnel is asked for by a CONNECT, an answer that succeeds opens it (RFC 8441 §5): only a service that has
+        // switched protocols may give one.
+        if self.opens_by_success() && (!route.websocket || matches!(route.action, Action::Respond(_))) {
+            return Err(Refusal::ConnectUnsupported);
+        }
         if let Length::Exact(length) = self.body.length()
             && length > route.body_bytes_max
         {
@@ -233,6 +238,10 @@ impl<'a> Exchange<'a> {
             self.mirror();
         }
         outcome
+    }
+
+    fn opens_by_success(&self) -> bool {
+        matches!(self.body, Body::Tunnel { .. })
     }
 
     /// Sends the copies of the request, whose body went up whole.

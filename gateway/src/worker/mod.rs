@@ -32,7 +32,7 @@ use crate::rt::wake::{Receiver, Sender, Unopened};
 use crate::rt::{self, RingError, RingFlags, Ticker, deadline};
 use crate::snapshot::Snapshot;
 use crate::tables::bans::Bans;
-use crate::tables::connections::Connections;
+use crate::tables::connections::{Connections, Full};
 use crate::tables::health::Health;
 
 /// Scratch texts a worker keeps for heads being encoded: two for each of 512 exchanges at a time.
@@ -324,6 +324,14 @@ impl Worker {
     /// The gateway stops, or this worker does: every answer is its connection's last.
     pub fn draining(&self) -> bool {
         self.draining.get() || self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// There was no room for a connection, or for one more request on one.
+    pub fn count_full(&self, full: Full) {
+        match full {
+            Full::Total => self.core().connections_refused_total_limit.inc(),
+            Full::Address => self.core().connections_refused_address_limit.inc(),
+        }
     }
 
     /// A connection was accepted.
