@@ -35,6 +35,8 @@ fn ordinary(time_unix_us: u64) -> Record<'static> {
         duration_us: 4_321,
         upstream_us: 3_900,
         user_agent: b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        client_cert_subject: "",
+        client_cert_sha256: "",
     }
 }
 

@@ -257,6 +257,19 @@ pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// a few round trips, and who only begins must not keep others out.
 pub const HANDSHAKES_MAX: usize = 1000;
 
+/// Bytes of a file with revocation lists: some 400,000 certificates. More would be slow to read again with every change.
+pub const REVOCATION_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes of a client certificate's names as they are passed on: what a service takes in one field with room for others. One with
+/// more does not come in: cut, it would be somebody else's.
+pub const CLIENT_CERTIFICATE_TEXT_BYTES_MAX: usize = 4 * 1024;
+
+/// Seconds a ticket is good whose key comes from a file: as long as those of rustls.
+pub const TICKET_AGE_S_MAX: u64 = 12 * 3600;
+
+/// Seconds the clocks of a fleet may differ.
+pub const TICKET_SKEW_S_MAX: u64 = 300;
+
 /// Bytes behind the fixed part of a PROXY header of version 2. Addresses take at most 216; what load balancers add is a name, an
 /// identifier and what was agreed on in TLS, with a client's certificate some 2 KiB.
 pub const PROXY_PAYLOAD_BYTES_MAX: usize = 4096;

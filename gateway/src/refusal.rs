@@ -16,6 +16,8 @@ pub enum Refusal {
     ExpectationFailed,
     /// HTTP without TLS, where TLS is spoken.
     TlsRequired,
+    /// The host asks something else of clients than what this connection's handshake stands for.
+    MisdirectedRequest,
     /// A PROXY header where none is expected.
     ProxyHeaderUnexpected,
     /// The head did not become complete in time.
@@ -105,11 +107,12 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 33] = [
+    const PLAIN: [Refusal; 34] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
         Refusal::TlsRequired,
+        Refusal::MisdirectedRequest,
         Refusal::ProxyHeaderUnexpected,
         Refusal::HeadTimeout,
         Refusal::BodyTimeout,
@@ -203,6 +206,13 @@ impl Refusal {
                 line(417, "expectation_failed", Client, true, "the only expectation known here is 100-continue")
             }
             Refusal::TlsRequired => line(400, "tls_required", Client, true, "this port speaks TLS; use an `https` URL"),
+            Refusal::MisdirectedRequest => line(
+                421,
+                "misdirected_request",
+                Client,
+                true,
+                "this host is not served over this connection; open another one for it, with its name in the TLS handshake",
+            ),
             Refusal::ProxyHeaderUnexpected => line(
                 400,
                 "proxy_header_unexpected",
@@ -307,7 +317,7 @@ impl Refusal {
                 "upgrade_mismatch",
                 Upstream,
                 false,
-                "the service switched to a protocol that was not asked for",
+                "the service switched to a protocol that was not asked for, or not to the one that was",
             ),
             Refusal::AddressDenied => line(
                 403,

@@ -149,6 +149,17 @@ impl Peer {
         self.socket.shutdown(Shutdown::Write).context("shutdown")
     }
 
+    /// Ends the connection in order: in TLS with its word for it (RFC 8446 §6.1), then by FIN.
+    pub fn close(mut self) -> Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            while tls.wants_write() {
+                tls.write_tls(&mut &self.socket).context("close_notify")?;
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the connection by RST.
     pub fn reset(self) -> Result<()> {
         self.socket.set_linger(Some(Duration::ZERO)).context("SO_LINGER")

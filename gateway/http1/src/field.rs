@@ -51,6 +51,7 @@ known! {
     XForwardedPort "x-forwarded-port",
     XForwardedPrefix "x-forwarded-prefix",
     XForwardedServer "x-forwarded-server",
+    XForwardedClientCert "x-forwarded-client-cert",
     XRealIp "x-real-ip",
     XRequestId "x-request-id",
     XOriginalUrl "x-original-url",
@@ -162,6 +163,7 @@ impl Known {
             | Known::XForwardedPort
             | Known::XForwardedPrefix
             | Known::XForwardedServer
+            | Known::XForwardedClientCert
             | Known::XRealIp
             | Known::XRequestId
             | Known::XOriginalUrl

@@ -6,6 +6,7 @@
 mod health;
 mod lists;
 pub(super) mod policies;
+mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -71,6 +72,7 @@ fn listeners(tree: &Node, problems: &mut Vec<Problem>) {
             };
             problems.push(Problem::new(format!("{path}.client_address"), what).at(node.place));
         }
+        tls::check(&path, listener, problems);
     }
 }
 

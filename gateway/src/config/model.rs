@@ -236,10 +236,10 @@ pub enum Format {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Client connections open at one time over all workers; one more is closed at accept. Default: a third of the file descriptor limit, at most 50000. 1 to 1000000.
+    /// Client connections open at one time over all workers; one more is closed at accept. An HTTP/2 connection counts once for each request that runs on it; one more stream is then refused, to be sent again. Default: a third of the file descriptor limit, at most 50000. 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections: Option<u32>,
-    /// Client connections open at one time from one address (IPv6: one /64); one more is closed at accept. Default 1000. 1 to 1000000.
+    /// Client connections open at one time from one address (IPv6: one /64), counted alike; one more is closed at accept. Default 1000. 1 to 1000000.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_per_address: u32,
     /// Bytes of a request head, request line included. Default 32KiB. 1KiB to 64KiB. Refused with 431 (414 when the target alone is too long).
@@ -543,7 +543,7 @@ pub struct Route {
     /// What to do with path text that services read differently.
     #[serde(default)]
     pub path_policy: PathPolicy,
-    /// Protocols a client may switch to. `["websocket"]`, or nothing (default): `Upgrade` is then not forwarded and the request is answered as plain HTTP.
+    /// Protocols a client may switch to. `["websocket"]`, or nothing (default): `Upgrade` is then not forwarded and the request is answered as plain HTTP; the extended CONNECT of HTTP/2 is refused with 501.
     #[serde(default)]
     pub upgrade: Vec<Upgrade>,
 }

@@ -503,6 +503,7 @@ fn field_name(text: &str) -> Result<(), Wrong> {
         }
         "via" => "the gateway writes it: use `gateway.via`",
         "forwarded" => "the gateway writes it: use `gateway.forwarded`",
+        "x-forwarded-client-cert" => "the gateway writes it: use `tls.forward_client_cert` of the listener",
         dashed if dashed.starts_with("x-forwarded-") => "the gateway writes it, see `gateway.trusted_hops`",
         dashed if dashed.starts_with("proxy-") => "it speaks to the next proxy only, and is never passed on",
         _ => return Ok(()),

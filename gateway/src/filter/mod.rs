@@ -38,6 +38,7 @@ use crate::proxy::fetch::{Fetched, Shared, Subrequest};
 use crate::proxy::head::{Client, RequestHead, ResponseHead};
 use crate::refusal::Refusal;
 use crate::snapshot::Route;
+use crate::tls::ClientCertificate;
 
 /// When a filter runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,6 +214,8 @@ pub struct Facts<'a> {
     pub request_id: &'a [u8],
     pub route: Option<&'a Route>,
     pub scheme: &'static str,
+    /// What the client has shown by TLS, and the listener has verified.
+    pub client_certificate: Option<&'a ClientCertificate>,
 }
 
 impl<'a> Facts<'a> {

@@ -48,6 +48,9 @@ pub struct Record<'a> {
     /// From the request sent to the first byte of the upstream's answer; 0: there was none.
     pub upstream_us: u64,
     pub user_agent: &'a [u8],
+    /// The subject of the client's certificate (RFC 4514), and 64 hex digits.
+    pub client_cert_subject: &'a str,
+    pub client_cert_sha256: &'a str,
 }
 
 /// Bytes a value may take in the line, after escaping. A path or a detail is what one searches for; the rest is context.
@@ -55,10 +58,10 @@ const LONG_BYTES_MAX: usize = 2_048;
 const SHORT_BYTES_MAX: usize = 256;
 /// How many of the values are long ones and short ones.
 const LONG_COUNT: usize = 3;
-const SHORT_COUNT: usize = 11;
+const SHORT_COUNT: usize = 13;
 
 /// What the names, the quotes, the numbers and the time take at most.
-const FRAME_BYTES_MAX: usize = 640;
+const FRAME_BYTES_MAX: usize = 704;
 
 /// No line is longer.
 pub(super) const LINE_BYTES_MAX: usize =
@@ -99,6 +102,8 @@ pub(super) fn write(line: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) 
         number(line, b",\"upstream_us\":", record.upstream_us);
     }
     text(line, b",\"user_agent\":\"", record.user_agent, LONG_BYTES_MAX);
+    text(line, b",\"client_cert_subject\":\"", record.client_cert_subject.as_bytes(), SHORT_BYTES_MAX);
+    text(line, b",\"client_cert_sha256\":\"", record.client_cert_sha256.as_bytes(), SHORT_BYTES_MAX);
     line.extend_from_slice(b"}\n");
 }
 
@@ -252,6 +257,8 @@ mod tests {
             duration_us: 0,
             upstream_us: 0,
             user_agent: b"",
+            client_cert_subject: "",
+            client_cert_sha256: "",
         }
     }
 
@@ -280,6 +287,8 @@ mod tests {
             duration_us: 4_321,
             upstream_us: 3_900,
             user_agent: b"curl/8.5.0",
+            client_cert_subject: "CN=ada,O=Example",
+            client_cert_sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         }
     }
 
@@ -302,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_line_has_everything_there_was() {
-        insta::assert_snapshot!(text_of(&full()), @r#"{"time":"2026-11-23T09:08:38.123456Z","listener":"public","client":"192.0.2.33","request_id":"01J9ZC7V3N8Q","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","method":"GET","host":"api.example.com","path":"/v1/books/7","protocol":"HTTP/1.1","status":502,"route":"books","upstream":"shelf","endpoint":"10.0.0.11:8000","attempts":2,"reused":true,"ended_by":"upstream","refusal":"upstream_reset","detail":"connection reset after 17 bytes of the head","request_bytes":0,"response_bytes":212,"duration_us":4321,"upstream_us":3900,"user_agent":"curl/8.5.0"}"#);
+        insta::assert_snapshot!(text_of(&full()), @r#"{"time":"2026-11-23T09:08:38.123456Z","listener":"public","client":"192.0.2.33","request_id":"01J9ZC7V3N8Q","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","method":"GET","host":"api.example.com","path":"/v1/books/7","protocol":"HTTP/1.1","status":502,"route":"books","upstream":"shelf","endpoint":"10.0.0.11:8000","attempts":2,"reused":true,"ended_by":"upstream","refusal":"upstream_reset","detail":"connection reset after 17 bytes of the head","request_bytes":0,"response_bytes":212,"duration_us":4321,"upstream_us":3900,"user_agent":"curl/8.5.0","client_cert_subject":"CN=ada,O=Example","client_cert_sha256":"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}"#);
     }
 
     #[test]
@@ -406,6 +415,8 @@ mod tests {
             duration_us: u64::MAX,
             upstream_us: u64::MAX,
             user_agent: bytes,
+            client_cert_subject: LONG,
+            client_cert_sha256: LONG,
         });
         // Not far below, either, or the bound would say nothing.
         assert!(longest.len() > LINE_BYTES_MAX * 9 / 10, "{} bytes", longest.len());

@@ -158,6 +158,7 @@ core! {
     handshakes_full: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "full"], "TLS handshakes with clients";
     handshakes_resumed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "resumed"], "TLS handshakes with clients that had a ticket";
     handshakes_failed: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "failed"], "TLS handshakes that came to nothing";
+    handshakes_client_certificate: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "client_certificate"], "TLS handshakes with clients whose certificate is missing, or not one that is let in";
     handshakes_cut: Counter as Counter = "bawab_tls_handshakes" ["outcome" = "cut"], "TLS handshakes ended because too many newer ones were under way";
     http2_connections: Counter as Counter = "bawab_http2_connections", "Client connections that spoke HTTP/2";
     http2_calmed: Counter as Counter = "bawab_http2_calmed", "HTTP/2 connections ended because their frames made work and brought nothing";

@@ -53,7 +53,8 @@ pub fn serve(mut connection: Connection) -> impl Future<Output = ()> {
         if connection.introduced && !connection.meet().await {
             return;
         }
-        if !connection.secure().await {
+        // On the heap: the task is to be small once this is over.
+        if connection.wants_tls() && !Box::pin(connection.secure()).await {
             return;
         }
         if connection.tls.as_ref().is_some_and(|tls| tls.http2) {
@@ -187,6 +188,10 @@ impl Connection {
         true
     }
 
+    fn wants_tls(&self) -> bool {
+        self.open.worker().pinned().snapshot.listeners[self.listener as usize].tls.is_some()
+    }
+
     /// Agrees on TLS where the listener wants it. `false`: the connection is over.
     async fn secure(&mut self) -> bool {
         let worker = self.open.worker().clone();
@@ -208,7 +213,7 @@ impl Connection {
         // On the heap: the task is to be small once this is over.
         let wait = Wait { ms, cause: Cause::Handshake };
         let received = self.carry.take();
-        let done = Box::pin(self.wire.accept_tls(tls.config.clone(), received, wait)).await;
+        let done = Box::pin(self.wire.accept_tls(tls, received, wait)).await;
         let was_cut = place.was_cut();
         drop(place);
         match done {
@@ -234,6 +239,11 @@ impl Connection {
             }
             // A client that is gone, or looked whether somebody is here.
             Err(NoHandshake::Halted(_)) => false,
+            Err(NoHandshake::Certificate(error)) => {
+                core.handshakes_client_certificate.inc();
+                tracing::debug!(%error, client = %self.speaker.address, "no TLS handshake without a certificate that is let in");
+                false
+            }
             Err(NoHandshake::Tls(error)) => {
                 core.handshakes_failed.inc();
                 tracing::debug!(%error, client = %self.speaker.address, "no TLS handshake");

@@ -5,6 +5,7 @@
 
 mod own;
 mod steps;
+mod tls;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use super::tunnel::{self, Ear, Mouth};
 use super::upstream::h1::{self, Hop};
 use super::upstream::{ConnectError, Connection};
 use super::websocket;
-use super::wire::WireReader;
+use super::wire::{Handshake, WireReader};
 use crate::balance::{Asking, Endpoint};
 use crate::filter::{self, Facts, Kept};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
@@ -54,7 +55,7 @@ pub struct Exchange<'a> {
     answer: Answer<'a>,
     client: Client,
     scheme: &'static str,
-    server_name: Option<&'a str>,
+    tls: Option<&'a Handshake>,
     request_id: RequestId,
     trace: Trace,
     route: Option<&'a Route>,
@@ -88,8 +89,8 @@ pub struct Arrival<'a> {
     pub options: ConnectionOptions,
     pub client: Client,
     pub scheme: &'static str,
-    /// What TLS was begun for, lower case.
-    pub server_name: Option<&'a str>,
+    /// What was agreed on, if TLS is spoken.
+    pub tls: Option<&'a Handshake>,
     /// The client's socket, where it carries this exchange alone.
     pub client_fd: Option<std::os::fd::RawFd>,
     /// WebSocket was asked for in a way that the head does not show.
@@ -143,7 +144,7 @@ impl<'a> Exchange<'a> {
             answer,
             client,
             scheme: arrival.scheme,
-            server_name: arrival.server_name,
+            tls: arrival.tls,
             request_id,
             trace,
             route: None,
@@ -180,8 +181,14 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::ConnectUnsupported);
         }
         self.admit()?;
+        self.check_direction()?;
         let route = self.find_route()?;
         self.route = Some(route);
+        // Where a tunnel is asked for by a CONNECT, an answer that succeeds opens it (RFC 8441 §5): only a service that has
+        // switched protocols may give one.
+        if self.opens_by_success() && (!route.websocket || matches!(route.action, Action::Respond(_))) {
+            return Err(Refusal::ConnectUnsupported);
+        }
         if let Length::Exact(length) = self.body.length()
             && length > route.body_bytes_max
         {
@@ -196,6 +203,7 @@ impl<'a> Exchange<'a> {
             trace: &self.trace,
             via: self.snapshot.settings.via(self.head.protocol),
             forwarded: self.snapshot.settings.forwarded,
+            client_certificate: self.client_certificate().filter(|_| self.forwards_client()),
         };
         forward::request(&mut self.head, &self.options, self.listener.underscores, &said);
         if let Err(ended) = route.chain.request(self).await {
@@ -233,6 +241,10 @@ impl<'a> Exchange<'a> {
         outcome
     }
 
+    fn opens_by_success(&self) -> bool {
+        matches!(self.body, Body::Tunnel { .. })
+    }
+
     /// Sends the copies of the request, whose body went up whole.
     fn mirror(&mut self) {
         if let Some(mirroring) = self.mirroring.take() {
@@ -258,7 +270,11 @@ impl<'a> Exchange<'a> {
     fn find_route(&mut self) -> Result<&'a Route, Refusal> {
         let routes = &self.snapshot.routes;
         let lot = if routes.draws() { (self.worker.ids.borrow_mut().next_u64() % u64::from(WHOLE)) as u32 } else { 0 };
-        let came = Came { client: self.client.address, scheme: self.scheme, server_name: self.server_name };
+        let came = Came {
+            client: self.client.address,
+            scheme: self.scheme,
+            server_name: self.tls.and_then(|tls| tls.server_name.as_deref()),
+        };
         let (asked, is_preflight) = routes.asked(&self.head, came, lot);
         let (found, decoded) = routes.decide(&self.head, &asked).map_err(Refusal::Malformed)?;
         match found {
@@ -428,7 +444,13 @@ impl<'a> Exchange<'a> {
         let sent_us = now_us();
         let mut finishing = Finishing {
             request: &mut self.head,
-            facts: facts(&self.client, &self.request_id, self.route, self.scheme),
+            facts: Facts {
+                client: &self.client,
+                request_id: self.request_id.as_bytes(),
+                route: self.route,
+                scheme: self.scheme,
+                client_certificate: self.tls.and_then(|tls| tls.client.as_deref()),
+            },
             kept: &mut self.kept,
             route: self.route,
             settings: &self.snapshot.settings,
@@ -516,6 +538,7 @@ impl<'a> Exchange<'a> {
         let mut lines = worker.lines.borrow_mut();
         if lines.enabled() {
             let head = &self.head;
+            let client_certificate = self.client_certificate();
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
             lines.write(&Record {
                 time_unix_us: now.saturating_sub(duration_us),
@@ -541,6 +564,8 @@ impl<'a> Exchange<'a> {
                 duration_us,
                 upstream_us: seen.upstream_us,
                 user_agent: head.fields.first(Known::UserAgent).unwrap_or_default(),
+                client_cert_subject: client_certificate.map_or("", |certificate| &certificate.subject),
+                client_cert_sha256: client_certificate.map_or("", |certificate| &certificate.fingerprint),
             });
         }
         let cut = self.answer.started() && !self.answer.complete();
@@ -574,11 +599,6 @@ impl Replay {
             }
         }
     }
-}
-
-/// Takes fields and not the exchange: its body may be borrowed by an upload that is still running.
-fn facts<'f>(client: &'f Client, id: &'f RequestId, route: Option<&'f Route>, scheme: &'static str) -> Facts<'f> {
-    Facts { client, request_id: id.as_bytes(), route, scheme }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -64,6 +64,10 @@ impl Finishing<'_> {
         if received.head.status == 101 {
             return self.switch(received, answer).await;
         }
+        // Whoever asked by a CONNECT would take it for the tunnel (RFC 8441 §5).
+        if (200..300).contains(&received.head.status) && self.kept.of::<Accept>().is_some() {
+            return Err(mismatch("an answer that succeeds and switches nothing"));
+        }
         let method = self.request.method;
         // The body ends as the received head says, whatever filters write into it: decided first, and once.
         let (mut body, mut length, reusable) = relay::framed(&received, method)?;
@@ -140,11 +144,7 @@ impl Finishing<'_> {
             && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"))
             && self.kept.of::<Accept>().is_none_or(|accept| accept.is(head.fields.get(b"sec-websocket-accept")));
         if !agreed {
-            return Err(Failure {
-                refusal: Refusal::UpgradeMismatch,
-                detail: "a 101 that was not asked for".to_owned(),
-                unanswered: false,
-            });
+            return Err(mismatch("a 101 that was not asked for"));
         }
         forward::response(&mut head, &options, self.settings.via(line.version.into()));
         if let Some(route) = self.route {
@@ -157,4 +157,8 @@ impl Finishing<'_> {
         answer.flush().await.map_err(relay::answer_failure)?;
         Ok(Done::Switched { carry })
     }
+}
+
+fn mismatch(detail: &str) -> Failure {
+    Failure { refusal: Refusal::UpgradeMismatch, detail: detail.to_owned(), unanswered: false }
 }

@@ -11,6 +11,7 @@ use http1::{ConnectionOptions, Known};
 use super::head::{Client, RequestHead, ResponseHead};
 use super::trace::{RequestId, Trace};
 use crate::config::model::{ForwardedField, Underscores};
+use crate::tls::ClientCertificate;
 
 /// What is said to the upstream about the client and this hop.
 pub struct Said<'a> {
@@ -21,6 +22,8 @@ pub struct Said<'a> {
     /// `1.1 name`
     pub via: &'a str,
     pub forwarded: ForwardedField,
+    /// Who the client is by its certificate, if the listener wants services to know.
+    pub client_certificate: Option<&'a ClientCertificate>,
 }
 
 /// Names only the gateway may speak: what it says about the client, the hop and the trace.
@@ -34,6 +37,7 @@ pub fn is_gateway_owned(known: Known) -> bool {
             | Known::XForwardedPort
             | Known::XForwardedPrefix
             | Known::XForwardedServer
+            | Known::XForwardedClientCert
             | Known::XRealIp
             | Known::XRequestId
             | Known::XOriginalUrl
@@ -123,6 +127,10 @@ pub fn request(head: &mut RequestHead, options: &ConnectionOptions, underscores:
     fields.add(b"traceparent", said.trace.parent());
     if let Some(state) = said.trace.state() {
         fields.add(b"tracestate", state);
+    }
+    // A trusted hop's is not continued: what it says of a certificate nobody here has seen.
+    if let Some(certificate) = said.client_certificate {
+        fields.add(b"x-forwarded-client-cert", certificate.forwarded.as_bytes());
     }
 }
 
@@ -233,7 +241,14 @@ mod tests {
 
     #[test]
     fn aliases_are_seen_in_every_spelling() {
-        for name in ["x_forwarded_for", "X_Forwarded-For", "x-forwarded_proto", "transfer_encoding", "X_REAL_IP"] {
+        for name in [
+            "x_forwarded_for",
+            "X-Forwarded_Client-Cert",
+            "X_Forwarded-For",
+            "x-forwarded_proto",
+            "transfer_encoding",
+            "X_REAL_IP",
+        ] {
             assert!(is_alias_of_owned(name.as_bytes()), "{name}");
         }
         for name in ["x_forwarded", "user_name", "a_very_long_field_name_that_is_none_of_ours_at_all"] {

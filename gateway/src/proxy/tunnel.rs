@@ -8,7 +8,7 @@ use super::h1::body::BodyError;
 use super::h2::answer::H2Answer;
 use super::h2::body::H2Body;
 use super::wire::{Chunk, Halt, Wait, Wire, WireReader, WireWriter};
-use crate::rt::deadline::{Cause, Remote, now_ms, now_us};
+use crate::rt::deadline::{Cause, Guard, Remote, now_ms, now_us};
 use crate::rt::{Buf, Either, select};
 
 /// Milliseconds.
@@ -39,7 +39,7 @@ impl Ear<'_> {
         }
     }
 
-    async fn next(&mut self) -> Result<Chunk, Halt> {
+    async fn next(&mut self, life: &Life) -> Result<Chunk, Halt> {
         match self {
             // Most tunnels are silent most of the time: the wait holds no buffer.
             Ear::Wire(reader) => {
@@ -47,12 +47,12 @@ impl Ear<'_> {
                 let (result, buf) = reader.read_armed(Buf::take(), usize::MAX).await;
                 result.map(|_| Chunk::Pooled(buf))
             }
-            // The silence of both directions together is watched on the upstream's side.
-            Ear::Stream(body) => match body.next_unhurried().await {
-                Ok(Some(bytes)) => Ok(Chunk::Shared(bytes)),
-                Ok(None) => Err(Halt::Closed),
-                Err(BodyError::Halted(halt)) => Err(halt),
-                Err(_) => Err(Halt::Slow),
+            Ear::Stream(body) => match select(body.next_unhurried(), life.streams.over()).await {
+                Either::Left(Ok(Some(bytes))) => Ok(Chunk::Shared(bytes)),
+                Either::Left(Ok(None)) => Err(Halt::Closed),
+                Either::Left(Err(BodyError::Halted(halt))) => Err(halt),
+                Either::Left(Err(_)) => Err(Halt::Slow),
+                Either::Right(cause) => Err(Halt::Expired(cause)),
             },
         }
     }
@@ -89,6 +89,7 @@ pub async fn run(
     let moved = (Cell::new(0), Cell::new(0));
     let life = Life {
         remotes: [client_reader.remote(), upstream_reader.remote()],
+        streams: Guard::new(None),
         over_ms: now_us() / 1000 + limits.age_ms,
         idle_ms: limits.idle_ms,
     };
@@ -114,6 +115,8 @@ pub async fn run(
 /// The deadline of a tunnel. Silence is both directions', so each movement renews the wait of both.
 struct Life {
     remotes: [Option<Remote>; 2],
+    /// The same for a client that has no socket of its own.
+    streams: Guard,
     over_ms: u64,
     idle_ms: u64,
 }
@@ -122,6 +125,7 @@ impl Life {
     fn renew(&self) {
         let left = self.over_ms.saturating_sub(now_ms()).min(self.idle_ms);
         self.remotes.iter().flatten().for_each(|remote| remote.arm(left, Cause::Tunnel));
+        self.streams.arm(left, Cause::Tunnel);
     }
 }
 
@@ -150,7 +154,7 @@ async fn direction(
             moved.set(moved.get() + len);
             life.renew();
         }
-        match ear.next().await {
+        match ear.next(life).await {
             Ok(chunk) => next = Some(chunk),
             Err(Halt::Closed) => {
                 mouth.end().await;

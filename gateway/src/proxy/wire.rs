@@ -6,10 +6,8 @@ mod stream;
 mod tls;
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use rustls::ServerConfig;
 
 pub use self::stream::Stream;
 use self::tls::Session;
@@ -18,6 +16,7 @@ pub use self::tls::{Handshake, NoHandshake};
 use crate::limits::LINGER_MS;
 use crate::rt::deadline::{Cause, Remote, now_us};
 use crate::rt::{Buf, Reader, Socket, Writer};
+use crate::tls::ServerTls;
 
 /// A piece of a body: in a buffer of this core, or shared and sendable (cache, collapsing).
 pub enum Chunk {
@@ -101,18 +100,18 @@ impl Wire {
     /// takes no longer than `wait`.
     pub async fn accept_tls(
         &mut self,
-        config: Arc<ServerConfig>,
+        tls: &ServerTls,
         received: Option<Buf>,
         wait: Wait,
     ) -> Result<Handshake, NoHandshake> {
-        let session = Rc::new(Session::server(config)?);
         self.reader.arm(wait);
         self.writer.socket.watch().arm(wait.ms, wait.cause);
-        let done = session.shake_hands(received, &mut self.reader.socket, &mut self.writer.socket).await;
+        let done = Session::accept(tls, received, &mut self.reader.socket, &mut self.writer.socket).await;
         self.reader.disarm();
         self.writer.socket.watch().disarm();
         match done {
-            Ok(handshake) => {
+            Ok((session, handshake)) => {
+                let session = Rc::new(session);
                 self.reader.tls = Some(session.clone());
                 self.writer.tls = Some(session);
                 Ok(handshake)

@@ -274,7 +274,7 @@ impl Matcher {
 }
 
 /// Longest host a name can have, and so the most that is lowered on the stack.
-const HOST_BYTES_MAX: usize = http1::target::HOST_BYTES_MAX;
+pub const HOST_BYTES_MAX: usize = http1::target::HOST_BYTES_MAX;
 
 impl RouteTable {
     /// Compiles routes, each with what it takes.
@@ -378,7 +378,7 @@ fn allow<'a>(methods: impl Iterator<Item = &'a Methods>) -> String {
 }
 
 /// The host without port and trailing dot, in lower case.
-fn host_name<'a>(host: &[u8], lowered: &'a mut [u8; HOST_BYTES_MAX]) -> &'a [u8] {
+pub fn host_name<'a>(host: &[u8], lowered: &'a mut [u8; HOST_BYTES_MAX]) -> &'a [u8] {
     let name = http1::host_parts(host).map_or(&b""[..], |(name, _)| name);
     let name = name.strip_suffix(b".").unwrap_or(name);
     match lowered.get_mut(..name.len()) {

@@ -2,22 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::Certificate;
 
-type Keys = Vec<Arc<CertifiedKey>>;
+type Certificates = Vec<Arc<Certificate>>;
 
 /// Certificates by the names they are for. Of several for one name a client gets the first it can verify.
 #[derive(Debug)]
 pub(super) struct ByName {
-    exact: HashMap<String, Keys>,
+    exact: HashMap<String, Certificates>,
     /// By what follows `*.`; a wildcard is one label (RFC 9525 §6.3).
-    wildcard: HashMap<String, Keys>,
+    wildcard: HashMap<String, Certificates>,
     /// For clients that name nobody, or somebody unknown.
-    default: Keys,
+    default: Certificates,
     refuse_unknown: bool,
 }
 
@@ -31,29 +32,47 @@ impl ByName {
                     Some(suffix) => (&mut by_name.wildcard, suffix),
                     None => (&mut by_name.exact, name.as_str()),
                 };
-                map.entry(name.to_owned()).or_default().push(certificate.key.clone());
+                map.entry(name.to_owned()).or_default().push(certificate.clone());
             }
         }
         // The first one, and those that differ from it by their algorithm alone.
         let Some(first) = certificates.first() else { return by_name };
         let same = certificates.iter().filter(|other| Arc::ptr_eq(first, other) || other.names == first.names);
-        by_name.default = same.map(|certificate| certificate.key.clone()).collect();
+        by_name.default = same.cloned().collect();
         by_name
     }
 
-    /// `None`: no certificate is for this name, and none is shown in place of it.
-    fn find(&self, name: Option<&str>) -> Option<&Keys> {
-        let Some(name) = name else { return (!self.refuse_unknown).then_some(&self.default) };
-        let name = name.to_ascii_lowercase();
+    /// The certificates for `name`, which is in lower case; at least one. `None`: none of them is for it.
+    pub(super) fn find(&self, name: &str) -> Option<&[Arc<Certificate>]> {
         let by_suffix = || self.wildcard.get(name.split_once('.')?.1);
-        self.exact.get(&name).or_else(by_suffix).or((!self.refuse_unknown).then_some(&self.default))
+        self.exact.get(name).or_else(by_suffix).map(Vec::as_slice)
+    }
+
+    /// Those that stand for `name` where clients must not get around them: also of a wildcard that ends it further up, since
+    /// routes take hosts by the end of their names at any depth. `None`: no certificate has to do with it.
+    pub(super) fn closest(&self, name: &str) -> Option<&[Arc<Certificate>]> {
+        let mut above = std::iter::successors(Some(name), |name| Some(name.split_once('.')?.1)).skip(1);
+        self.exact.get(name).or_else(|| above.find_map(|suffix| self.wildcard.get(suffix))).map(Vec::as_slice)
+    }
+
+    /// Where there is none for the name.
+    pub(super) fn default(&self) -> &[Arc<Certificate>] {
+        &self.default
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let keys = self.find(hello.server_name())?;
-        let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        keys.iter().find(fits).or(keys.first()).cloned()
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let certificates = match name.and_then(|name| self.find(&name)) {
+            Some(certificates) => certificates,
+            None if self.refuse_unknown => return None,
+            None => &self.default,
+        };
+        let fits =
+            |certificate: &&Arc<Certificate>| certificate.key.key.choose_scheme(hello.signature_schemes()).is_some();
+        let certificate = certificates.iter().find(fits).or(certificates.first())?;
+        let now_s = UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() as i64);
+        Some(certificate.key_at(now_s).clone())
     }
 }

@@ -18,7 +18,6 @@ use crate::proxy::connection::{self, Connection};
 use crate::rt::{self, AcceptStop, Listener, Socket};
 use crate::snapshot::Snapshot;
 use crate::tables::bans::unix_ms;
-use crate::tables::connections::Full;
 
 /// A listening socket on its way to a worker.
 pub struct BoundListener {
@@ -203,8 +202,7 @@ fn take(worker: &Rc<Worker>, socket: Socket, peer: SocketAddr, index: usize) {
             // Built here and not in the task: a task that took the parts would keep room for them beside the whole.
             rt::spawn(connection::serve(Connection::new(Open::new(worker), socket, peer, introduced, index, place)));
         }
-        Err(Full::Total) => core.connections_refused_total_limit.inc(),
-        Err(Full::Address) => core.connections_refused_address_limit.inc(),
+        Err(full) => worker.count_full(full),
     }
 }
 

@@ -35,11 +35,11 @@ use crate::rt::wake::{Receiver, Sender, Unopened};
 use crate::rt::{self, RingError, RingFlags, Ticker, deadline};
 use crate::snapshot::Snapshot;
 use crate::tables::bans::Bans;
-use crate::tables::connections::Connections;
+use crate::tables::connections::{Connections, Full};
 use crate::tables::health::{Health, Notice};
 
-/// Scratch texts a worker keeps for heads being encoded.
-const SCRATCH_MAX: usize = 256;
+/// Scratch texts a worker keeps for heads being encoded: two for each of 512 exchanges at a time.
+const SCRATCH_MAX: usize = 1024;
 
 /// Sweeps between two looks at kept upstream connections and two flushes of the access log.
 const SWEEPS_PER_ROUND: u32 = 4;
@@ -331,6 +331,14 @@ impl Worker {
         self.draining.get() || self.shared.draining.load(Ordering::Relaxed)
     }
 
+    /// There was no room for a connection, or for one more request on one.
+    pub fn count_full(&self, full: Full) {
+        match full {
+            Full::Total => self.core().connections_refused_total_limit.inc(),
+            Full::Address => self.core().connections_refused_address_limit.inc(),
+        }
+    }
+
     /// A connection was accepted.
     fn opened(&self) {
         self.open.set(self.open.get() + 1);
@@ -439,6 +447,8 @@ impl Worker {
             duration_us: 0,
             upstream_us: 0,
             user_agent: b"",
+            client_cert_subject: "",
+            client_cert_sha256: "",
         });
     }
 }

@@ -1,6 +1,6 @@
-//! The load at a given rate: runs h2load, reads its summary and what it wrote about each request.
+//! The load at a given rate, and that over HTTP/2: runs h2load, reads its summary and what it wrote about each request.
 //!
-//! Two things of it are made up for. It measures from when a request was sent, so a stall that holds every connection up
+//! At a given rate two things of it are made up for. It measures from when a request was sent, so a stall that holds every connection up
 //! shows in one request of each, however many should have been sent meanwhile: those are added, each as late as it would
 //! have been (as HdrHistogram corrects). And it gives a connection up that was closed while idle, which a server may do:
 //! it is then started again with what is left, and only requests it had sent count as failed.
@@ -11,13 +11,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::wrk::CONNECTIONS;
+use super::wrk::{CONNECTIONS, Load};
 use crate::process;
 
 /// Between the first requests of two connections, so that not all of them ask at the same moment ever after.
 const STAGGER: Duration = Duration::from_millis(3);
 /// h2load looks at its rate no more often than this.
 const RATE_GRAIN: Duration = Duration::from_millis(10);
+
+/// Connections over HTTP/2, and requests that run on each.
+pub(super) const CONNECTIONS_H2: usize = 16;
+pub(super) const STREAMS: usize = 32;
 
 /// What is asked for.
 pub(super) struct Plan<'a> {
@@ -97,6 +101,40 @@ pub(super) fn capacity(uris: &Path, core: usize, time: Duration) -> Result<f64> 
     rate(&text).with_context(unexpected)
 }
 
+/// Asks for one address over HTTP/2 and TLS 1.3, each stream again as soon as it was answered. It may write to `log`.
+pub(super) fn saturate(url: &str, core: usize, time: Duration, log: &Path) -> Result<Load> {
+    if log.exists() {
+        fs::remove_file(log)?;
+    }
+    let mut command = process::attached("h2load", Some(core));
+    command.args(["-t1", "-c", &CONNECTIONS_H2.to_string(), "-m", &STREAMS.to_string()]);
+    // To every peer the same cipher and group, whatever each would choose.
+    command.args(["--tls13-ciphers=TLS_AES_128_GCM_SHA256", "--groups=X25519"]);
+    command.args(["-D", &time.as_secs().max(1).to_string()]).arg("--log-file").arg(log).arg(url);
+    let text = process::output(&mut command)?;
+    ensure!(is_secure_h2(&text), "h2load did not speak HTTP/2 over TLS 1.3:\n{text}");
+    let unexpected = || format!("h2load printed something unexpected:\n{text}");
+    let counts = counts(&text).with_context(unexpected)?;
+    let per_second = rate(&text).with_context(unexpected)?;
+    let log = fs::read_to_string(log).with_context(|| format!("reading {}", log.display()))?;
+    let mut outcome = Outcome::default();
+    add_latencies(&log, time, &mut outcome.latencies);
+    outcome.latencies.sort_unstable();
+    Ok(Load {
+        requests: counts.succeeded,
+        per_second,
+        p50: outcome.quantile(0.5),
+        p99: outcome.quantile(0.99),
+        // Those that the end of the time cut were not done.
+        errors: counts.done.saturating_sub(counts.succeeded),
+    })
+}
+
+/// Of its lines `TLS Protocol: TLSv1.3` and `Application protocol: h2`, one each for all its connections.
+fn is_secure_h2(text: &str) -> bool {
+    ["TLS Protocol: TLSv1.3", "Application protocol: h2"].iter().all(|wanted| text.lines().any(|line| line == *wanted))
+}
+
 /// Of its line `finished in 3.00s, 10.00 req/s, 1.43KB/s`.
 fn rate(text: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("finished in "))?;
@@ -122,6 +160,7 @@ fn run(plan: &Plan<'_>, requests: u64) -> Result<Counts> {
 struct Counts {
     total: u64,
     started: u64,
+    done: u64,
     succeeded: u64,
 }
 
@@ -131,7 +170,12 @@ fn counts(text: &str) -> Option<Counts> {
         let part = line.split(", ").find_map(|part| part.strip_suffix(name))?;
         part.trim().parse().ok()
     };
-    Some(Counts { total: count(" total")?, started: count(" started")?, succeeded: count(" succeeded")? })
+    Some(Counts {
+        total: count(" total")?,
+        started: count(" started")?,
+        done: count(" done")?,
+        succeeded: count(" succeeded")?,
+    })
 }
 
 /// Takes the third column, and adds what should have been sent on the same connection while it waited.
@@ -161,9 +205,17 @@ mod tests {
     fn only_what_was_sent_can_have_failed() {
         let text = "\nfinished in 1.37s, 7982.82 req/s, 1.14MB/s\n\
             requests: 60000 total, 10944 started, 10943 done, 10943 succeeded, 49057 failed, 49057 errored, 0 timeout\n";
-        assert_eq!(counts(text), Some(Counts { total: 60_000, started: 10_944, succeeded: 10_943 }));
+        assert_eq!(counts(text), Some(Counts { total: 60_000, started: 10_944, done: 10_943, succeeded: 10_943 }));
         assert_eq!(rate(text), Some(7982.82));
         assert_eq!((counts("connect: refused"), rate("connect: refused")), (None, None));
+    }
+
+    #[test]
+    fn what_h2load_fell_back_to_is_seen() {
+        let text = "TLS Protocol: TLSv1.3\nCipher: TLS_AES_128_GCM_SHA256\nApplication protocol: h2\n";
+        assert!(is_secure_h2(text));
+        assert!(!is_secure_h2(&text.replace(": h2", ": http/1.1")));
+        assert!(!is_secure_h2(&text.replace("1.3", "1.2")));
     }
 
     #[test]

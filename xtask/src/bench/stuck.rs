@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::peers::{Part, Peer, Routes, Stage};
+use super::peers::{Part, Peer, Stage};
 use super::report::Spread;
 use super::wrk::{self, Ask, Load};
 use super::{Options, cost, crowd};
@@ -46,7 +46,7 @@ pub(super) fn run(words: &[String]) -> Result<bool> {
 
 fn measure(stage: &Stage, peer: Peer) -> Result<(bool, serde_json::Value)> {
     let backend = stage.start_backend()?;
-    let part = Part { backend: backend.address, logs: false, answer_bytes: 0, routes: Routes::All };
+    let part = Part::new(backend.address);
     let running = stage.start_peer(peer, &part)?;
     let url = format!("http://{}/small", running.address);
     let window = HEAD_DEADLINE + GRACE;

@@ -1,4 +1,4 @@
-//! One measured window of one peer under wrk: what it spent, what it answered, and a line of a table of many.
+//! One measured window of one peer under load: what it spent, what it answered, and a line of a table of many.
 
 use std::time::Duration;
 
@@ -27,13 +27,23 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// Warms a peer up, loads it for `time`, and stops it.
+    /// Warms a peer up, loads it with wrk for `time`, and stops it.
     pub(super) fn measure(stage: &Stage, running: Running, ask: &Ask<'_>, time: Duration) -> Result<Self> {
+        Self::measure_under(stage, running, time, |time| wrk::load(ask, stage.loading_core, time))
+    }
+
+    /// The same with a load of one's own, which is told how long to go on.
+    pub(super) fn measure_under(
+        stage: &Stage,
+        running: Running,
+        time: Duration,
+        mut load: impl FnMut(Duration) -> Result<Load>,
+    ) -> Result<Self> {
         let pid = running.server.pid();
-        wrk::load(ask, stage.loading_core, WARM_UP)?;
+        load(WARM_UP)?;
         let speed_before = cost::socket_pair_cost(stage.measured_core)?;
         let before = Reading::take(pid, stage.measured_core)?;
-        let load = wrk::load(ask, stage.loading_core, time)?;
+        let load = load(time)?;
         let spent = Reading::take(pid, stage.measured_core)?.since(&before);
         let resident_kib = cost::resident_kib(pid)?;
         let socket_pair = (speed_before + cost::socket_pair_cost(stage.measured_core)?) / 2;

@@ -27,12 +27,14 @@ pub(super) struct Ask<'a> {
     pub(super) url: &'a str,
     /// A Lua script that chooses the paths, and its arguments.
     pub(super) script: Option<(&'a Path, Vec<String>)>,
+    /// A configuration of OpenSSL, for https.
+    pub(super) openssl: Option<&'a Path>,
 }
 
 impl<'a> Ask<'a> {
     /// One address, again and again.
     pub(super) fn one(url: &'a str) -> Self {
-        Self { url, script: None }
+        Self { url, script: None, openssl: None }
     }
 }
 
@@ -42,6 +44,9 @@ pub(super) fn load(ask: &Ask<'_>, core: usize, time: Duration) -> Result<Load> {
     command.args(["-t1", "-c", &CONNECTIONS.to_string(), "-d", &format!("{}s", time.as_secs().max(1)), "--latency"]);
     if let Some((script, _)) = &ask.script {
         command.arg("-s").arg(script);
+    }
+    if let Some(openssl) = ask.openssl {
+        command.env("OPENSSL_CONF", openssl);
     }
     command.arg(ask.url);
     if let Some((_, words)) = &ask.script {

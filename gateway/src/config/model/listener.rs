@@ -55,6 +55,24 @@ pub struct Tls {
     /// What clients get that name a host of no certificate, or none. `default` (default): the first certificate. `refuse`: no handshake.
     #[serde(default)]
     pub unknown_names: UnknownNames,
+    /// Whether clients show a certificate. `none` (default): they are not asked. `optional`: they are, and whoever has none comes in, too. `required`: without one there is no handshake. One that cannot be verified is never let in.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+    /// PEM file of the roots that clients' certificates must go back to. Default: none; needed where clients are asked.
+    #[serde(default)]
+    #[schemars(with = "Option<words::FilePath>")]
+    pub client_ca: Option<String>,
+    /// Files of revocation lists (PEM or DER). With one, every certificate below a root needs a list of its issuer that is in force. Default: nobody asks whether a certificate was revoked.
+    #[serde(default)]
+    #[schemars(with = "Vec<words::FilePath>", length(max = 100))]
+    pub client_crl: Vec<String>,
+    /// Whether services hear of the client's certificate in `X-Forwarded-Client-Cert`. `none` (default): no. `set`: yes, of the one verified here. What clients send under that name is struck in any case.
+    #[serde(default)]
+    pub forward_client_cert: ForwardClientCert,
+    /// Files of 80 (or 48) random bytes that tickets are made with, the same for a fleet: the first makes them, all are known. Default: keys of this process alone, changed every six hours.
+    #[serde(default)]
+    #[schemars(with = "Vec<words::FilePath>", length(max = 8))]
+    pub ticket_keys: Vec<String>,
 }
 
 /// A certificate and its key. Files are read again when they change.
@@ -67,6 +85,38 @@ pub struct Certificate {
     /// PEM file of its private key, not encrypted.
     #[schemars(with = "words::FilePath")]
     pub key: String,
+    /// DER file of an OCSP response about it, shown beside it as long as it is in force. Default: none.
+    #[serde(default)]
+    #[schemars(with = "Option<words::FilePath>")]
+    pub ocsp: Option<String>,
+    /// For its names instead of the listener's. Default: the listener's.
+    #[serde(default)]
+    pub client_auth: Option<ClientAuth>,
+    /// For its names instead of the listener's. Default: the listener's.
+    #[serde(default)]
+    #[schemars(with = "Option<words::FilePath>")]
+    pub client_ca: Option<String>,
+    /// For its names instead of the listener's. Default: the listener's.
+    #[serde(default)]
+    #[schemars(with = "Option<Vec<words::FilePath>>", length(max = 100))]
+    pub client_crl: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    #[default]
+    None,
+    Optional,
+    Required,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ForwardClientCert {
+    #[default]
+    None,
+    Set,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 use toml::de::DeTable;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::config::shape::{self, Field, Shape};
 use crate::config::tree::{Node, Value};
@@ -85,13 +86,28 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     }
 }
 
-/// `tls/api.pem` and its key.
+/// What `tls` names: certificates and keys, a root of clients and its revocation list, an OCSP response, ticket keys.
 fn certificate(folder: &Path) {
-    fs::create_dir(folder.join("tls")).unwrap();
-    let made = rcgen::generate_simple_self_signed(vec!["api.example.com".to_owned()]).unwrap();
-    fs::write(folder.join("tls/api.pem"), made.cert.pem()).unwrap();
-    fs::write(folder.join("tls/api.key"), made.signing_key.serialize_pem()).unwrap();
+    let folder = folder.join("tls");
+    fs::create_dir(&folder).unwrap();
+    for name in ["api", "partners"] {
+        let made = rcgen::generate_simple_self_signed(vec![format!("{name}.example.com")]).unwrap();
+        fs::write(folder.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+        fs::write(folder.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+        let (_, read) = X509Certificate::from_der(made.cert.der()).unwrap();
+        fs::write(folder.join(format!("{name}.ocsp")), crate::tls::tests::staple(read.raw_serial(), 0x80, NEVER))
+            .unwrap();
+    }
+    let root = crate::tls::tests::Root::new("Clients");
+    fs::write(folder.join("clients.pem"), root.pem()).unwrap();
+    fs::write(folder.join("clients.crl"), root.list(&[], 2090)).unwrap();
+    for name in ["now", "before"] {
+        fs::write(folder.join(format!("ticket-{name}.key")), [7; 80]).unwrap();
+    }
 }
+
+/// As a GeneralizedTime.
+const NEVER: &str = "20900101000000Z";
 
 /// A key of the reference and what is said about it.
 struct Said {

@@ -36,6 +36,8 @@ fn record(path: &str) -> Record<'_> {
         duration_us: 0,
         upstream_us: 0,
         user_agent: b"",
+        client_cert_subject: "",
+        client_cert_sha256: "",
     }
 }
 

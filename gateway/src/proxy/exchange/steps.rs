@@ -5,8 +5,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http1::Known;
 
-use super::{Exchange, Expectation, facts};
-use crate::filter::{self, Context, Output};
+use super::{Exchange, Expectation};
+use crate::filter::{self, Context, Facts, Output};
 use crate::limits::OFFLOAD_WAIT_MS;
 use crate::proxy::body::Body;
 use crate::proxy::head::ResponseHead;
@@ -26,7 +26,13 @@ impl Exchange<'_> {
     pub fn context(&mut self) -> Context<'_> {
         Context {
             request: &mut self.head,
-            facts: facts(&self.client, &self.request_id, self.route, self.scheme),
+            facts: Facts {
+                client: &self.client,
+                request_id: self.request_id.as_bytes(),
+                route: self.route,
+                scheme: self.scheme,
+                client_certificate: self.tls.and_then(|tls| tls.client.as_deref()),
+            },
             kept: &mut self.kept,
         }
     }

@@ -152,7 +152,7 @@ impl Connection {
             options,
             client,
             scheme: if self.tls.is_some() { "https" } else { "http" },
-            server_name: self.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+            tls: self.tls.as_deref(),
             client_fd: Some(client_fd),
             websocket: false,
             started_us,

@@ -11,7 +11,7 @@ use h2::{Reason, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http1::{Field, Known};
 
-use super::meter::{PER_ANSWER, PER_DATA_FRAME};
+use super::meter::PER_ANSWER;
 use super::session::Session;
 use crate::proxy::body::Length;
 use crate::proxy::forward;
@@ -196,7 +196,7 @@ impl H2Answer {
             let now = bytes.split_to(room.min(bytes.len()));
             let is_last = bytes.is_empty();
             self.sent += now.len() as u64;
-            self.session.meter.earn(PER_DATA_FRAME);
+            self.session.meter.earn_data(now.len());
             self.on_stream(|stream| stream.send_data(now, last && is_last))?;
             if is_last {
                 return Ok(());

@@ -24,6 +24,8 @@ pub struct H2Body {
     /// Bytes handed out whose window is still shut.
     taken: usize,
     ended: bool,
+    /// What came instead of a piece and was not told yet.
+    failed: Option<BodyError>,
     trailers: Option<Box<Trailers>>,
     /// Bytes that may still come.
     room: u64,
@@ -47,8 +49,19 @@ impl H2Body {
             (_, Some(length)) => Length::Exact(length),
             (false, None) => Length::Unknown,
         };
-        let (pending, trailers) = (None, None);
-        H2Body { stream, length, pending, taken: 0, ended, trailers, room: u64::MAX, received: 0, wait, pace }
+        H2Body {
+            stream,
+            length,
+            pending: None,
+            taken: 0,
+            ended,
+            failed: None,
+            trailers: None,
+            room: u64::MAX,
+            received: 0,
+            wait,
+            pace,
+        }
     }
 
     pub fn length(&self) -> Length {
@@ -62,7 +75,7 @@ impl H2Body {
 
     /// Nothing more comes: *complete* is this state and no other.
     pub fn ended(&self) -> bool {
-        self.ended && self.pending.is_none()
+        self.ended && self.pending.is_none() && self.failed.is_none()
     }
 
     /// Bytes of body seen so far.
@@ -116,10 +129,16 @@ impl H2Body {
             return None;
         }
         let mut whole = BytesMut::new();
-        while whole.len() <= bytes_max
-            && let Ok(Some(piece)) = self.next_buffered()
-        {
-            whole.extend_from_slice(&piece);
+        while whole.len() <= bytes_max {
+            match self.next_buffered() {
+                Ok(Some(piece)) => whole.extend_from_slice(&piece),
+                Ok(None) => break,
+                // It belongs behind what came before it.
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            }
         }
         let whole = whole.freeze();
         if self.ended() && whole.len() <= bytes_max && self.trailers.is_none() {
@@ -138,6 +157,7 @@ impl H2Body {
         loop {
             let piece = match self.pending.take() {
                 Some(piece) => piece,
+                None if self.failed.is_some() => return Poll::Ready(self.failed.take().map_or(Ok(None), Err)),
                 None if self.ended => return Poll::Ready(Ok(None)),
                 None => match ready!(self.stream.poll_data(cx)) {
                     Some(Ok(piece)) => {

@@ -26,13 +26,14 @@ pub fn read(parts: &Parts, limits: &HeadLimits, underscores: Underscores) -> Res
         Some(_) => return Err(Refusal::ConnectUnsupported),
         None => false,
     };
-    if parts.headers.len() > limits.fields {
-        return refuse(Fault::TooManyFields);
-    }
     // Such a CONNECT is what a GET with `Upgrade` is in HTTP/1.1.
     let method_text = if websocket { "GET" } else { parts.method.as_str() };
     let authority = parts.uri.authority().map(|authority| authority.as_str().as_bytes());
-    let host = parts.headers.get(http::header::HOST).map(|host| host.as_bytes());
+    let mut hosts = parts.headers.get_all(http::header::HOST).iter();
+    let host = hosts.next().map(|host| host.as_bytes());
+    if hosts.next().is_some() {
+        return refuse(Fault::HostRepeated);
+    }
     let target = match parts.uri.path_and_query() {
         Some(target) => target.as_str().as_bytes(),
         // CONNECT has an authority and nothing else (RFC 9113 §8.5).
@@ -58,6 +59,10 @@ pub fn read(parts: &Parts, limits: &HeadLimits, underscores: Underscores) -> Res
         (None, None) => return refuse(Fault::HostMissing),
     };
     let options = read_fields(parts, &mut fields, underscores)?;
+    // Now that crumbs of a cookie are one field: browsers send each cookie as one.
+    if fields.received().len() > limits.fields {
+        return refuse(Fault::TooManyFields);
+    }
     let bytes = fields.arena();
     if bytes.len() > limits.head_bytes {
         return Err(too_large);
@@ -171,11 +176,20 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_sent_once() {
+        let twice = [("host", "a.example"), ("host", "a.example")];
+        assert_eq!(fault(&parts("GET", "/", &twice)), Some(Fault::HostRepeated));
+        assert_eq!(fault(&parts("GET", "https://a.example/", &twice)), Some(Fault::HostRepeated));
+    }
+
+    #[test]
     fn what_is_too_large_is_refused() {
         let long = "x".repeat(1000);
         assert_eq!(fault(&parts("GET", "http://a/", &[("x", &long)])), Some(Fault::HeadTooLarge));
         let many = [("x", "y"); 11];
         assert_eq!(fault(&parts("GET", "http://a/", &many)), Some(Fault::TooManyFields));
+        let crumbs = [("cookie", "y=z"); 11];
+        assert_eq!(fault(&parts("GET", "http://a/", &crumbs)), None);
         let huge = "x".repeat(70_000);
         assert_eq!(fault(&parts("GET", "http://a/", &[("x", &huge)])), Some(Fault::HeadTooLarge));
     }

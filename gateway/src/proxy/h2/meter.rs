@@ -17,15 +17,23 @@ const PREFACE_BYTES: usize = 24;
 /// Bytes of a frame's header (RFC 9113 §4.1).
 const HEADER_BYTES: usize = 9;
 
+const WINDOW_UPDATE: u8 = 8;
+
 /// Points for an answer that was sent whole: more than a request and a few frames around it cost.
 pub const PER_ANSWER: u32 = 8;
 
 /// Points for a frame of data that was sent: a client may open its windows after each of them.
-pub const PER_DATA_FRAME: u32 = 4;
+const PER_DATA_FRAME: u32 = 4;
+
+/// Bytes sent for which a client may open a window once: there are clients that open both again after every 4 KiB they
+/// have read.
+const DATA_BYTES_PER_UPDATE: u64 = 2048;
 
 /// Points of one connection.
 pub struct Meter {
     points: Cell<u32>,
+    /// Bytes of data sent for which no window was opened yet. Without a bound: a client may read late.
+    unopened: Cell<u64>,
     /// When points came back last, milliseconds of the process.
     filled_ms: Cell<u64>,
     is_spent: Cell<bool>,
@@ -40,7 +48,12 @@ pub struct Frames {
 
 impl Default for Meter {
     fn default() -> Meter {
-        Meter { points: Cell::new(HTTP2_POINTS_MAX), filled_ms: Cell::new(now_ms()), is_spent: Cell::new(false) }
+        Meter {
+            points: Cell::new(HTTP2_POINTS_MAX),
+            unopened: Cell::new(0),
+            filled_ms: Cell::new(now_ms()),
+            is_spent: Cell::new(false),
+        }
     }
 }
 
@@ -53,6 +66,19 @@ impl Meter {
     /// Gives points for something useful.
     pub fn earn(&self, points: u32) {
         self.points.set(self.points.get().saturating_add(points).min(HTTP2_POINTS_MAX));
+    }
+
+    /// Gives points for data that was sent.
+    pub fn earn_data(&self, bytes: usize) {
+        self.unopened.set(self.unopened.get() + bytes as u64);
+        self.earn(PER_DATA_FRAME);
+    }
+
+    fn pay_update(&self) {
+        match self.unopened.get().checked_sub(DATA_BYTES_PER_UPDATE) {
+            Some(left) => self.unopened.set(left),
+            None => self.pay(1),
+        }
     }
 
     fn pay(&self, cost: u32) {
@@ -95,6 +121,7 @@ impl Frames {
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
                 match cost(kind, flags, self.skip) {
                     0 => {}
+                    _ if kind == WINDOW_UPDATE => meter.pay_update(),
                     cost => meter.pay(cost),
                 }
             }
@@ -185,8 +212,15 @@ mod tests {
             for bytes in [frame(20, 1, 5), frame(4, 8, 0), frame(4, 8, 0)] {
                 reading.see(&bytes, &meter);
             }
-            meter.earn(PER_ANSWER + PER_DATA_FRAME);
+            meter.earn(PER_ANSWER);
+            meter.earn_data(1);
         }
         assert!(!meter.is_spent(), "requests that are answered");
+        let data = 100 * many * 4096;
+        meter.earn_data(data);
+        for _ in 0..data / 4096 {
+            (0..2).for_each(|_| reading.see(&frame(4, 8, 0), &meter));
+        }
+        assert!(!meter.is_spent(), "windows that were used and are opened, however late");
     }
 }

@@ -56,25 +56,36 @@ impl Session {
 }
 
 /// One running exchange, for as long as it lives.
-pub struct Running(Rc<Session>);
+pub struct Running {
+    session: Rc<Session>,
+    /// Room for one more, as it may need a connection to a service of its own. The first one has the connection's.
+    _place: Option<connections::Place>,
+}
 
 impl Running {
-    fn new(session: &Rc<Session>) -> Running {
-        session.running.set(session.running.get() + 1);
-        Running(session.clone())
+    /// `Err`: there are as many as there may be, together with all connections and all those of the client.
+    fn enter(session: &Rc<Session>, settings: &Settings) -> Result<Running, connections::Full> {
+        let running = session.running.get();
+        let place = (running > 0).then(|| {
+            let (total_max, address_max) = (settings.connections_max, settings.connections_per_address_max);
+            session.worker().shared().connections.enter_from(session.speaker.address, total_max, address_max)
+        });
+        let place = place.transpose()?;
+        session.running.set(running + 1);
+        Ok(Running { session: session.clone(), _place: place })
     }
 
     pub fn session(&self) -> &Rc<Session> {
-        &self.0
+        &self.session
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let left = self.0.running.get() - 1;
-        self.0.running.set(left);
+        let left = self.session.running.get() - 1;
+        self.session.running.set(left);
         if left == 0
-            && let Some(waker) = self.0.waker.take()
+            && let Some(waker) = self.session.waker.take()
         {
             waker.wake();
         }
@@ -123,10 +134,12 @@ pub async fn serve(connection: Connection) {
     let mut driver = Driver {
         connection,
         session: session.clone(),
+        stream: stream.clone(),
         pings,
         guard: Guard::new(None),
         armed: None,
         ending: false,
+        late: 0,
         calmed: false,
         served: 0,
         heard: 0,
@@ -172,12 +185,15 @@ async fn linger(stream: &Rc<RefCell<Stream>>) {
 struct Driver {
     connection: h2::server::Connection<Metered, Bytes>,
     session: Rc<Session>,
+    stream: Rc<RefCell<Stream>>,
     pings: Option<PingPong>,
     guard: Guard,
     /// What the guard waits for; `None`: nothing yet.
     armed: Option<Waiting>,
     /// The client was told that no more streams are taken.
     ending: bool,
+    /// Streams taken all the same.
+    late: usize,
     /// The client was told to calm down.
     calmed: bool,
     served: u32,
@@ -296,13 +312,15 @@ impl Driver {
                 core.timeouts_keep_alive.inc();
                 self.end();
             }
-            (_, Some(Waiting::Over)) => return false,
+            // Answers that are whole for their exchanges may be half-way to a client that takes them slowly.
+            (_, Some(Waiting::Over)) => return self.stream.borrow().is_writing(),
             _ => {
                 let pinned = self.session.worker().pinned();
-                if !self.ending && self.session.born_ms + pinned.snapshot.settings.connection_age_ms <= now_ms() {
-                    self.end();
+                if self.ending || now_ms() < self.session.born_ms + pinned.snapshot.settings.connection_age_ms {
+                    return self.look_after();
                 }
-                return self.look_after();
+                // Not the time for a look at the peer, which may have been asked a moment ago.
+                self.end();
             }
         }
         true
@@ -311,7 +329,8 @@ impl Driver {
     /// Asks a peer that was silent for a sign of life; one that did not give it is gone.
     fn look_after(&mut self) -> bool {
         let received = self.session.received.get();
-        if std::mem::replace(&mut self.heard, received) != received {
+        // Neither a ping nor its answer overtakes what a slow client has not taken yet.
+        if std::mem::replace(&mut self.heard, received) != received || self.stream.borrow().is_writing() {
             self.asked = false;
             return true;
         }
@@ -336,17 +355,32 @@ impl Driver {
     }
 
     /// Begins the exchange of a stream.
-    fn take(&mut self, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+    fn take(&mut self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         self.served = self.served.saturating_add(1);
         let worker = self.session.worker();
         let pinned = worker.pinned();
         let settings = &pinned.snapshot.settings;
         let listener = &pinned.snapshot.listeners[self.session.listener as usize];
+        if self.ending {
+            self.late += 1;
+            // As many may have been on their way, and as many more in place of those that were answered meanwhile. Whoever
+            // begins others does not want to hear it; they can be sent again elsewhere (RFC 9113 §8.7).
+            if self.late > 2 * settings.http2_streams as usize {
+                return respond.send_reset(Reason::REFUSED_STREAM);
+            }
+        }
         if self.served >= settings.requests_per_connection || worker.draining() || listener.is_closed() {
             self.end();
         }
+        let running = match Running::enter(&self.session, settings) {
+            Ok(running) => running,
+            Err(full) => {
+                self.session.worker().count_full(full);
+                return respond.send_reset(Reason::REFUSED_STREAM);
+            }
+        };
         // On the heap first: a task is moved a few times before it begins, and an exchange is several kilobytes.
-        rt::spawn(Box::pin(stream::run(Running::new(&self.session), pinned, request, respond)));
+        rt::spawn(Box::pin(stream::run(running, pinned, request, respond)));
     }
 }
 

@@ -63,7 +63,7 @@ pub async fn run(
         options,
         client: client_of(&head.fields, listener.client_address, session.speaker, &settings.trusted_hops),
         scheme: if session.tls.is_some() { "https" } else { "http" },
-        server_name: session.tls.as_ref().and_then(|tls| tls.server_name.as_deref()),
+        tls: session.tls.as_deref(),
         client_fd: None,
         websocket,
         started_us,

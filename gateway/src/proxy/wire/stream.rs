@@ -46,6 +46,11 @@ impl Stream {
         self.inward.remote
     }
 
+    /// Bytes are on their way to the peer, or wait to be: how long they may is watched with them.
+    pub fn is_writing(&self) -> bool {
+        self.outward.lane.is_busy() || self.outward.unsent.is_some()
+    }
+
     /// Reads into a buffer of the caller's, which has room.
     pub fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut Buf) -> Poll<io::Result<usize>> {
         let Some(mut received) = ready!(self.inward.poll_take(cx))? else { return Poll::Ready(Ok(0)) };

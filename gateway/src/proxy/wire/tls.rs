@@ -7,12 +7,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead as _, ErrorKind, Write};
-use std::sync::Arc;
+use std::rc::Rc;
 
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::server::{AcceptedAlert, Acceptor};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
 
 use super::Halt;
 use crate::rt::{Buf, Reader, Writer};
+use crate::tls::{ClientCertificate, Policy, Scope, ServerTls};
 
 /// What is asked of the kernel at once: a record of the largest kind and its header, and some more.
 const READ_BYTES: usize = 20 * 1024;
@@ -39,6 +41,10 @@ pub struct Handshake {
     pub resumed: bool,
     /// HTTP/2 was agreed on, not HTTP/1.1.
     pub http2: bool,
+    /// Which clients it stands for.
+    pub scope: Scope,
+    /// Who the client is, if it showed that.
+    pub client: Option<Rc<ClientCertificate>>,
 }
 
 /// Why there is no handshake.
@@ -48,8 +54,21 @@ pub enum NoHandshake {
     Halted(Halt),
     /// What the client says is no TLS, or none that we speak.
     Tls(rustls::Error),
+    /// The client has no certificate, or none that is let in.
+    Certificate(rustls::Error),
     /// It begins as a request does.
     Plain,
+}
+
+impl From<rustls::Error> for NoHandshake {
+    fn from(error: rustls::Error) -> NoHandshake {
+        match error {
+            rustls::Error::NoCertificatesPresented
+            | rustls::Error::InvalidCertificate(_)
+            | rustls::Error::InvalidCertRevocationList(_) => NoHandshake::Certificate(error),
+            error => NoHandshake::Tls(error),
+        }
+    }
 }
 
 impl From<io::Error> for NoHandshake {
@@ -59,57 +78,98 @@ impl From<io::Error> for NoHandshake {
 }
 
 impl Session {
-    pub(super) fn server(config: Arc<ServerConfig>) -> Result<Session, NoHandshake> {
-        let connection = ServerConnection::new(config).map_err(NoHandshake::Tls)?;
-        Ok(Session {
+    fn new(connection: ServerConnection, received: Option<Buf>) -> Session {
+        Session {
             connection: RefCell::new(connection),
-            received: RefCell::default(),
+            received: RefCell::new(received),
             unsent: RefCell::default(),
             sending: Cell::new(false),
-        })
+        }
     }
 
     /// From the first byte until both sides have finished and everything we have to say is sent. `received`: what came already.
-    pub(super) async fn shake_hands(
-        &self,
-        mut received: Option<Buf>,
+    pub(super) async fn accept(
+        tls: &ServerTls,
+        received: Option<Buf>,
         reader: &mut Reader,
         writer: &mut Writer,
-    ) -> Result<Handshake, NoHandshake> {
-        let mut is_first = true;
+    ) -> Result<(Session, Handshake), NoHandshake> {
+        let first = first_bytes(received, reader).await?;
+        let (session, policy) = match tls.only_policy() {
+            Some(policy) => {
+                let connection = ServerConnection::new(policy.config.clone())?;
+                (Session::new(connection, Some(first)), policy)
+            }
+            None => Session::by_name(tls, first, reader).await?,
+        };
+        session.shake_hands(reader, writer).await?;
+        let handshake = session.handshake(tls, policy)?;
+        Ok((session, handshake))
+    }
+
+    /// Reads what the client begins with, and goes on under the policy of the name it asks for.
+    async fn by_name<'t>(
+        tls: &'t ServerTls,
+        first: Buf,
+        reader: &mut Reader,
+    ) -> Result<(Session, &'t Policy), NoHandshake> {
+        let mut acceptor = Acceptor::default();
+        let mut buf = first;
+        let accepted = loop {
+            let mut bytes = buf.bytes();
+            match acceptor.read_tls(&mut bytes) {
+                Ok(count) if count > 0 => buf.advance(count),
+                _ => return Err(fits_nowhere().into()),
+            }
+            match acceptor.accept() {
+                Ok(Some(accepted)) => break accepted,
+                Ok(None) if buf.is_empty() => buf = some_bytes(reader).await?,
+                Ok(None) => {}
+                Err((error, alert)) => return Err(refused(error, alert, reader)),
+            }
+        };
+        let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+        let policy = tls.policy(name.as_deref().unwrap_or_default());
+        let connection = accepted.into_connection(policy.config.clone());
+        let connection = connection.map_err(|(error, alert)| refused(error, alert, reader))?;
+        let session = Session::new(connection, (!buf.is_empty()).then_some(buf));
+        // What came behind its first message may be in the connection already, and nothing else may come.
+        let processed = session.connection.borrow_mut().process_new_packets().map(drop);
+        if let Err(error) = processed {
+            session.send_now(reader);
+            return Err(error.into());
+        }
+        Ok((session, policy))
+    }
+
+    async fn shake_hands(&self, reader: &mut Reader, writer: &mut Writer) -> Result<(), NoHandshake> {
         loop {
-            self.flush(writer).await?;
-            if !self.connection.borrow().is_handshaking() {
-                break;
-            }
-            let buf = match received.take() {
-                Some(buf) => buf,
-                None => {
-                    // Without a buffer: who begins and says no more holds nothing.
-                    reader.readable().await?;
-                    let (result, buf) = reader.read_up_to(Buf::take(), READ_BYTES).await;
-                    if result? == 0 {
-                        return Err(NoHandshake::Halted(Halt::Closed));
-                    }
-                    buf
-                }
-            };
-            // A record begins with its type, 20 to 24; a method with a letter.
-            if std::mem::take(&mut is_first) && buf.bytes().first().is_some_and(u8::is_ascii_uppercase) {
-                return Err(NoHandshake::Plain);
-            }
-            *self.received.borrow_mut() = Some(buf);
             if let Err(error) = self.decipher() {
                 self.send_now(reader);
-                return Err(NoHandshake::Tls(error));
+                return Err(error.into());
             }
+            self.flush(writer).await?;
+            if !self.connection.borrow().is_handshaking() {
+                return Ok(());
+            }
+            *self.received.borrow_mut() = Some(some_bytes(reader).await?);
         }
+    }
+
+    /// What came of it.
+    fn handshake(&self, tls: &ServerTls, policy: &Policy) -> Result<Handshake, NoHandshake> {
         let connection = self.connection.borrow();
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let server_name = connection.server_name().map(str::to_ascii_lowercase);
+        let by = tls.uri(server_name.as_deref());
+        let client = policy.identify(connection.peer_certificates(), resumed, by)?;
         Ok(Handshake {
-            server_name: connection.server_name().map(|name| name.to_ascii_lowercase().into()),
+            server_name: server_name.map(String::into),
             is_13: connection.protocol_version() == Some(ProtocolVersion::TLSv1_3),
-            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed,
             http2: connection.alpn_protocol() == Some(b"h2"),
+            scope: policy.scope,
+            client,
         })
     }
 
@@ -178,7 +238,7 @@ impl Session {
             match connection.read_tls(&mut bytes) {
                 Ok(count) if count > 0 => buf.advance(count),
                 // What is to be read is read before more is deciphered, so there is room.
-                _ => return Err(rustls::Error::General("a record that fits nowhere".to_owned())),
+                _ => return Err(fits_nowhere()),
             }
             if buf.is_empty() {
                 *received = None;
@@ -268,6 +328,42 @@ impl Session {
         }
         (!into.0.is_empty()).then_some(into.0)
     }
+}
+
+/// Tells the client why there is no handshake, before there is a connection.
+fn refused(error: rustls::Error, mut alert: AcceptedAlert, reader: &Reader) -> NoHandshake {
+    let mut into = Into(Buf::take());
+    if alert.write_all(&mut into).is_ok() {
+        // An alert that is not heard changes nothing.
+        let _ = reader.send_now(into.0.bytes());
+    }
+    error.into()
+}
+
+/// The next bytes of a handshake.
+async fn some_bytes(reader: &mut Reader) -> Result<Buf, NoHandshake> {
+    // Without a buffer: who begins and says no more holds nothing.
+    reader.readable().await?;
+    let (result, buf) = reader.read_up_to(Buf::take(), READ_BYTES).await;
+    match result? {
+        0 => Err(NoHandshake::Halted(Halt::Closed)),
+        _ => Ok(buf),
+    }
+}
+
+/// The first ones, which may have come already.
+async fn first_bytes(received: Option<Buf>, reader: &mut Reader) -> Result<Buf, NoHandshake> {
+    let buf = match received {
+        Some(buf) => buf,
+        None => some_bytes(reader).await?,
+    };
+    // A record begins with its type, 20 to 24; a method with a letter.
+    let is_request = buf.bytes().first().is_some_and(u8::is_ascii_uppercase);
+    if is_request { Err(NoHandshake::Plain) } else { Ok(buf) }
+}
+
+fn fits_nowhere() -> rustls::Error {
+    rustls::Error::General("a record that fits nowhere".to_owned())
 }
 
 /// A buffer as what bytes are written into.

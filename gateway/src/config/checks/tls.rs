@@ -1,0 +1,58 @@
+//! Who is asked for a certificate, and what that needs. Whether the files are right is seen when they are read (`tls`).
+
+use std::collections::HashSet;
+
+use super::super::tree::Node;
+use super::super::walk::join;
+use crate::problem::Problem;
+
+/// Of the listener at `path`.
+pub(super) fn check(path: &str, listener: &Node, problems: &mut Vec<Problem>) {
+    let Some(tls) = listener.get("tls") else { return };
+    let path = join(path, "tls");
+    let mut found: Vec<Problem> = Vec::new();
+    let certificates = tls.get("certificates").map(Node::items).unwrap_or_default();
+    for (index, certificate) in certificates.iter().enumerate() {
+        let own = format!("{path}.certificates[{index}]");
+        let written = |name: &str| {
+            let at = |path: &str, node: &Node| (join(path, name), node.place);
+            certificate
+                .get(name)
+                .map(|node| (at(&own, node), node))
+                .or(tls.get(name).map(|node| (at(&path, node), node)))
+        };
+        match written("client_auth") {
+            Some(((key, place), mode)) if asks(mode) && written("client_ca").is_none() => {
+                let what = "clients are asked for a certificate, and nothing says whose are good: write `client_ca`";
+                found.push(Problem::new(key, what).at(place));
+            }
+            Some(_) => {}
+            None => found.extend(unasked(&own, certificate)),
+        }
+    }
+    let is_decided = |table: &Node| table.get("client_auth").is_some();
+    if !is_decided(tls) && !certificates.iter().any(is_decided) {
+        found.extend(unasked(&path, tls));
+    }
+    if let Some(forward) = tls.get("forward_client_cert").filter(|forward| forward.text() == Some("set"))
+        && !certificates.iter().chain([tls]).filter_map(|table| table.get("client_auth")).any(asks)
+    {
+        let what = "no client is asked for a certificate: write `client_auth`";
+        found.push(Problem::new(join(&path, "forward_client_cert"), what).at(forward.place));
+    }
+    // What the listener says is a problem once, however many certificates go by it.
+    let mut keys = HashSet::new();
+    problems.extend(found.into_iter().filter(|problem| keys.insert(problem.key.clone())));
+}
+
+/// Also what is no mode at all: that has a problem of its own.
+fn asks(mode: &Node) -> bool {
+    mode.text() != Some("none")
+}
+
+/// What `table` says about certificates that nobody is asked for: whoever wrote it believes that they are.
+fn unasked(path: &str, table: &Node) -> Option<Problem> {
+    let (name, node) = ["client_ca", "client_crl"].iter().find_map(|name| Some((name, table.get(name)?)))?;
+    let what = "no client is asked for a certificate: write `client_auth`";
+    Some(Problem::new(join(path, name), what).at(node.place))
+}
