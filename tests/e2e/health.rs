@@ -206,17 +206,17 @@ fn when_nobody_is_well_all_are_served_but_those_taken_out_by_hand() {
     a.turns(500);
     b.turns(500);
     let gateway = before(&format!("health = {{ http = \"/healthz\", {QUICK} }}"), a.address(), b.address());
-    let event = gateway.event("no endpoint is usable: all that are not drained get requests").unwrap();
+    let event = gateway.event("too few endpoints are usable: all are used").unwrap();
     assert_eq!((&event["upstream"], &event["used"]), (&"main".into(), &2.into()), "{event}");
     assert_eq!(tally(&gateway, 10), both(5));
-    assert!(upstream(&gateway, &["list"]).1.contains("main: no endpoint is usable"));
+    assert!(upstream(&gateway, &["list"]).1.contains("main: too few endpoints are usable"));
     upstream(&gateway, &["drain", "main", a.address()]);
     assert_eq!(tally(&gateway, 10), only(200, "b", 10));
     upstream(&gateway, &["drain", "main", b.address()]);
     assert_eq!(gateway.get("/").unwrap().refusal().unwrap(), (503, "no_endpoint".to_owned()));
     upstream(&gateway, &["undrain", "main", b.address()]);
     b.turns(200);
-    gateway.event("an upstream has usable endpoints again").unwrap();
+    gateway.event("an upstream has enough usable endpoints again").unwrap();
     assert_eq!(tally(&gateway, 10), only(200, "b", 10));
 }
 
@@ -430,7 +430,7 @@ fn a_reload_forgets_neither_who_is_ill_nor_who_is_out() {
     let [a, b, c, _] = &services;
     let values: Vec<(&str, &str)> =
         ["a", "b", "c", "d"].into_iter().zip(services.iter().map(Service::address)).collect();
-    let endpoints = "[upstream.main]\nendpoints = [\"{a}\", \"{b}\", \"{c}\", \"{d}\"]";
+    let endpoints = "[upstream.main]\nendpoints = [\"{a}\", \"{b}\", \"{c}\", \"{d}\"]\npanic_threshold = \"10%\"";
     let health = format!("health = {{ http = \"/healthz\", {QUICK} }}");
     let eject = "eject = { consecutive_5xx = 2, base = \"1h\" }";
     let gateway = Gateway::start_with(&format!("{endpoints}\n{health}\n{eject}"), &values).unwrap();

@@ -22,6 +22,7 @@ mod lists;
 mod logs;
 mod package;
 mod paths;
+mod policies;
 mod programs;
 mod proxy_protocol;
 mod reload;

@@ -169,6 +169,7 @@ pub struct Percentage {
 
 impl Percentage {
     pub const WHOLE: Percentage = Percentage { millionths: 1_000_000 };
+    pub const HALF: Percentage = Percentage { millionths: 500_000 };
 
     /// So many of a hundred, at most all.
     pub const fn of_whole(percent: u32) -> Percentage {

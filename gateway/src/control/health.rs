@@ -2,7 +2,7 @@
 //! requests; and what operators say.
 //!
 //! What is known lies in each endpoint's [`State`] and lives on over reloads and changes of the list. Here are the rules, the
-//! timers, and the one place that says who is used ([`used`]): whatever changes is published by replacing the endpoints of the
+//! timers, and the one place that says who is usable ([`is_usable`]): whatever changes is published by replacing the endpoints of the
 //! one upstream in the snapshot.
 
 mod probe;
@@ -23,6 +23,7 @@ use crate::config::units::Time;
 use crate::limits::CHECKS_MAX;
 use crate::observe::metrics::{CheckOutcome, UpstreamSeries};
 use crate::problem::closest;
+use crate::rt::deadline::now_us;
 use crate::snapshot::{HostPolicy, Snapshot, Upstream};
 use crate::tables::health::record::{Change, Check, CheckRules, Standing, may_eject};
 use crate::tables::health::{Notice, State};
@@ -31,18 +32,14 @@ use crate::worker::Shared;
 /// Checks whose outcome waits for the control loop; further ones wait before they end.
 const CHECKED_MAX: usize = 64;
 
-/// Which endpoints of `list` get requests: the usable ones. When there is none, all that no operator has drained: it is better to
-/// try those that look bad than to answer nobody, for a check may be wrong about all of them at once.
-pub(super) fn used(list: Vec<Arc<Endpoint>>) -> Endpoints {
-    let is_usable = |endpoint: &Endpoint| endpoint.state.standing() == Standing::Usable;
-    match has_usable(&list) {
-        true => Endpoints::of(list, is_usable),
-        false => Endpoints::of(list, |endpoint| endpoint.state.standing() != Standing::Drained),
-    }
+/// Whether an endpoint is to get requests. What becomes of that where too few are is [`Endpoints::compile`]'s to say.
+pub(super) fn is_usable(endpoint: &Endpoint) -> bool {
+    endpoint.state.standing() == Standing::Usable
 }
 
-fn has_usable(list: &[Arc<Endpoint>]) -> bool {
-    list.iter().any(|endpoint| endpoint.weight > 0 && endpoint.state.standing() == Standing::Usable)
+/// The same endpoints, as they stand now.
+fn again(endpoints: &Endpoints) -> Arc<Endpoints> {
+    Arc::new(endpoints.again(is_usable, now_us() / 1000))
 }
 
 /// Upstream and address: what an endpoint is known by.
@@ -61,7 +58,7 @@ pub(super) struct Care {
     ejected: Vec<Out>,
     /// Failing endpoints that could not be ejected, which is told once.
     kept: HashSet<Key>,
-    /// Upstreams none of whose endpoints is usable.
+    /// Upstreams with too few usable endpoints.
     at_a_loss: BTreeSet<String>,
     /// What each upstream's gauges have of it.
     counted: BTreeMap<String, (Arc<UpstreamSeries>, Counts)>,
@@ -164,7 +161,7 @@ impl Care {
                 }
             }
             // Compiled some time ago: somebody may have changed since.
-            *endpoints = Arc::new(used(endpoints.list().to_vec()));
+            *endpoints = again(endpoints);
         }
         // Those of a process before this one are among them.
         self.ejected.retain(|out| out.state.record().ejected().is_some());
@@ -247,16 +244,20 @@ impl Care {
             }
             change
         };
+        if change.is_some() {
+            self.publish(upstream, shared);
+        }
+        // Told when it is so: who reads it may rely on it.
         match change {
             Some(Change::Unhealthy { checks }) => {
                 tracing::warn!(upstream, endpoint, seen, checks, "an endpoint is unhealthy");
             }
             Some(Change::Healthy { checks, after }) => {
-                tracing::info!(upstream, endpoint, seen, checks, unhealthy_for = %shown(after), "an endpoint is healthy again");
+                let unhealthy_for = shown(after);
+                tracing::info!(upstream, endpoint, seen, checks, %unhealthy_for, "an endpoint is healthy again");
             }
-            None => return,
+            None => {}
         }
-        self.publish(upstream, shared);
     }
 
     fn failing(&mut self, notice: &Notice, shared: &Shared, now: Instant) {
@@ -288,26 +289,32 @@ impl Care {
         }
         let time = failing.state.record().eject(*cause, now, eject.times);
         settings.series.health.ejection(*cause).inc();
-        let threshold = eject.thresholds.of(*cause);
-        tracing::warn!(upstream, endpoint, cause = cause.name(), threshold, time = %shown(time), "an endpoint is ejected");
         self.kept.remove(&key);
         self.ejected.push(Out { key, state: failing.state.clone(), until: now + time });
         self.publish(upstream, shared);
+        let (threshold, cause, time) = (eject.thresholds.of(*cause), cause.name(), shown(time));
+        tracing::warn!(upstream, endpoint, cause, threshold, %time, "an endpoint is ejected");
     }
 
     fn let_back(&mut self, shared: &Shared, now: Instant) {
         let (over, still) = std::mem::take(&mut self.ejected).into_iter().partition(|out| out.until <= now);
         self.ejected = still;
         let over: Vec<Out> = over;
-        for Out { key: (upstream, endpoint), state, .. } in &over {
-            let Some(ejected_for) = state.record().let_back(now, false) else { continue };
-            // Whatever ended meanwhile began before.
-            state.begin_anew();
-            let ejected_for = shown(ejected_for);
+        let back: Vec<(Key, Duration)> = over
+            .into_iter()
+            .filter_map(|Out { key, state, .. }| {
+                let ejected_for = state.record().let_back(now, false)?;
+                // Whatever ended meanwhile began before.
+                state.begin_anew();
+                Some((key, ejected_for))
+            })
+            .collect();
+        let upstreams: BTreeSet<&String> = back.iter().map(|((upstream, _), _)| upstream).collect();
+        upstreams.into_iter().for_each(|upstream| self.publish(upstream, shared));
+        for ((upstream, endpoint), ejected_for) in &back {
+            let ejected_for = shown(*ejected_for);
             tracing::info!(upstream, endpoint, %ejected_for, "an endpoint's ejection is over");
         }
-        let upstreams: BTreeSet<&String> = over.iter().map(|out| &out.key.0).collect();
-        upstreams.into_iter().for_each(|upstream| self.publish(upstream, shared));
     }
 
     /// Takes endpoints out, or back in, by an operator's word. `Err`: what is not there, and what is.
@@ -332,17 +339,18 @@ impl Care {
                 some.join(", ")
             ));
         }
-        for endpoint in &meant {
-            let was = std::mem::replace(&mut endpoint.state.record().drained, asked.drained);
-            if was != asked.drained {
-                let (upstream, in_flight) = (&asked.upstream, endpoint.state.in_flight());
-                match asked.drained {
-                    true => tracing::info!(upstream, endpoint = endpoint.label, in_flight, "an endpoint is drained"),
-                    false => tracing::info!(upstream, endpoint = endpoint.label, "an endpoint is drained no more"),
-                }
+        let was: Vec<bool> = meant
+            .iter()
+            .map(|endpoint| std::mem::replace(&mut endpoint.state.record().drained, asked.drained))
+            .collect();
+        self.publish(&asked.upstream, shared);
+        for (endpoint, _) in meant.iter().zip(was).filter(|(_, was)| *was != asked.drained) {
+            let (upstream, in_flight) = (&asked.upstream, endpoint.state.in_flight());
+            match asked.drained {
+                true => tracing::info!(upstream, endpoint = endpoint.label, in_flight, "an endpoint is drained"),
+                false => tracing::info!(upstream, endpoint = endpoint.label, "an endpoint is drained no more"),
             }
         }
-        self.publish(&asked.upstream, shared);
         Ok(Drained {
             endpoints: meant.iter().map(|endpoint| endpoint.label.clone()).collect(),
             in_flight: meant.iter().map(|endpoint| endpoint.state.in_flight()).sum(),
@@ -355,9 +363,10 @@ impl Care {
         let mut snapshot = Snapshot::clone(&shared.snapshot.load());
         // It may have been removed while something of it was running.
         let Some(index) = index_of(&snapshot, upstream) else { return };
-        snapshot.endpoints[index] = Arc::new(used(snapshot.endpoints[index].list().to_vec()));
+        snapshot.endpoints[index] = again(&snapshot.endpoints[index]);
+        let snapshot = Arc::new(snapshot);
+        shared.snapshot.store(snapshot.clone());
         self.count(&snapshot);
-        shared.snapshot.store(Arc::new(snapshot));
     }
 
     /// Brings the gauges up to date, and tells of upstreams that have nobody usable.
@@ -374,16 +383,19 @@ impl Care {
             }
             add(&upstream.series, counts, 1);
             self.counted.insert(upstream.name.clone(), (upstream.series.clone(), counts));
-            if list.is_empty() || has_usable(list) {
+            let live = endpoints.live().len();
+            if !endpoints.panics() && (live > 0 || list.is_empty()) {
                 if was_at_a_loss.contains(&upstream.name) {
-                    tracing::info!(upstream = upstream.name, "an upstream has usable endpoints again");
+                    tracing::info!(upstream = upstream.name, "an upstream has enough usable endpoints again");
                 }
                 continue;
             }
             if !was_at_a_loss.contains(&upstream.name) {
-                let used = list.iter().filter(|endpoint| endpoint.state.standing() != Standing::Drained).count();
-                let upstream = &upstream.name;
-                tracing::error!(upstream, used, "no endpoint is usable: all that are not drained get requests");
+                let (upstream, usable) = (&upstream.name, counts[0]);
+                match live {
+                    0 => tracing::error!(upstream, "no endpoint gets requests"),
+                    _ => tracing::error!(upstream, usable, used = live, "too few endpoints are usable: all are used"),
+                }
             }
             self.at_a_loss.insert(upstream.name.clone());
         }

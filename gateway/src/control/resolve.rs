@@ -3,7 +3,7 @@
 //! A name that cannot be resolved keeps the addresses it had. A change replaces the endpoints of one upstream in the
 //! snapshot and nothing else.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::health::used;
-use crate::balance::{Endpoint, Endpoints, Identity};
+use super::health::is_usable;
+use crate::balance::{Endpoint, Endpoints, Identity, Settings};
 use crate::config::model::Config;
 use crate::rt::Peer;
+use crate::rt::deadline::now_us;
 use crate::snapshot::Snapshot;
-use crate::tables::health::Health;
+use crate::tables::health::{Health, State};
 use crate::worker::Shared;
 
 /// How long one name may take. The system's resolver has waits of its own, which are longer.
@@ -38,6 +39,7 @@ pub(super) struct Resolver {
 
 struct Upstream {
     name: String,
+    balance: Arc<Settings>,
     written: Vec<Written>,
 }
 
@@ -45,6 +47,7 @@ struct Upstream {
 struct Written {
     text: String,
     weight: u32,
+    priority: u8,
     target: Target,
     /// Problems are told once, not at every look-up.
     failing: bool,
@@ -59,12 +62,14 @@ impl Resolver {
     pub(super) fn new(config: &Config) -> Resolver {
         let upstreams = config.upstream.iter().map(|(name, upstream)| Upstream {
             name: name.clone(),
+            balance: Arc::new(Settings::of(upstream)),
             written: upstream
                 .endpoints
                 .iter()
                 .map(|endpoint| Written {
                     text: endpoint.address.clone(),
                     weight: endpoint.weight,
+                    priority: endpoint.priority,
                     target: Target::of(&endpoint.address),
                     failing: false,
                 })
@@ -130,10 +135,35 @@ impl Resolver {
             let endpoints = Arc::new(upstream.endpoints(&shared.health));
             tracing::info!(upstream = upstream.name, endpoints = endpoints.list().len(), "endpoints changed");
             let mut snapshot = Snapshot::clone(&shared.snapshot.load());
-            snapshot.endpoints[index] = endpoints;
+            let before = std::mem::replace(&mut snapshot.endpoints[index], endpoints);
+            leave(&[before], &snapshot.endpoints);
             shared.snapshot.store(Arc::new(snapshot));
         }
     }
+}
+
+/// Tells the states of endpoints that are there no more: if they come back they have just begun.
+pub(super) fn leave(before: &[Arc<Endpoints>], after: &[Arc<Endpoints>]) {
+    let states = |endpoints: &Arc<Endpoints>| endpoints.list().iter().map(|one| Arc::as_ptr(&one.state)).collect();
+    let there: HashSet<*const State> = after.iter().flat_map::<Vec<_>, _>(states).collect();
+    for endpoint in before.iter().flat_map(|endpoints| endpoints.list()) {
+        if !there.contains(&Arc::as_ptr(&endpoint.state)) {
+            endpoint.state.usable_ms(false, 0);
+        }
+    }
+}
+
+/// Compiles and publishes anew what changes with time alone: the shares of endpoints in their slow start.
+pub(super) fn ramp(shared: &Shared) {
+    let snapshot = shared.snapshot.load();
+    if !snapshot.endpoints.iter().any(|endpoints| endpoints.is_ramping()) {
+        return;
+    }
+    let mut snapshot = Snapshot::clone(&snapshot);
+    for endpoints in snapshot.endpoints.iter_mut().filter(|endpoints| endpoints.is_ramping()) {
+        *endpoints = Arc::new(endpoints.again(is_usable, now_us() / 1000));
+    }
+    shared.snapshot.store(Arc::new(snapshot));
 }
 
 /// Asks the system's resolver for each of these, several at a time. Must be awaited within a `LocalSet`.
@@ -198,6 +228,7 @@ impl Upstream {
                     label,
                     written: written.host_text(),
                     weight: written.weight,
+                    priority: written.priority,
                     identity: Identity::new(peer),
                 }));
             };
@@ -206,7 +237,7 @@ impl Upstream {
                 Target::Name { found } => found.iter().for_each(|address| add(Peer::Tcp(*address))),
             }
         }
-        used(list)
+        Endpoints::compile(list, &self.balance, is_usable, now_us() / 1000)
     }
 }
 

@@ -29,7 +29,7 @@ use super::upstream::h1::{self, Hop};
 use super::upstream::{ConnectError, Connection};
 use super::websocket;
 use super::wire::{Handshake, WireReader};
-use crate::balance::{Asking, Endpoint};
+use crate::balance::{Asking, Endpoint, Keyed};
 use crate::filter::{self, Facts, Kept};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::observe::access_log::Record;
@@ -37,11 +37,11 @@ use crate::refusal::{Party, Refusal};
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
 use crate::route::{Came, Found};
-use crate::rt::deadline::{Cause, Ender, Guard, now_us};
+use crate::rt::deadline::{Cause, Ender, Guard, now_ms, now_us};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::tables::bans::unix_ms;
 use crate::tables::health::Outcome;
-use crate::worker::{Pinned, Worker, outcome_of_connect, outcome_of_refusal};
+use crate::worker::{Pinned, Worker, outcome_of_connect};
 
 /// One request and its answer.
 pub struct Exchange<'a> {
@@ -75,6 +75,8 @@ struct Seen {
     endpoint: Option<Arc<Endpoint>>,
     attempts: u32,
     reused: bool,
+    /// When the request of the last attempt, or its first part, was sent; 0: it was not.
+    sent_us: u64,
     upstream_us: u64,
     refusal: Option<Refusal>,
     detail: String,
@@ -299,10 +301,13 @@ impl<'a> Exchange<'a> {
     async fn attempts(&mut self, route: &Route, index: usize, upstream: &Upstream) -> Result<(), Refusal> {
         let endpoints = &self.snapshot.endpoints[index];
         let timeouts = route.timeouts.over(upstream.timeouts);
+        let (fields, client) = (&self.head.fields, Some(self.client.address));
+        let key = endpoints.key(Keyed { fields, client, path: self.head.path() });
         let mut fresh = false;
         let mut tried = Vec::new();
         loop {
-            let asking = Asking { cursor: &self.pinned.cursors[index], tried: &tried };
+            let lot = self.worker.ids.borrow_mut().next_u64();
+            let asking = Asking { cursor: &self.pinned.cursors[index], tried: &tried, lot, key, now_ms: now_ms() };
             let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
             let _running = endpoint.state.begin();
             self.seen.attempts += 1;
@@ -310,6 +315,9 @@ impl<'a> Exchange<'a> {
             self.seen.endpoint = Some(endpoint.clone());
             if let Err(error) = &connection {
                 self.worker.judge(upstream, &endpoint, outcome_of_connect(error));
+                if !matches!(error, ConnectError::Over(Cause::ClientGone)) {
+                    endpoint.state.failed(now_ms());
+                }
             }
             let connection = match connection {
                 Ok(connection) => connection,
@@ -348,8 +356,7 @@ impl<'a> Exchange<'a> {
                     };
                     // A kept connection that was closed meanwhile says nothing about those that come.
                     if !(reused && failure.unanswered) {
-                        let waited_for_it = self.body.ended() && !self.answer.started();
-                        self.worker.judge(upstream, &endpoint, outcome_of_refusal(refusal, waited_for_it));
+                        self.judge(upstream, &endpoint, refusal);
                     }
                     return Err(refusal);
                 }
@@ -442,6 +449,7 @@ impl<'a> Exchange<'a> {
         let mut sending = Sending { body: &mut self.body, outgoing, timeouts, tee };
         let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
         let sent_us = now_us();
+        self.seen.sent_us = sent_us;
         let mut finishing = Finishing {
             request: &mut self.head,
             facts: Facts {
@@ -458,6 +466,7 @@ impl<'a> Exchange<'a> {
             listener: self.listener,
             websocket: self.hop.websocket,
             timeouts,
+            endpoint: self.seen.endpoint.as_deref(),
             sent_us,
             first_byte_us: 0,
             status: 0,

@@ -18,10 +18,10 @@ use super::head::ResponseHead;
 use super::relay::{self, Failure, Sending, Sent};
 use super::upstream::{Connection, h1};
 use super::wire::Wait;
-use crate::balance::Asking;
+use crate::balance::{Asking, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
-use crate::rt::deadline::{Cause, Guard};
+use crate::rt::deadline::{Cause, Guard, now_ms};
 use crate::rt::{Either, Notify, select, spawn};
 use crate::snapshot::UpstreamTimeouts;
 use crate::tables::health::Outcome;
@@ -64,9 +64,13 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
     guard.arm_total(subrequest.wait_ms);
     // A kept connection may be closed by its service at this very moment, and not every request may be sent twice.
     let mut fresh = !subrequest.method.is_idempotent();
+    let endpoints = &snapshot.endpoints[subrequest.upstream];
+    let path = subrequest.target.split('?').next().unwrap_or_default().as_bytes();
+    let key = endpoints.key(Keyed { fields: &subrequest.fields, client: None, path });
     loop {
-        let endpoints = &snapshot.endpoints[subrequest.upstream];
-        let asking = Asking { cursor: &pinned.cursors[subrequest.upstream], tried: &[] };
+        let lot = worker.ids.borrow_mut().next_u64();
+        let cursor = &pinned.cursors[subrequest.upstream];
+        let asking = Asking { cursor, tried: &[], lot, key, now_ms: now_ms() };
         let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?;
         let _running = endpoint.state.begin();
         let kept = if fresh { None } else { worker.pool.take(&endpoint.identity) };

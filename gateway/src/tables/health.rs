@@ -4,13 +4,14 @@
 pub mod record;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use self::record::{Handed, Record, Standing};
+use crate::balance::Latency;
 use crate::limits::ENDPOINT_STATES_SPARE_MAX;
 
 /// The states of all endpoints.
@@ -22,6 +23,7 @@ pub struct Health {
 #[derive(Default)]
 struct States {
     by_endpoint: HashMap<(String, String), Arc<State>>,
+    upstreams: HashMap<String, Arc<Upstream>>,
     /// How many there may be before those nobody uses are looked for: asking each time would cost the square.
     sweep_at: usize,
 }
@@ -30,13 +32,20 @@ impl Health {
     /// The state of an endpoint of `upstream` at `address`; the same for as long as somebody asks for it now and then.
     pub fn of(&self, upstream: &str, address: &str) -> Arc<State> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let States { by_endpoint, sweep_at } = &mut *states;
-        let state = by_endpoint.entry((upstream.to_owned(), address.to_owned())).or_default().clone();
+        let States { by_endpoint, upstreams, sweep_at } = &mut *states;
+        let key = (upstream.to_owned(), address.to_owned());
+        if let Some(state) = by_endpoint.get(&key) {
+            return state.clone();
+        }
+        let whole = upstreams.entry(upstream.to_owned()).or_default().clone();
+        let state = Arc::new(State { upstream: whole, ..State::default() });
+        by_endpoint.insert(key, state.clone());
         if by_endpoint.len() > (*sweep_at).max(ENDPOINT_STATES_SPARE_MAX) {
             let spare = |state: &Arc<State>| Arc::strong_count(state) == 1;
             if by_endpoint.values().filter(|state| spare(state)).count() > ENDPOINT_STATES_SPARE_MAX {
                 // What an operator said is kept for longer than what we saw.
                 by_endpoint.retain(|_, state| !spare(state) || state.record().drained);
+                upstreams.retain(|_, upstream| Arc::strong_count(upstream) > 1);
             }
             *sweep_at = by_endpoint.len() + ENDPOINT_STATES_SPARE_MAX;
         }
@@ -67,8 +76,35 @@ pub struct State {
     in_flight: AtomicU32,
     /// Attempts in a row that failed, by kind; see [`Streaks`].
     streaks: AtomicU64,
+    /// Whether a policy goes by how soon it answers.
+    is_timed: AtomicBool,
+    latency: Latency,
+    /// Milliseconds of the process, plus 1, at which the control side first found it usable; 0: it is not.
+    usable_since: AtomicU64,
+    upstream: Arc<Upstream>,
     /// What the control side makes of it; no exchange looks at it.
     record: Mutex<Record>,
+}
+
+/// What all cores know of the endpoints of one upstream together.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Upstream {
+    /// Every attempt writes to it: only for those who want to know.
+    is_counted: AtomicBool,
+    in_flight: AtomicU32,
+}
+
+impl Upstream {
+    /// Whether [`Upstream::in_flight`] is to be known. What runs already is not counted afterwards.
+    pub fn count(&self, is_counted: bool) {
+        self.is_counted.store(is_counted, Ordering::Relaxed);
+    }
+
+    /// Attempts running now, at all endpoints.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
 }
 
 impl State {
@@ -80,7 +116,61 @@ impl State {
     /// Counts an attempt for as long as the result lives.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+        let is_counted = self.upstream.is_counted.load(Ordering::Relaxed);
+        if is_counted {
+            self.upstream.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        InFlight { state: self.clone(), is_counted }
+    }
+
+    /// Whether [`State::cost`] is to be known.
+    pub fn time(&self, is_timed: bool) {
+        self.is_timed.store(is_timed, Ordering::Relaxed);
+    }
+
+    /// What another request would cost, see [`Latency::cost`]. `now_ms`: milliseconds of the process, here and below.
+    pub fn cost(&self, now_ms: u64) -> f32 {
+        self.latency.cost(self.in_flight(), now_ms)
+    }
+
+    /// Takes in that an answer began so long after its request was sent. 502, 503 and 504 are failures: a service that turns
+    /// requests away answers sooner than one that works.
+    pub fn answered(&self, status: u16, took_us: u64, now_ms: u64) {
+        match status {
+            502..=504 => self.failed(now_ms),
+            _ if self.is_timed.load(Ordering::Relaxed) => self.latency.observe(took_us, now_ms),
+            _ => {}
+        }
+    }
+
+    /// Takes in that an attempt failed by the endpoint's doing.
+    pub fn failed(&self, now_ms: u64) {
+        if self.is_timed.load(Ordering::Relaxed) {
+            self.latency.fail(now_ms);
+        }
+    }
+
+    /// Takes in that there was no answer for so long, when somebody stopped waiting.
+    pub fn awaited(&self, waited_us: u64, now_ms: u64) {
+        if self.is_timed.load(Ordering::Relaxed) {
+            self.latency.observe_at_least(waited_us, now_ms);
+        }
+    }
+
+    /// What is known of all endpoints of its upstream together.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Takes in whether it is usable; returns for how long it has been, in milliseconds. For the control side alone.
+    pub fn usable_ms(&self, usable: bool, now_ms: u64) -> u64 {
+        let since = match self.usable_since.load(Ordering::Relaxed) {
+            _ if !usable => 0,
+            0 => now_ms + 1,
+            since => since,
+        };
+        self.usable_since.store(since, Ordering::Relaxed);
+        if usable { (now_ms + 1).saturating_sub(since) } else { 0 }
     }
 
     /// Counts how an attempt has ended. `Some`: too many in a row have failed; counting begins anew. One load if this one went
@@ -235,11 +325,17 @@ pub struct Notice {
 
 /// A running attempt.
 #[derive(Debug)]
-pub struct InFlight(Arc<State>);
+pub struct InFlight {
+    state: Arc<State>,
+    is_counted: bool,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.is_counted {
+            self.state.upstream.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

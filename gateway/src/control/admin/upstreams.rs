@@ -41,7 +41,7 @@ pub struct Drained {
 #[derive(Serialize)]
 struct UpstreamShown {
     name: String,
-    /// No endpoint is usable, so that all that are not drained get requests.
+    /// Too few endpoints are usable (`panic_threshold`), so that all that are not drained get requests.
     all_used: bool,
     endpoints: Vec<EndpointShown>,
 }
@@ -118,14 +118,10 @@ pub(super) async fn list(Shared(state): Shared<State>, Query(pairs): Pairs) -> R
     let known = snapshot.upstreams.iter().zip(&snapshot.endpoints);
     let shown: Vec<UpstreamShown> = known
         .filter(|(upstream, _)| wanted.is_none_or(|wanted| upstream.name == wanted))
-        .map(|(upstream, endpoints)| {
-            let endpoints = endpoints.list();
-            let usable = |endpoint: &Endpoint| endpoint.weight > 0 && endpoint.state.standing() == Standing::Usable;
-            UpstreamShown {
-                name: upstream.name.clone(),
-                all_used: !endpoints.is_empty() && !endpoints.iter().any(|endpoint| usable(endpoint)),
-                endpoints: endpoints.iter().map(|endpoint| EndpointShown::of(endpoint, now)).collect(),
-            }
+        .map(|(upstream, endpoints)| UpstreamShown {
+            name: upstream.name.clone(),
+            all_used: endpoints.panics(),
+            endpoints: endpoints.list().iter().map(|endpoint| EndpointShown::of(endpoint, now)).collect(),
         })
         .collect();
     if let (Some(wanted), true) = (wanted, shown.is_empty()) {
@@ -140,7 +136,7 @@ pub(super) async fn list(Shared(state): Shared<State>, Query(pairs): Pairs) -> R
 fn text_of(upstreams: &[UpstreamShown]) -> String {
     let mut out = String::new();
     for UpstreamShown { name, all_used, endpoints } in upstreams {
-        let note = if *all_used { ": no endpoint is usable, all that are not drained get requests" } else { "" };
+        let note = if *all_used { ": too few endpoints are usable, all that are not drained get requests" } else { "" };
         // Writing to memory does not fail.
         let _ = writeln!(out, "{name}{note}");
         for endpoint in endpoints {

@@ -6,15 +6,17 @@ use bytes::Bytes;
 use http1::Known;
 
 use super::{Exchange, Expectation};
+use crate::balance::Endpoint;
 use crate::filter::{self, Context, Facts, Output};
 use crate::limits::OFFLOAD_WAIT_MS;
 use crate::proxy::body::Body;
 use crate::proxy::head::ResponseHead;
 use crate::proxy::relay;
-use crate::refusal::Refusal;
-use crate::rt::deadline::Cause;
+use crate::refusal::{Party, Refusal};
+use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::rt::{Either, select};
-use crate::worker::Pinned;
+use crate::snapshot::Upstream;
+use crate::worker::{Pinned, outcome_of_refusal};
 
 impl Exchange<'_> {
     /// The snapshot this exchange runs under, for who outlives it.
@@ -34,6 +36,21 @@ impl Exchange<'_> {
                 client_certificate: self.tls.and_then(|tls| tls.client.as_deref()),
             },
             kept: &mut self.kept,
+        }
+    }
+
+    /// Takes in what a failed attempt says about its endpoint.
+    pub(super) fn judge(&self, upstream: &Upstream, endpoint: &Endpoint, refusal: Refusal) {
+        let waited_for_it = self.body.ended() && !self.answer.started();
+        self.worker.judge(upstream, endpoint, outcome_of_refusal(refusal, waited_for_it));
+        match refusal {
+            // It was too slow for the client, who can be as patient as he likes: at least so long it would have taken.
+            Refusal::ClientGone if self.seen.sent_us > 0 && !self.answer.started() => {
+                let now_us = now_us();
+                endpoint.state.awaited(now_us.saturating_sub(self.seen.sent_us), now_us / 1000);
+            }
+            refusal if refusal.party() == Party::Upstream => endpoint.state.failed(now_ms()),
+            _ => {}
         }
     }
 
