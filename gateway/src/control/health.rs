@@ -310,7 +310,11 @@ impl Care {
             })
             .collect();
         let upstreams: BTreeSet<&String> = back.iter().map(|((upstream, _), _)| upstream).collect();
-        upstreams.into_iter().for_each(|upstream| self.publish(upstream, shared));
+        for upstream in upstreams {
+            // There is room again: who still fails then is told of once more.
+            self.kept.retain(|(of, _)| of != upstream);
+            self.publish(upstream, shared);
+        }
         for ((upstream, endpoint), ejected_for) in &back {
             let ejected_for = shown(*ejected_for);
             tracing::info!(upstream, endpoint, %ejected_for, "an endpoint's ejection is over");
