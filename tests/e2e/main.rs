@@ -21,6 +21,7 @@ mod lists;
 mod logs;
 mod package;
 mod paths;
+mod policies;
 mod programs;
 mod proxy_protocol;
 mod reload;

@@ -5,6 +5,7 @@
 //! schema carries what a machine can check: bounds (`range`, `x-min`, `x-max`) and the grammar of each string ([`words`]).
 //! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
+mod balance;
 mod listener;
 mod lists;
 mod route;
@@ -18,6 +19,7 @@ use super::policies;
 use super::units::{Secret, Size, Time};
 use super::words;
 
+pub use self::balance::*;
 pub use self::listener::*;
 pub use self::lists::*;
 pub use self::route::*;
@@ -320,12 +322,19 @@ impl Default for Timeouts {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2 }`. At least one. Names are resolved when the gateway starts and every 30 s.
+    /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1 }`. At least one. Names are resolved when the gateway starts and every 30 s.
     #[schemars(length(min = 1))]
     pub endpoints: Vec<Endpoint>,
-    /// How an endpoint is picked. Default `round_robin`, by weight.
+    /// How an endpoint is picked: `round_robin` (default: in turn), `least_request` (of two drawn endpoints the one with fewer requests running), `peak_ewma` (of two the one that is expected to answer sooner), or `{ policy = "maglev", on = "client" }`: by what requests have in common. Always by weight.
     #[serde(default)]
     pub balance: Balance,
+    /// The time in which the weight of an endpoint that is new, or usable again, grows from a tenth to the whole. Default 0s: it is whole at once. At most 1h.
+    #[serde(default)]
+    #[schemars(extend("x-max" = "1h"))]
+    pub slow_start: Time,
+    /// Below this share of usable endpoints, in every priority, all are used: they may be no worse than the few would be with everything. By weight. Default 50%; `0%` turns it off.
+    #[serde(default = "half")]
+    pub panic_threshold: Percentage,
     /// The `Host` it sees: `keep` (default: the client's), `endpoint` (the endpoint's address), or any other text as it stands.
     #[serde(default)]
     #[schemars(with = "Option<words::UpstreamHost>")]
@@ -345,6 +354,7 @@ pub struct Upstream {
 pub struct Endpoint {
     pub address: String,
     pub weight: u32,
+    pub priority: u8,
 }
 
 /// The two ways to write an endpoint.
@@ -367,26 +377,29 @@ struct WeightedEndpoint {
     #[serde(default = "one")]
     #[schemars(range(max = 1_000_000))]
     weight: u32,
+    /// Used only as far as the endpoints of lower numbers cannot take all requests. Default 0. 0 to 100.
+    #[serde(default)]
+    #[schemars(range(max = 100))]
+    priority: u8,
 }
 
 fn one() -> u32 {
     1
 }
 
+fn half() -> Percentage {
+    Percentage::HALF
+}
+
 impl From<EndpointText> for Endpoint {
     fn from(text: EndpointText) -> Endpoint {
         match text {
-            EndpointText::Address(address) => Endpoint { address, weight: one() },
-            EndpointText::Weighted(WeightedEndpoint { address, weight }) => Endpoint { address, weight },
+            EndpointText::Address(address) => Endpoint { address, weight: one(), priority: 0 },
+            EndpointText::Weighted(WeightedEndpoint { address, weight, priority }) => {
+                Endpoint { address, weight, priority }
+            }
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    #[default]
-    RoundRobin,
 }
 
 /// Waits on an upstream. All 10ms to 24h.

@@ -20,7 +20,10 @@ pub(super) enum Shape {
         min: i64,
         max: i64,
     },
-    Float,
+    Float {
+        min: f64,
+        max: f64,
+    },
     Boolean,
     List {
         item: Box<Shape>,
@@ -104,7 +107,7 @@ impl Shape {
                 _ => "a string".to_owned(),
             },
             Shape::Integer { .. } => "an integer".to_owned(),
-            Shape::Float => "a number".to_owned(),
+            Shape::Float { .. } => "a number".to_owned(),
             Shape::Boolean => "true or false".to_owned(),
             Shape::List { .. } => "a list".to_owned(),
             Shape::Map { .. } | Shape::Table(_) | Shape::Tagged { .. } => "a table".to_owned(),
@@ -122,7 +125,7 @@ impl Shape {
             Shape::Table(table) => table.visit(path, seen),
             Shape::Tagged { variants, .. } => variants.values().for_each(|table| table.visit(path, seen)),
             Shape::Either(shapes) => shapes.iter().for_each(|shape| shape.visit(path, seen)),
-            Shape::Text(_) | Shape::Integer { .. } | Shape::Float | Shape::Boolean | Shape::Any => {}
+            Shape::Text(_) | Shape::Integer { .. } | Shape::Float { .. } | Shape::Boolean | Shape::Any => {}
         }
     }
 }
@@ -165,7 +168,7 @@ impl<'a> Reader<'a> {
         match kind(json) {
             Some("string") => Shape::Text(text(json)),
             Some("integer") => integer(json),
-            Some("number") => Shape::Float,
+            Some("number") => float(json),
             Some("boolean") => Shape::Boolean,
             Some("array") => Shape::List {
                 item: Box::new(json.get("items").map_or(Shape::Any, |item| reader.shape(item))),
@@ -301,6 +304,11 @@ fn integer(json: &Json) -> Shape {
     };
     let bound = |key: &str| json.get(key).and_then(Json::as_i64);
     Shape::Integer { min: bound("minimum").unwrap_or(min), max: bound("maximum").unwrap_or(max) }
+}
+
+fn float(json: &Json) -> Shape {
+    let bound = |key: &str| json.get(key).and_then(Json::as_f64);
+    Shape::Float { min: bound("minimum").unwrap_or(f64::NEG_INFINITY), max: bound("maximum").unwrap_or(f64::INFINITY) }
 }
 
 fn first_sentence(text: &str) -> String {

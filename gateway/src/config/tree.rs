@@ -120,6 +120,15 @@ impl Node {
         }
     }
 
+    /// The number, if this is one and 64 bits hold it.
+    pub(super) fn number(&self) -> Option<f64> {
+        match self.value {
+            Value::Float(number) => Some(number),
+            Value::Integer(number) => number.map(|number| number as f64),
+            _ => None,
+        }
+    }
+
     /// Whether a string holds what no message may quote.
     pub(super) fn is_hidden(&self) -> bool {
         matches!(&self.value, Value::Text(text) if text.hidden)

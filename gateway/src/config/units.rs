@@ -169,6 +169,7 @@ pub struct Percentage {
 
 impl Percentage {
     pub const WHOLE: Percentage = Percentage { millionths: 1_000_000 };
+    pub const HALF: Percentage = Percentage { millionths: 500_000 };
 
     /// 0 to 1,000,000
     pub fn millionths(self) -> u32 {

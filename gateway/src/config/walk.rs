@@ -30,7 +30,12 @@ impl Walk<'_> {
         }
         match (shape, &mut node.value) {
             (Shape::Any, _) | (Shape::Boolean, Value::Boolean(_)) => {}
-            (Shape::Float, Value::Float(_) | Value::Integer(Some(_))) => {}
+            (Shape::Float { min, max }, Value::Float(_) | Value::Integer(Some(_))) => {
+                // Neither is NaN within any bounds.
+                if !node.number().is_some_and(|number| (*min..=*max).contains(&number)) {
+                    self.problems.push(out_of_range(path, *min, *max).at(node.place));
+                }
+            }
             (Shape::Text(shape), Value::Text(text)) => {
                 let problem = wrong_text(path, text, shape, &[], self.environment);
                 self.problems.extend(problem.map(|problem| problem.at(node.place)));
@@ -215,9 +220,19 @@ fn wrong_kind(path: &str, node: &Node, shape: &Shape) -> Problem {
             "percentage" => problem.hint(format!("write it with its sign: \"{number}%\"")),
             _ => problem,
         },
-        (Shape::Integer { .. } | Shape::Boolean, Value::Text(_)) => problem.hint("write it without quotes"),
+        (Shape::Integer { .. } | Shape::Float { .. } | Shape::Boolean, Value::Text(_)) => {
+            problem.hint("write it without quotes")
+        }
         _ => problem,
     }
+}
+
+fn out_of_range(path: &str, min: f64, max: f64) -> Problem {
+    let bound = |bound: f64| bound.is_finite().then(|| bound.to_string());
+    let bounds = bounds(bound(min).as_deref(), bound(max).as_deref());
+    // Without bounds it is NaN.
+    let bounds = if bounds.is_empty() { "any number".to_owned() } else { bounds };
+    Problem::new(path, format!("out of range: {bounds}"))
 }
 
 fn as_text(shape: &Shape) -> Option<&TextShape> {
@@ -234,7 +249,7 @@ fn takes(shape: &Shape, node: &Node) -> bool {
         (Shape::Any, _)
             | (Shape::Text(_), Value::Text(_))
             | (Shape::Integer { .. }, Value::Integer(_))
-            | (Shape::Float, Value::Float(_) | Value::Integer(_))
+            | (Shape::Float { .. }, Value::Float(_) | Value::Integer(_))
             | (Shape::Boolean, Value::Boolean(_))
             | (Shape::List { .. }, Value::List(_))
             | (Shape::Map { .. } | Shape::Table(_) | Shape::Tagged { .. }, Value::Table(_))
@@ -297,11 +312,21 @@ mod tests {
         #[serde(default)]
         share: Option<f64>,
         #[serde(default)]
+        bound: Option<Bound>,
+        #[serde(default)]
         free: Option<serde_json::Value>,
         #[serde(default)]
         tree: Option<Box<Model>>,
         #[serde(default)]
         flag: bool,
+    }
+
+    #[derive(Debug, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it can be read matters")]
+    struct Bound {
+        #[schemars(range(min = 1.0, max = 2.5))]
+        load: f64,
     }
 
     #[derive(Debug, Deserialize, JsonSchema)]
@@ -350,6 +375,8 @@ mod tests {
     fn numbers_flags_and_free_values() {
         check("share = 0.5\nflag = true\nfree = { any = [1, 'thing'] }", &[]);
         check("share = 1", &[]);
+        check("[bound]\nload = 1.5", &[]);
+        check("[bound]\nload = 1", &[]);
         check(
             "share = 'half'\nflag = 'true'",
             &["share: expected a number, found a string", "flag: expected true or false, found a string"],

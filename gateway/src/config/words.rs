@@ -91,6 +91,7 @@ words! {
     Interface "interface" interface, "Name of a network interface.";
     PerSecond "per-second" per_second, "A whole number a second: `50/s`.";
     SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
+    HashOn "hash-on" hash_on, "`client`, `path`, `header:` and a field's name, or `cookie:` and a cookie's.";
     Host "host" host, "A host, perhaps with a port.";
     Regex "regex" regex, "A regular expression for a whole value.";
     Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
@@ -287,6 +288,16 @@ fn split_by(text: &str) -> Result<(), Wrong> {
     text.parse::<super::model::SplitBy>().map(drop).map_err(|()| {
         let why = r#"expected "client", "header:x-user" or "cookie:session""#;
         match closest(text, ["client"]) {
+            Some(known) => Wrong::write(why, known),
+            None => Wrong::because(why),
+        }
+    })
+}
+
+fn hash_on(text: &str) -> Result<(), Wrong> {
+    text.parse::<super::model::HashOn>().map(drop).map_err(|()| {
+        let why = r#"expected "client", "path", "header:x-user" or "cookie:session""#;
+        match closest(text, ["client", "path"]) {
             Some(known) => Wrong::write(why, known),
             None => Wrong::because(why),
         }

@@ -265,6 +265,7 @@ impl Running {
                         break ended;
                     }
                     self.take_back();
+                    resolve::ramp(&self.shared);
                     if self.config.gateway.watch && !self.reload.is_running && self.watch.changed() {
                         tracing::info!("the configuration's files have changed");
                         self.begin_reload(None);
@@ -503,6 +504,7 @@ impl Running {
         let lists = snapshot.lists.clone();
         *self.shared.metrics.tls.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.tls.clone();
         let old = self.shared.snapshot.swap(Arc::new(snapshot));
+        resolve::leave(&old.endpoints, &self.shared.snapshot.load().endpoints);
         if let Some(time) = self.reload.confirm {
             // What was never confirmed is nothing to go back to.
             let before = match self.unconfirmed.take() {

@@ -3,7 +3,7 @@
 //! A name that cannot be resolved keeps the addresses it had. A change replaces the endpoints of one upstream in the
 //! snapshot and nothing else.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,12 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::balance::{Endpoint, Endpoints, Identity};
+use crate::balance::{Endpoint, Endpoints, Identity, Settings};
 use crate::config::model::Config;
 use crate::rt::Peer;
+use crate::rt::deadline::now_us;
 use crate::snapshot::Snapshot;
-use crate::tables::health::Health;
+use crate::tables::health::{Health, State};
 use crate::worker::Shared;
 
 /// How long one name may take. The system's resolver has waits of its own, which are longer.
@@ -37,6 +38,7 @@ pub(super) struct Resolver {
 
 struct Upstream {
     name: String,
+    balance: Arc<Settings>,
     written: Vec<Written>,
 }
 
@@ -44,6 +46,7 @@ struct Upstream {
 struct Written {
     text: String,
     weight: u32,
+    priority: u8,
     target: Target,
     /// Problems are told once, not at every look-up.
     failing: bool,
@@ -58,12 +61,14 @@ impl Resolver {
     pub(super) fn new(config: &Config) -> Resolver {
         let upstreams = config.upstream.iter().map(|(name, upstream)| Upstream {
             name: name.clone(),
+            balance: Arc::new(Settings::of(upstream)),
             written: upstream
                 .endpoints
                 .iter()
                 .map(|endpoint| Written {
                     text: endpoint.address.clone(),
                     weight: endpoint.weight,
+                    priority: endpoint.priority,
                     target: Target::of(&endpoint.address),
                     failing: false,
                 })
@@ -129,10 +134,40 @@ impl Resolver {
             let endpoints = Arc::new(upstream.endpoints(&shared.health));
             tracing::info!(upstream = upstream.name, endpoints = endpoints.list().len(), "endpoints changed");
             let mut snapshot = Snapshot::clone(&shared.snapshot.load());
-            snapshot.endpoints[index] = endpoints;
+            let before = std::mem::replace(&mut snapshot.endpoints[index], endpoints);
+            leave(&[before], &snapshot.endpoints);
             shared.snapshot.store(Arc::new(snapshot));
         }
     }
+}
+
+/// Whether an endpoint may be sent requests.
+fn is_usable(_: &Endpoint) -> bool {
+    true
+}
+
+/// Tells the states of endpoints that are there no more: if they come back they have just begun.
+pub(super) fn leave(before: &[Arc<Endpoints>], after: &[Arc<Endpoints>]) {
+    let states = |endpoints: &Arc<Endpoints>| endpoints.list().iter().map(|one| Arc::as_ptr(&one.state)).collect();
+    let there: HashSet<*const State> = after.iter().flat_map::<Vec<_>, _>(states).collect();
+    for endpoint in before.iter().flat_map(|endpoints| endpoints.list()) {
+        if !there.contains(&Arc::as_ptr(&endpoint.state)) {
+            endpoint.state.usable_ms(false, 0);
+        }
+    }
+}
+
+/// Compiles and publishes anew what changes with time alone: the shares of endpoints in their slow start.
+pub(super) fn ramp(shared: &Shared) {
+    let snapshot = shared.snapshot.load();
+    if !snapshot.endpoints.iter().any(|endpoints| endpoints.is_ramping()) {
+        return;
+    }
+    let mut snapshot = Snapshot::clone(&snapshot);
+    for endpoints in snapshot.endpoints.iter_mut().filter(|endpoints| endpoints.is_ramping()) {
+        *endpoints = Arc::new(endpoints.again(is_usable, now_us() / 1000));
+    }
+    shared.snapshot.store(Arc::new(snapshot));
 }
 
 /// Asks the system's resolver for each of these, several at a time. Must be awaited within a `LocalSet`.
@@ -197,6 +232,7 @@ impl Upstream {
                     label,
                     written: written.host_text(),
                     weight: written.weight,
+                    priority: written.priority,
                     identity: Identity::new(peer),
                 }));
             };
@@ -205,7 +241,7 @@ impl Upstream {
                 Target::Name { found } => found.iter().for_each(|address| add(Peer::Tcp(*address))),
             }
         }
-        Endpoints::new(list)
+        Endpoints::compile(list, &self.balance, is_usable, now_us() / 1000)
     }
 }
 
@@ -228,5 +264,29 @@ impl Target {
             Ok(address) => Target::Fixed(Peer::Tcp(address)),
             Err(_) => Target::Name { found: Vec::new() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_left_begins_anew_and_one_that_stayed_does_not() {
+        let health = Health::default();
+        let endpoints = |addresses: &[&str]| {
+            let text = format!(
+                "[[listener]]\naddress = '127.0.0.1:80'\n[upstream.orders]\nslow_start = '30s'\nendpoints = {addresses:?}\n"
+            );
+            let config: Config = toml::from_str(&text).expect("a configuration");
+            [Arc::new(Resolver::new(&config).upstreams[0].endpoints(&health))]
+        };
+        let (stays, goes) = ("10.0.0.1:80", "10.0.0.2:80");
+        let before = endpoints(&[stays, goes]);
+        let after = endpoints(&[stays]);
+        leave(&before, &after);
+        let later = now_us() / 1000 + 60_000;
+        assert!(health.of("orders", stays).usable_ms(true, later) >= 60_000);
+        assert_eq!(health.of("orders", goes).usable_ms(true, later), 0);
     }
 }

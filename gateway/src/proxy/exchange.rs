@@ -29,7 +29,7 @@ use super::upstream::h1::{self, Hop};
 use super::upstream::{ConnectError, Connection};
 use super::websocket;
 use super::wire::{Handshake, WireReader};
-use crate::balance::{Asking, Endpoint};
+use crate::balance::{Asking, Endpoint, Keyed};
 use crate::filter::{self, Facts, Kept};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::observe::access_log::Record;
@@ -37,7 +37,7 @@ use crate::refusal::{Party, Refusal};
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
 use crate::route::{Came, Found};
-use crate::rt::deadline::{Cause, Ender, Guard, now_us};
+use crate::rt::deadline::{Cause, Ender, Guard, now_ms, now_us};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::tables::bans::unix_ms;
 use crate::worker::{Pinned, Worker};
@@ -74,6 +74,8 @@ struct Seen {
     endpoint: Option<Arc<Endpoint>>,
     attempts: u32,
     reused: bool,
+    /// When the request of the last attempt, or its first part, was sent; 0: it was not.
+    sent_us: u64,
     upstream_us: u64,
     refusal: Option<Refusal>,
     detail: String,
@@ -298,15 +300,21 @@ impl<'a> Exchange<'a> {
     async fn attempts(&mut self, route: &Route, index: usize, upstream: &Upstream) -> Result<(), Refusal> {
         let endpoints = &self.snapshot.endpoints[index];
         let timeouts = route.timeouts.over(upstream.timeouts);
+        let (fields, client) = (&self.head.fields, Some(self.client.address));
+        let key = endpoints.key(Keyed { fields, client, path: self.head.path() });
         let mut fresh = false;
         let mut tried = Vec::new();
         loop {
-            let asking = Asking { cursor: &self.pinned.cursors[index], tried: &tried };
+            let lot = self.worker.ids.borrow_mut().next_u64();
+            let asking = Asking { cursor: &self.pinned.cursors[index], tried: &tried, lot, key, now_ms: now_ms() };
             let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
             let _running = endpoint.state.begin();
             self.seen.attempts += 1;
             let connection = self.connect(upstream, &endpoint, fresh).await;
             self.seen.endpoint = Some(endpoint.clone());
+            if !matches!(connection, Ok(_) | Err(ConnectError::Over(Cause::ClientGone))) {
+                endpoint.state.failed(now_ms());
+            }
             let connection = match connection {
                 Ok(connection) => connection,
                 // Nothing was sent: another endpoint may take it.
@@ -337,11 +345,13 @@ impl<'a> Exchange<'a> {
                         continue;
                     }
                     self.seen.detail = failure.detail;
-                    return Err(match over {
+                    let refusal = match over {
                         Some(Cause::ClientGone) => Refusal::ClientGone,
                         Some(_) => Refusal::UpstreamTotalTimeout,
                         None => failure.refusal,
-                    });
+                    };
+                    self.judge(&endpoint, refusal);
+                    return Err(refusal);
                 }
             }
         }
@@ -432,6 +442,7 @@ impl<'a> Exchange<'a> {
         let mut sending = Sending { body: &mut self.body, outgoing, timeouts, tee };
         let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
         let sent_us = now_us();
+        self.seen.sent_us = sent_us;
         let mut finishing = Finishing {
             request: &mut self.head,
             facts: Facts {
@@ -448,6 +459,7 @@ impl<'a> Exchange<'a> {
             listener: self.listener,
             websocket: self.hop.websocket,
             timeouts,
+            endpoint: self.seen.endpoint.as_deref(),
             sent_us,
             first_byte_us: 0,
         };

@@ -14,6 +14,7 @@ use super::relay::{self, Failure, Headed};
 use super::upstream::h1;
 use super::websocket::Accept;
 use super::wire::{Wait, WireReader};
+use crate::balance::Endpoint;
 use crate::filter::{Context, Facts, Kept};
 use crate::refusal::Refusal;
 use crate::rt::Buf;
@@ -43,6 +44,8 @@ pub struct Finishing<'e> {
     pub listener: &'e Listener,
     pub websocket: bool,
     pub timeouts: UpstreamTimeouts,
+    /// Who answers.
+    pub endpoint: Option<&'e Endpoint>,
     pub sent_us: u64,
     pub first_byte_us: u64,
 }
@@ -58,6 +61,10 @@ impl Finishing<'_> {
     ) -> Result<Done, Failure> {
         let Headed { received, first_byte_us } = headed;
         self.first_byte_us = first_byte_us.max(self.sent_us);
+        if let Some(endpoint) = self.endpoint {
+            let took_us = self.first_byte_us - self.sent_us;
+            endpoint.state.answered(received.head.status, took_us, self.first_byte_us / 1000);
+        }
         if received.head.status == 101 {
             return self.switch(received, answer).await;
         }

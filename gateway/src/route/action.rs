@@ -1,12 +1,10 @@
 //! What a route does with a request that passed its filters: one upstream, one of several, or an answer of its own.
 
-use std::hash::BuildHasher as _;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use foldhash::fast::FixedState;
 
-use super::condition::{cookie, field};
+use crate::balance::{Key, Keyed};
 use crate::config::model::{self, KeepQuery, SplitBy};
 use crate::filter::Context;
 use crate::filter::rewrite::Path;
@@ -26,14 +24,8 @@ pub enum Action {
 pub struct Split {
     /// Each with the sum of the weights up to it and with it.
     targets: Vec<(u64, usize)>,
-    by: Option<By>,
-}
-
-/// What keeps a client with one target.
-enum By {
-    Client,
-    Header(Box<str>),
-    Cookie(Box<str>),
+    /// What keeps a client with one target.
+    by: Option<Key>,
 }
 
 /// An answer that sends the client elsewhere.
@@ -87,9 +79,9 @@ impl Split {
             (sum, upstream(&target.upstream))
         });
         let by = written.by.as_ref().map(|by| match by {
-            SplitBy::Client => By::Client,
-            SplitBy::Header(header) => By::Header(header.to_ascii_lowercase().into()),
-            SplitBy::Cookie(cookie) => By::Cookie(cookie.as_str().into()),
+            SplitBy::Client => Key::Client,
+            SplitBy::Header(header) => Key::Header(header.to_ascii_lowercase().into()),
+            SplitBy::Cookie(cookie) => Key::Cookie(cookie.as_str().into()),
         });
         Split { targets: targets.collect(), by }
     }
@@ -107,27 +99,13 @@ impl Split {
 
     /// The upstream of a request. `lot`: 64 random bits, for whom nothing keeps with a target.
     pub fn pick(&self, fields: &Fields, client: IpAddr, lot: u64) -> usize {
-        let bits = self.by.as_ref().and_then(|by| by.bits(fields, client)).unwrap_or(lot);
+        let request = Keyed { fields, client: Some(client), path: b"" };
+        let bits = self.by.as_ref().and_then(|by| by.bits(request)).unwrap_or(lot);
         let whole = self.targets.last().map_or(1, |(sum, _)| *sum);
         // The high half of the product is uniform below `whole` (Lemire).
         let at = ((u128::from(bits) * u128::from(whole)) >> 64) as u64;
         let target = self.targets.partition_point(|(sum, _)| *sum <= at);
         self.targets[target].1
-    }
-}
-
-impl By {
-    /// The same bits for the same client, on every worker and every host of a fleet. `None`: there is nothing to go by.
-    fn bits(&self, fields: &Fields, client: IpAddr) -> Option<u64> {
-        let hash = |bytes: &[u8]| FixedState::with_seed(0).hash_one(bytes);
-        match self {
-            By::Client => Some(match client.to_canonical() {
-                IpAddr::V4(address) => hash(&address.octets()),
-                IpAddr::V6(address) => hash(&address.octets()),
-            }),
-            By::Header(name) => field(fields, name).map(|value| hash(&value)),
-            By::Cookie(name) => cookie(fields, name).map(hash),
-        }
     }
 }
 

@@ -2,25 +2,38 @@
 //! that neither a reload nor a change of the list makes anybody forget it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::balance::Latency;
 use crate::limits::ENDPOINT_STATES_SPARE_MAX;
 
 /// The states of all endpoints.
 #[derive(Default)]
 pub struct Health {
     states: Mutex<HashMap<(String, String), Arc<State>>>,
+    /// Locked only by who holds `states`.
+    upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
 }
 
 impl Health {
     /// The state of an endpoint of `upstream` at `address`; the same for as long as somebody asks for it now and then.
     pub fn of(&self, upstream: &str, address: &str) -> Arc<State> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = states.entry((upstream.to_owned(), address.to_owned())).or_default().clone();
+        let key = (upstream.to_owned(), address.to_owned());
+        if let Some(state) = states.get(&key) {
+            return state.clone();
+        }
+        let mut upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
+        let whole = upstreams.entry(upstream.to_owned()).or_default().clone();
+        let state = Arc::new(State { upstream: whole, ..State::default() });
+        states.insert(key, state.clone());
         let spare = |state: &Arc<State>| Arc::strong_count(state) == 1;
-        if states.values().filter(|state| spare(state)).count() > ENDPOINT_STATES_SPARE_MAX {
+        if states.len() > ENDPOINT_STATES_SPARE_MAX
+            && states.values().filter(|state| spare(state)).count() > ENDPOINT_STATES_SPARE_MAX
+        {
             states.retain(|_, state| !spare(state));
+            upstreams.retain(|_, upstream| Arc::strong_count(upstream) > 1);
         }
         state
     }
@@ -31,6 +44,33 @@ impl Health {
 #[repr(align(128))]
 pub struct State {
     in_flight: AtomicU32,
+    /// Whether a policy goes by how soon it answers.
+    is_timed: AtomicBool,
+    latency: Latency,
+    /// Milliseconds of the process, plus 1, at which the control side first found it usable; 0: it is not.
+    usable_since: AtomicU64,
+    upstream: Arc<Upstream>,
+}
+
+/// What all cores know of the endpoints of one upstream together.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Upstream {
+    /// Every attempt writes to it: only for those who want to know.
+    is_counted: AtomicBool,
+    in_flight: AtomicU32,
+}
+
+impl Upstream {
+    /// Whether [`Upstream::in_flight`] is to be known. What runs already is not counted afterwards.
+    pub fn count(&self, is_counted: bool) {
+        self.is_counted.store(is_counted, Ordering::Relaxed);
+    }
+
+    /// Attempts running now, at all endpoints.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
 }
 
 impl State {
@@ -42,17 +82,77 @@ impl State {
     /// Counts an attempt for as long as the result lives.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+        let is_counted = self.upstream.is_counted.load(Ordering::Relaxed);
+        if is_counted {
+            self.upstream.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        InFlight { state: self.clone(), is_counted }
+    }
+
+    /// Whether [`State::cost`] is to be known.
+    pub fn time(&self, is_timed: bool) {
+        self.is_timed.store(is_timed, Ordering::Relaxed);
+    }
+
+    /// What another request would cost, see [`Latency::cost`]. `now_ms`: milliseconds of the process, here and below.
+    pub fn cost(&self, now_ms: u64) -> f32 {
+        self.latency.cost(self.in_flight(), now_ms)
+    }
+
+    /// Takes in that an answer began so long after its request was sent. 502, 503 and 504 are failures: a service that turns
+    /// requests away answers sooner than one that works.
+    pub fn answered(&self, status: u16, took_us: u64, now_ms: u64) {
+        match status {
+            502..=504 => self.failed(now_ms),
+            _ if self.is_timed.load(Ordering::Relaxed) => self.latency.observe(took_us, now_ms),
+            _ => {}
+        }
+    }
+
+    /// Takes in that an attempt failed by the endpoint's doing.
+    pub fn failed(&self, now_ms: u64) {
+        if self.is_timed.load(Ordering::Relaxed) {
+            self.latency.fail(now_ms);
+        }
+    }
+
+    /// Takes in that there was no answer for so long, when somebody stopped waiting.
+    pub fn awaited(&self, waited_us: u64, now_ms: u64) {
+        if self.is_timed.load(Ordering::Relaxed) {
+            self.latency.observe_at_least(waited_us, now_ms);
+        }
+    }
+
+    /// What is known of all endpoints of its upstream together.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Takes in whether it is usable; returns for how long it has been, in milliseconds. For the control side alone.
+    pub fn usable_ms(&self, usable: bool, now_ms: u64) -> u64 {
+        let since = match self.usable_since.load(Ordering::Relaxed) {
+            _ if !usable => 0,
+            0 => now_ms + 1,
+            since => since,
+        };
+        self.usable_since.store(since, Ordering::Relaxed);
+        if usable { (now_ms + 1).saturating_sub(since) } else { 0 }
     }
 }
 
 /// A running attempt.
 #[derive(Debug)]
-pub struct InFlight(Arc<State>);
+pub struct InFlight {
+    state: Arc<State>,
+    is_counted: bool,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.state.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.is_counted {
+            self.state.upstream.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

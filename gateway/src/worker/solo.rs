@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 
 use super::{BoundListener, Message, OffloadPool, Shared, Start, bind, run};
-use crate::balance::{Endpoint, Endpoints, Identity};
+use crate::balance::{Endpoint, Endpoints, Identity, Settings};
 use crate::config::model::Config;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
@@ -18,6 +18,7 @@ use crate::refusal::Refusal;
 use crate::rt::{Peer, RingFlags, wake};
 use crate::snapshot::{self, Snapshot};
 use crate::tables::connections::Connections;
+use crate::tables::health::Health;
 
 /// A running worker. Dropping it ends the worker and waits for its thread.
 pub struct Solo {
@@ -67,7 +68,8 @@ struct Prepared {
 fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prepared> {
     let metrics = Metrics::new(1, Refusal::codes());
     let mut snapshot = snapshot::compile(config, &Arc::default(), &Arc::default(), &metrics);
-    for (endpoints, upstream) in snapshot.endpoints.iter_mut().zip(config.upstream.values()) {
+    let health = Arc::new(Health::default());
+    for (endpoints, (name, upstream)) in snapshot.endpoints.iter_mut().zip(&config.upstream) {
         let list = upstream.endpoints.iter().filter_map(|endpoint| {
             let peer = Peer::Tcp(endpoint.address.parse().ok()?);
             Some(Arc::new(Endpoint {
@@ -75,10 +77,12 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
                 label: endpoint.address.clone(),
                 written: endpoint.address.clone(),
                 weight: endpoint.weight,
-                state: Arc::default(),
+                priority: endpoint.priority,
+                state: health.of(name, &endpoint.address),
             }))
         });
-        *endpoints = Arc::new(Endpoints::new(list.collect()));
+        let settings = Arc::new(Settings::of(upstream));
+        *endpoints = Arc::new(Endpoints::compile(list.collect(), &settings, |_| true, 0));
     }
     edit(&mut snapshot);
     let mut addresses = Vec::new();
@@ -96,7 +100,7 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
         snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
         bans: Arc::default(),
-        health: Arc::default(),
+        health,
         pool: OffloadPool::start(1)?,
         retired,
         draining: AtomicBool::new(false),

@@ -292,6 +292,10 @@ fn the_reference_shows_every_bound_and_choice() {
                     let bounds = walk::bounds(Some(&min.to_string()), Some(&max.to_string()));
                     assert!(text.contains(&bounds), "{path} does not say {bounds}");
                 }
+                Shape::Float { min, max } => {
+                    let bounds = walk::bounds(Some(&min.to_string()), Some(&max.to_string()));
+                    assert!(text.contains(&bounds), "{path} does not say {bounds}");
+                }
                 Shape::Text(shape) => {
                     let bounds = walk::bounds(shape.min.as_deref(), shape.max.as_deref());
                     assert!(text.to_lowercase().contains(&bounds.to_lowercase()), "{path} does not say {bounds}");

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use http1::Known;
 
 use super::{Exchange, Expectation};
+use crate::balance::Endpoint;
 use crate::filter::{self, Context, Facts, Output};
 use crate::limits::OFFLOAD_WAIT_MS;
 use crate::proxy::body::Body;
 use crate::proxy::head::ResponseHead;
 use crate::proxy::relay;
-use crate::refusal::Refusal;
-use crate::rt::deadline::Cause;
+use crate::refusal::{Party, Refusal};
+use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::rt::{Either, select};
 use crate::worker::Pinned;
 
@@ -34,6 +35,19 @@ impl Exchange<'_> {
                 client_certificate: self.tls.and_then(|tls| tls.client.as_deref()),
             },
             kept: &mut self.kept,
+        }
+    }
+
+    /// Takes in what a failed attempt says about its endpoint.
+    pub(super) fn judge(&self, endpoint: &Endpoint, refusal: Refusal) {
+        match refusal {
+            // It was too slow for the client, who can be as patient as he likes: at least so long it would have taken.
+            Refusal::ClientGone if self.seen.sent_us > 0 && !self.answer.started() => {
+                let now_us = now_us();
+                endpoint.state.awaited(now_us.saturating_sub(self.seen.sent_us), now_us / 1000);
+            }
+            refusal if refusal.party() == Party::Upstream => endpoint.state.failed(now_ms()),
+            _ => {}
         }
     }
 

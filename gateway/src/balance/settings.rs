@@ -1,0 +1,65 @@
+//! How an upstream's requests are divided, as it is written.
+
+use crate::config::model::{self, Balance, HashTable};
+use crate::rt::deadline::ms;
+
+use super::key::Key;
+
+/// How endpoints are picked.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Policy {
+    /// In turn, by weight.
+    #[default]
+    RoundRobin,
+    /// Of two drawn by weight the one that is less busy for its weight.
+    LeastRequest,
+    /// Of two drawn by weight the one that is expected to answer sooner.
+    PeakEwma,
+    /// By what a request has: the same endpoint for the same key.
+    Hash(Hashing),
+}
+
+/// How keys find their endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hashing {
+    pub table: HashTable,
+    pub on: Key,
+    /// An endpoint with more than so many times its fair share of what runs is passed over.
+    pub load_max: Option<f32>,
+}
+
+/// What of an upstream's configuration says who gets its requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub policy: Policy,
+    /// The time over which the weight of an endpoint that has just begun grows; 0: it is whole at once.
+    pub slow_start_ms: u64,
+    /// Which share of the endpoints must be usable for it to matter who is, 0 to 1.
+    pub panic_threshold: f64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { policy: Policy::RoundRobin, slow_start_ms: 0, panic_threshold: 0.5 }
+    }
+}
+
+impl Settings {
+    pub fn of(upstream: &model::Upstream) -> Settings {
+        let policy = match &upstream.balance {
+            Balance::RoundRobin => Policy::RoundRobin,
+            Balance::LeastRequest => Policy::LeastRequest,
+            Balance::PeakEwma => Policy::PeakEwma,
+            Balance::Hash(hash) => Policy::Hash(Hashing {
+                table: hash.policy,
+                on: Key::of(&hash.on),
+                load_max: hash.load_max.map(|load_max| load_max as f32),
+            }),
+        };
+        Settings {
+            policy,
+            slow_start_ms: ms(upstream.slow_start.into()),
+            panic_threshold: f64::from(upstream.panic_threshold.millionths()) / 1e6,
+        }
+    }
+}
