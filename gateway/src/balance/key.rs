@@ -52,3 +52,36 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_what_it_says_and_nothing_else() {
+        let mut fields = Fields::new();
+        fields.add(b"X-User", b"7");
+        fields.add(b"cookie", b"a=b; session=7");
+        let request = Keyed { fields: &fields, client: Some([192, 0, 2, 1].into()), path: b"/7" };
+        let other = Keyed { fields: &fields, client: Some([192, 0, 2, 2].into()), path: b"/8" };
+        let bits = |on: &str, request: Keyed<'_>| Key::of(&on.parse().expect(on)).bits(request);
+        for on in ["header:x-user", "cookie:session"] {
+            assert!(bits(on, request).is_some() && bits(on, request) == bits(on, other), "{on}");
+        }
+        for on in ["client", "path"] {
+            assert!(bits(on, request).is_some() && bits(on, request) != bits(on, other), "{on}");
+        }
+        // An IPv4 client is the same one however the socket shows it.
+        let mapped = Keyed { client: Some("::ffff:192.0.2.1".parse().expect("an address")), ..request };
+        assert_eq!(bits("client", mapped), bits("client", request));
+        for on in ["header:x-other", "cookie:Session"] {
+            assert_eq!(bits(on, request), None, "{on}");
+        }
+        let own = Keyed { client: None, ..request };
+        assert_eq!(bits("client", own), None);
+        let paths = (0..1000).map(|nth| bits("path", Keyed { path: format!("/{nth}").as_bytes(), ..request }));
+        assert_eq!(paths.collect::<HashSet<_>>().len(), 1000);
+    }
+}

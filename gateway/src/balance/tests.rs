@@ -331,16 +331,6 @@ fn an_endpoint_that_is_new_or_usable_again_starts_slowly() {
 }
 
 #[test]
-fn who_was_taken_out_of_the_list_begins_anew() {
-    let world = World::new("slow_start = '30s'", "1 1");
-    let state = &world.list[1].state;
-    assert_eq!(state.usable_ms(true, 40_000), 40_000);
-    // As the control side says of those that are no longer there.
-    state.usable_ms(false, 0);
-    assert_eq!(state.usable_ms(true, 50_000), 0);
-}
-
-#[test]
 fn the_next_priority_takes_over_by_the_share_that_is_lost() {
     for policy in POLICIES {
         let within = if policy.contains("ring") { 8 } else { 2 };

@@ -262,3 +262,27 @@ impl Target {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_left_begins_anew_and_one_that_stayed_does_not() {
+        let health = Health::default();
+        let endpoints = |addresses: &[&str]| {
+            let text = format!(
+                "[[listener]]\naddress = '127.0.0.1:80'\n[upstream.orders]\nslow_start = '30s'\nendpoints = {addresses:?}\n"
+            );
+            let config: Config = toml::from_str(&text).expect("a configuration");
+            [Arc::new(Resolver::new(&config).upstreams[0].endpoints(&health))]
+        };
+        let (stays, goes) = ("10.0.0.1:80", "10.0.0.2:80");
+        let before = endpoints(&[stays, goes]);
+        let after = endpoints(&[stays]);
+        leave(&before, &after);
+        let later = now_us() / 1000 + 60_000;
+        assert!(health.of("orders", stays).usable_ms(true, later) >= 60_000);
+        assert_eq!(health.of("orders", goes).usable_ms(true, later), 0);
+    }
+}

@@ -18,10 +18,10 @@ use super::head::ResponseHead;
 use super::relay::{self, Failure, Sending, Sent};
 use super::upstream::{Connection, h1};
 use super::wire::Wait;
-use crate::balance::{Asking, Keyed};
+use crate::balance::{Asking, Endpoint, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
-use crate::rt::deadline::{Cause, Guard, now_ms};
+use crate::rt::deadline::{Cause, Guard, now_ms, now_us};
 use crate::rt::{Either, Notify, select, spawn};
 use crate::snapshot::UpstreamTimeouts;
 use crate::tables::health::Outcome;
@@ -76,15 +76,16 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
         let kept = if fresh { None } else { worker.pool.take(&endpoint.identity) };
         let mut connection = match kept {
             Some(kept) => kept,
-            None => Connection::open(&endpoint.identity, &guard, settings.timeouts.connect)
-                .await
-                .inspect_err(|error| worker.judge(settings, endpoint, outcome_of_connect(error)))
-                .map_err(|error| error.refusal())?,
+            None => Connection::open(&endpoint.identity, &guard, settings.timeouts.connect).await.map_err(|error| {
+                worker.judge(settings, endpoint, outcome_of_connect(&error));
+                endpoint.state.failed(now_ms());
+                error.refusal()
+            })?,
         };
         guard.attach(Some(connection.wire.fd()));
         series.requests.inc();
         let reused = connection.reused;
-        let result = converse(&mut connection, &subrequest, &endpoint.written, settings.timeouts).await;
+        let result = converse(&mut connection, &subrequest, endpoint, settings.timeouts).await;
         guard.attach(None);
         match result {
             Ok((fetched, reusable)) => {
@@ -101,9 +102,10 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
                 fresh = true;
             }
             Err(failure) => {
-                let refusal = if guard.fired().is_some() { Refusal::UpstreamTotalTimeout } else { failure.refusal };
+                let refusal = guard.fired().map_or(failure.refusal, |_| Refusal::UpstreamTotalTimeout);
                 if !(reused && failure.unanswered) {
                     worker.judge(settings, endpoint, outcome_of_refusal(refusal, true));
+                    endpoint.state.failed(now_ms());
                 }
                 return Err(refusal);
             }
@@ -115,7 +117,7 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
 async fn converse(
     connection: &mut Connection,
     subrequest: &Subrequest,
-    host: &str,
+    endpoint: &Endpoint,
     timeouts: UpstreamTimeouts,
 ) -> Result<(Fetched, bool), Failure> {
     let mut head = Vec::with_capacity(512);
@@ -125,7 +127,7 @@ async fn converse(
     };
     let method = subrequest.method_text.as_deref().unwrap_or(subrequest.method.name().as_bytes());
     encode::request_line(&mut head, method, path.as_bytes(), query);
-    encode::field(&mut head, b"host", subrequest.host.as_deref().unwrap_or(host.as_bytes()));
+    encode::field(&mut head, b"host", subrequest.host.as_deref().unwrap_or(endpoint.written.as_bytes()));
     subrequest.fields.encode(&mut head, |_| true);
     let length = match subrequest.body.is_empty() {
         true => Length::Absent,
@@ -140,8 +142,11 @@ async fn converse(
         tee: None,
     };
     let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
+    let sent_us = now_us();
     let reader = &mut connection.wire.reader;
     let mut received = relay::receive_unseen(reader, timeouts).await?;
+    let now_us = now_us();
+    endpoint.state.answered(received.head.status, now_us - sent_us, now_us / 1000);
     let (mut body, _, reusable) = relay::framed(&received, subrequest.method)?;
     if let Some(rest) = h1::take_rest_keeping_fields(&mut received) {
         body.feed(rest);
