@@ -94,6 +94,19 @@ pub const EFFECTS_PER_FILTER_MAX: u32 = 8;
 /// Endpoints that are not in use and whose state is still kept: they may come back.
 pub const ENDPOINT_STATES_SPARE_MAX: usize = 4096;
 
+/// What workers may have told the control side of failing endpoints before it looks. One more is lost, and counted: the endpoint
+/// is told of again when as many attempts have failed once more.
+pub const NOTICES_MAX: usize = 256;
+
+/// Health checks that run at one time.
+pub const CHECKS_MAX: usize = 64;
+
+/// Bytes of the answer to a health check that are read; its head must be among them.
+pub const CHECK_ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// Milliseconds the rest of an answer to a health check is waited for: a service that is hung up on says so in its log.
+pub const CHECK_REST_MS: u64 = 100;
+
 /// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
 pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
 

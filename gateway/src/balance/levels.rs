@@ -40,24 +40,8 @@ pub(super) fn ramp(usable_ms: u64, slow_start_ms: u64) -> f64 {
 /// take goes to the second, and so on. If all together cannot take the whole it is divided in proportion. Panic: when they
 /// cannot, and in no priority a share of `panic_threshold` (0 to 1) is usable, all are used as if nothing were known of them.
 pub(super) fn weights(standing: &[Standing], panic_threshold: f64) -> Vec<u64> {
-    let mut levels: Vec<Level> = Vec::new();
-    for one in standing.iter().filter(|one| one.weight > 0) {
-        let at = match levels.binary_search_by_key(&one.priority, |level| level.priority) {
-            Ok(at) => at,
-            Err(at) => {
-                levels.insert(at, Level { priority: one.priority, ..Level::default() });
-                at
-            }
-        };
-        let level = &mut levels[at];
-        level.weight += f64::from(one.weight);
-        if one.usable {
-            level.usable += f64::from(one.weight);
-            level.ramp = level.ramp.max(one.ramp);
-        }
-    }
-    let panics = levels.iter().all(|level| level.usable < panic_threshold * level.weight);
-    if panics {
+    let mut levels = levels(standing);
+    if levels.iter().all(|level| level.usable < panic_threshold * level.weight) {
         return standing.iter().map(|one| u64::from(one.weight)).collect();
     }
     let mut left: f64 = 1.0;
@@ -82,6 +66,33 @@ pub(super) fn weights(standing: &[Standing], panic_threshold: f64) -> Vec<u64> {
         |(one, scaled): (&Standing, &Option<f64>)| scaled.is_none_or(|scaled| scaled == f64::from(one.weight));
     let parts = if standing.iter().zip(&scaled).all(is_plain) { 1.0 } else { PARTS };
     scaled.into_iter().map(|scaled| scaled.map_or(0, |scaled| (scaled * parts).round().max(1.0) as u64)).collect()
+}
+
+/// Whether [`weights`] uses all that have a weight, for want of usable ones.
+pub(super) fn panics(standing: &[Standing], panic_threshold: f64) -> bool {
+    let levels = levels(standing);
+    !levels.is_empty() && levels.iter().all(|level| level.usable < panic_threshold * level.weight)
+}
+
+/// The priorities there are, the first to serve first.
+fn levels(standing: &[Standing]) -> Vec<Level> {
+    let mut levels: Vec<Level> = Vec::new();
+    for one in standing.iter().filter(|one| one.weight > 0) {
+        let at = match levels.binary_search_by_key(&one.priority, |level| level.priority) {
+            Ok(at) => at,
+            Err(at) => {
+                levels.insert(at, Level { priority: one.priority, ..Level::default() });
+                at
+            }
+        };
+        let level = &mut levels[at];
+        level.weight += f64::from(one.weight);
+        if one.usable {
+            level.usable += f64::from(one.weight);
+            level.ramp = level.ramp.max(one.ramp);
+        }
+    }
+    levels
 }
 
 /// The endpoints of one priority together.

@@ -26,6 +26,7 @@ use crate::config::model::HashTable;
 use crate::limits::CONNECT_ATTEMPTS_MAX;
 use crate::rt::Peer;
 use crate::tables::health::State;
+use crate::tables::health::record::Standing as Stands;
 
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
@@ -116,6 +117,7 @@ pub struct Endpoints {
     live: Vec<u16>,
     order: Order,
     is_ramping: bool,
+    panics: bool,
 }
 
 #[derive(Debug)]
@@ -179,7 +181,9 @@ impl Endpoints {
             let usable = usable(endpoint);
             let usable_ms = endpoint.state.usable_ms(usable, now_ms);
             let ramp = levels::ramp(usable_ms, settings.slow_start_ms);
-            Standing { weight: endpoint.weight, priority: endpoint.priority, usable, ramp }
+            // Taken out by hand: it has no share, whoever is left.
+            let weight = if endpoint.state.standing() == Stands::Drained { 0 } else { endpoint.weight };
+            Standing { weight, priority: endpoint.priority, usable, ramp }
         };
         let standing: Vec<Standing> = list.iter().map(standing).collect();
         let weights = levels::weights(&standing, settings.panic_threshold);
@@ -213,12 +217,18 @@ impl Endpoints {
                 Order::Table { table: table(hashing.table, &list, &standing, &weights), load_max: hashing.load_max }
             }
         };
-        Endpoints { list, settings: settings.clone(), slots, live, order, is_ramping }
+        let panics = levels::panics(&standing, settings.panic_threshold);
+        Endpoints { list, settings: settings.clone(), slots, live, order, is_ramping, panics }
     }
 
     /// The same endpoints, compiled anew.
     pub fn again(&self, usable: impl Fn(&Endpoint) -> bool, now_ms: u64) -> Endpoints {
         Endpoints::compile(self.list.clone(), &self.settings, usable, now_ms)
+    }
+
+    /// Too few are usable: all get requests that nobody has taken out by hand.
+    pub fn panics(&self) -> bool {
+        self.panics
     }
 
     /// Some have begun later than others, and their weight grows with time.

@@ -6,6 +6,7 @@ pub mod check;
 pub mod explain;
 mod run;
 pub mod schema;
+pub mod upstream;
 pub mod version;
 pub mod xdp;
 
@@ -27,7 +28,7 @@ pub const EXIT_USAGE: u8 = 2;
 
 /// An edge API gateway: an XDP door in the kernel, a thread-per-core io_uring proxy behind it.
 #[derive(Debug, clap::Parser)]
-#[command(name = "bawab", version = version::VERSION, override_usage = "bawab run|check|explain|xdp|ban|schema|version ...")]
+#[command(name = "bawab", version = version::VERSION, override_usage = "bawab run|check|explain|upstream|xdp|ban|schema|version ...")]
 pub struct Arguments {
     #[command(subcommand)]
     pub command: Command,
@@ -71,6 +72,13 @@ pub enum Command {
         #[command(subcommand)]
         what: ban::What,
     },
+    /// Endpoints of services, at the gateway that runs: how they stand, taking one out and back in.
+    ///
+    /// It is asked at the `[admin]` address of its configuration.
+    Upstream {
+        #[command(subcommand)]
+        what: upstream::What,
+    },
     /// Prints the JSON Schema of the configuration: every key with its meaning, default and bounds.
     Schema,
     /// Prints the version and how this binary was built.
@@ -84,6 +92,7 @@ pub fn dispatch(arguments: Arguments) -> ExitCode {
         Command::Check { file } => check::main(&file),
         Command::Xdp { what } => xdp::main(&what),
         Command::Ban { what } => ban::main(&what),
+        Command::Upstream { what } => upstream::main(&what),
         Command::Explain { what } => explain::main(&what),
         Command::Schema => schema::main(),
         Command::Version => version::main(),

@@ -3,6 +3,7 @@
 //! Works on the tree and not on the model, so that it finds what it can while other keys are still wrong; what is missing
 //! or malformed was reported before and is passed over here.
 
+mod health;
 mod lists;
 pub(super) mod policies;
 mod tls;
@@ -164,6 +165,7 @@ fn upstream(path: &str, node: &Node, problems: &mut Vec<Problem>) {
     if let Some(pool) = node.get("pool") {
         in_order(&join(path, "pool"), pool, "idle", "age", problems);
     }
+    health::check(path, node, problems);
 }
 
 /// Values of which each may be there once.

@@ -6,6 +6,7 @@
 //! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
 mod balance;
+mod health;
 mod listener;
 mod lists;
 mod route;
@@ -20,6 +21,7 @@ use super::units::{Secret, Size, Time};
 use super::words;
 
 pub use self::balance::*;
+pub use self::health::*;
 pub use self::listener::*;
 pub use self::lists::*;
 pub use self::route::*;
@@ -345,6 +347,13 @@ pub struct Upstream {
     /// Connections kept for reuse.
     #[serde(default)]
     pub pool: Pool,
+    /// Checks of its endpoints; one that fails gets no requests. Default: none.
+    #[serde(default)]
+    pub health: Option<HealthCheck>,
+    /// Endpoints whose requests fail get none for a time: `true`, or a table. Default: they go on getting them.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<Eject>>")]
+    pub eject: Option<Eject>,
 }
 
 /// An endpoint: its address alone, or with a weight.

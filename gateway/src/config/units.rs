@@ -171,6 +171,11 @@ impl Percentage {
     pub const WHOLE: Percentage = Percentage { millionths: 1_000_000 };
     pub const HALF: Percentage = Percentage { millionths: 500_000 };
 
+    /// So many of a hundred, at most all.
+    pub const fn of_whole(percent: u32) -> Percentage {
+        Percentage { millionths: if percent > 100 { 1_000_000 } else { percent * 10_000 } }
+    }
+
     /// 0 to 1,000,000
     pub fn millionths(self) -> u32 {
         self.millionths

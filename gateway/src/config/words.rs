@@ -95,6 +95,8 @@ words! {
     Host "host" host, "A host, perhaps with a port.";
     Regex "regex" regex, "A regular expression for a whole value.";
     Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
+    ExpectedStatuses "expected-statuses" expected_statuses, "A status, or several: `200`, `2xx`, `200-399`.";
+    RequestTarget "request-target" request_target, "A path in canonical form, perhaps with a query.";
     ErrorBody "error-body" error_body, "A body; `${status}` and the like are replaced.";
     MediaType "media-type" media_type, "`type/subtype`, perhaps with parameters.";
     Method "method" method, "A method, case-sensitive.";
@@ -331,15 +333,39 @@ fn statuses(text: &str) -> Result<(), Wrong> {
     }
 }
 
-/// The first and the last status that a text such as `5xx` stands for.
+/// The first and the last status that a text such as `5xx` stands for, if it is an error.
 pub fn status_range(text: &str) -> Option<(u16, u16)> {
-    let range = match (text, text.split_once('-')) {
-        ("4xx", _) => (400, 499),
-        ("5xx", _) => (500, 599),
-        (_, Some((first, last))) => (first.parse().ok()?, last.parse().ok()?),
-        (one, None) => (one.parse().ok()?, one.parse().ok()?),
+    any_status_range(text).filter(|range| range.0 >= 400)
+}
+
+fn expected_statuses(text: &str) -> Result<(), Wrong> {
+    match any_status_range(text) {
+        Some(_) => Ok(()),
+        None => Err(Wrong::because(r#"expected a status from 200 to 599, or several: "200", "2xx", "200-399""#)),
+    }
+}
+
+/// The first and the last status that a text such as `2xx` stands for.
+pub fn any_status_range(text: &str) -> Option<(u16, u16)> {
+    let range = match (text.strip_suffix("xx"), text.split_once('-')) {
+        (Some(class), _) => {
+            let class: u16 = class.parse().ok()?;
+            (class.checked_mul(100)?, class.checked_mul(100)?.checked_add(99)?)
+        }
+        (None, Some((first, last))) => (first.parse().ok()?, last.parse().ok()?),
+        (None, None) => (text.parse().ok()?, text.parse().ok()?),
     };
-    (400 <= range.0 && range.0 <= range.1 && range.1 <= 599).then_some(range)
+    (200 <= range.0 && range.0 <= range.1 && range.1 <= 599).then_some(range)
+}
+
+/// What a request of ours asks for.
+fn request_target(text: &str) -> Result<(), Wrong> {
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    path_prefix(path)?;
+    match query.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte)) {
+        true => Ok(()),
+        false => Err(Wrong::because("a query is ASCII without spaces; other characters are percent-encoded")),
+    }
 }
 
 /// RFC 9110 §8.3.1, without looking into the parameters.

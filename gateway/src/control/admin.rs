@@ -6,6 +6,7 @@
 
 mod door;
 mod listen;
+mod upstreams;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,6 +27,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::listen::{Listener, adopt, bind};
+pub use self::upstreams::{Drain, Drained};
 use super::doors::Handle;
 use crate::explain::route::{Question, explain};
 use crate::observe::metrics::Metrics;
@@ -72,6 +74,8 @@ pub enum Command {
     Apply { confirm: Option<Duration>, reply: oneshot::Sender<Reloaded> },
     /// Keep what was applied. Whether there was something to keep.
     Confirm(oneshot::Sender<bool>),
+    /// Take endpoints out or back in. The error says what is not there.
+    Drain { asked: Drain, reply: oneshot::Sender<Result<Drained, String>> },
 }
 
 /// What became of a reload.
@@ -190,6 +194,9 @@ fn router(state: State) -> Router {
         .route("/xdp/apply", post(door::apply))
         .route("/xdp/confirm", post(door::confirm))
         .route("/bans", get(door::bans).post(door::ban).delete(door::unban))
+        .route("/upstreams", get(upstreams::list))
+        .route("/upstreams/drain", post(upstreams::drain))
+        .route("/upstreams/undrain", post(upstreams::undrain))
         .route("/reload", post(reload))
         .fallback(async || problem(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path"))
         .method_not_allowed_fallback(async || {

@@ -6,6 +6,7 @@
 
 pub mod admin;
 mod doors;
+mod health;
 mod reload;
 mod resolve;
 mod safety;
@@ -32,6 +33,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use self::admin::{Command, Ready, Reloaded};
 use self::doors::{Doors, Wanted};
 pub use self::doors::{bypass, detach};
+use self::health::Care;
 use self::reload::{Fresh, Refused};
 use self::resolve::Answers;
 use self::sockets::{Given, Sockets};
@@ -76,6 +78,8 @@ enum Event {
     Successor(Result<Successor, String>),
     /// A worker's thread has ended.
     WorkerEnded { id: usize },
+    /// Something became known of an endpoint.
+    Health(health::Seen),
     /// Look up the upstreams' names again.
     Resolve,
     /// Look at the workers and the files.
@@ -159,6 +163,7 @@ struct Running {
     resolved: mpsc::UnboundedReceiver<Answers>,
     tell_successor: mpsc::UnboundedSender<Result<Successor, String>>,
     successor: mpsc::UnboundedReceiver<Result<Successor, String>>,
+    care: Care,
     /// A new process was started and has not said that it serves.
     taking_over: bool,
 }
@@ -229,6 +234,13 @@ impl Running {
                     // Whoever asked may have gone.
                     let _ = reply.send(confirmed);
                 }
+                Event::Command(Command::Drain { asked, reply }) => {
+                    // The new process would not hear of it. Dropped: whoever asks hears that it is busy.
+                    if !self.taking_over {
+                        let _ = reply.send(self.care.drain(&asked, &self.shared));
+                    }
+                }
+                Event::Health(seen) => self.care.take(seen, &self.shared),
                 Event::Loaded(loaded) => self.end_reload(loaded).await,
                 Event::TakeOver => self.begin_take_over(),
                 Event::Successor(Ok(successor)) => break self.drain(Duration::ZERO, Some(successor)).await,
@@ -254,6 +266,7 @@ impl Running {
                     self.resolver.publish(&changed, &self.shared);
                     if !changed.is_empty() {
                         let snapshot = self.shared.snapshot.load();
+                        self.care.follow(&snapshot);
                         for problem in safety::refusals(&self.config, &snapshot.lists, &snapshot) {
                             // The address came after the lists: nothing can be refused any more, and somebody must hear.
                             tracing::error!(problem, "a name leads to an address that is denied");
@@ -291,6 +304,7 @@ impl Running {
             Some(loaded) = self.loaded.recv() => Event::Loaded(loaded),
             Some(answers) = self.resolved.recv() => Event::Resolved(answers),
             Some(successor) = self.successor.recv() => Event::Successor(successor),
+            seen = self.care.next() => Event::Health(seen),
             () = tokio::time::sleep_until(resolve_at), if self.resolver.has_names() => Event::Resolve,
             _ = self.pulse.tick() => Event::Pulse,
         }
@@ -501,6 +515,7 @@ impl Running {
 
         // From here on nothing fails.
         let closed = self.sockets.adopt(plan, &mut snapshot);
+        self.care.adopt(&config, &mut snapshot);
         let lists = snapshot.lists.clone();
         *self.shared.metrics.tls.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.tls.clone();
         let old = self.shared.snapshot.swap(Arc::new(snapshot));
@@ -567,7 +582,12 @@ impl Running {
         };
         self.taking_over = true;
         let admin = self.admin.as_ref().and_then(Admin::given);
-        let estate = Estate { listeners, admin, bans: self.shared.bans.list(unix_ms()) };
+        let estate = Estate {
+            listeners,
+            admin,
+            bans: self.shared.bans.list(unix_ms()),
+            endpoints: self.shared.health.hand_over(std::time::Instant::now()),
+        };
         let (program, tell) = (self.program.clone(), self.tell_successor.clone());
         tracing::info!("a new process is started to take over");
         tokio::task::spawn_blocking(move || {
@@ -593,6 +613,7 @@ impl Running {
     /// Not ready, then no new connections, then what runs may finish. A second signal cuts it short.
     async fn drain(&mut self, delay: Duration, successor: Option<Successor>) -> Ended {
         let deadline = self.config.gateway.drain.deadline.0;
+        self.care.stop();
         self.ready.block("draining");
         // From here on answers say that their connection closes, so that clients come back somewhere else.
         self.shared.draining.store(true, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::health::is_usable;
 use crate::balance::{Endpoint, Endpoints, Identity, Settings};
 use crate::config::model::Config;
 use crate::rt::Peer;
@@ -139,11 +140,6 @@ impl Resolver {
             shared.snapshot.store(Arc::new(snapshot));
         }
     }
-}
-
-/// Whether an endpoint may be sent requests.
-fn is_usable(_: &Endpoint) -> bool {
-    true
 }
 
 /// Tells the states of endpoints that are there no more: if they come back they have just begun.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::admin::{self, Command, Ready, State, Token};
 use super::doors::{Doors, Handle, Wanted};
+use super::health::Care;
 use super::reload::Fresh;
 use super::sockets::{self, Label, Sockets};
 use super::takeover::{Inheritance, Program};
@@ -23,7 +24,7 @@ use super::workers::Workers;
 use super::{Running, Signals, pulse, safety, systemd};
 use crate::config::Loaded;
 use crate::config::model::{self, Config, WORKERS_MAX};
-use crate::limits::OFFLOAD_THREADS;
+use crate::limits::{NOTICES_MAX, OFFLOAD_THREADS};
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
 use crate::refusal::Refusal;
@@ -136,8 +137,9 @@ pub(super) async fn start(
 
     let bans = Arc::<Bans>::default();
     let (mut given, admin_given, confirm) = match inheritance {
-        Some(Inheritance { given, admin, bans: banned, confirm }) => {
+        Some(Inheritance { given, admin, bans: banned, endpoints, confirm }) => {
             take_on(&bans, banned);
+            health.take_on(endpoints, Instant::now());
             (given, admin, Some(confirm))
         }
         None => (systemd::given().map_err(other("the sockets of LISTEN_FDS"))?, None, None),
@@ -155,12 +157,16 @@ pub(super) async fn start(
     let ready = Ready::because("starting");
     let (commander, commands) = mpsc::channel(COMMANDS_MAX);
     let (retire, retired) = sync_channel(RETIRED_MAX);
+    let (notices, noticed) = mpsc::channel(NOTICES_MAX);
+    let mut care = Care::new(noticed);
+    care.adopt(&config, &mut snapshot);
     let shared = Arc::new(Shared {
         metrics,
         snapshot: ArcSwap::from_pointee(snapshot),
         connections: Arc::new(Connections::default()),
         bans,
         health,
+        notices,
         pool: OffloadPool::start(OFFLOAD_THREADS).map_err(other("the offload pool"))?,
         retired: retire,
         draining: AtomicBool::new(false),
@@ -228,6 +234,7 @@ pub(super) async fn start(
         resolved,
         tell_successor,
         successor,
+        care,
         taking_over: false,
     })
 }

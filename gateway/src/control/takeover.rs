@@ -1,7 +1,7 @@
 //! One process takes over from another: a new binary serves, and no connection notices.
 //!
 //! The running process starts its own program anew with one end of a socket pair as standard input, and sends the listening
-//! sockets over it, and who is banned. The new one checks its configuration, starts everything but accepting, and says so;
+//! sockets over it, who is banned, and how endpoints stand. The new one checks its configuration, starts everything but accepting, and says so;
 //! only then does the old one stop accepting, tell the new one what changed meanwhile and that it may begin, and finish what
 //! it runs. What comes between the two waits in the kernel's queue. Whatever goes wrong before that leaves the old one as it
 //! was.
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::sockets::{Given, GivenSocket, Key, Label};
 use super::systemd::OWN_VARIABLES;
 use crate::tables::bans::Ban;
+use crate::tables::health::record::Handed;
 
 /// Tells a new process that its standard input is the socket of the one before it.
 const VARIABLE: &str = "BAWAB_TAKE_OVER";
@@ -39,6 +40,9 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// Bans of one message. Each is a reason of at most 200 characters, an address and a number: together within what a socket
 /// pair takes at once, whose buffer is 208 KiB.
 const BANS_PER_MESSAGE: usize = 100;
+
+/// Endpoints of one message. Each is a name of at most 64 bytes, an address of at most some 110 and a few numbers.
+const ENDPOINTS_PER_MESSAGE: usize = 200;
 
 /// How this process was started.
 #[derive(Debug, Clone)]
@@ -71,6 +75,8 @@ enum Word {
         banned: Vec<(IpAddr, Ban)>,
         unbanned: Vec<IpAddr>,
     },
+    /// How endpoints stand, by upstream and address.
+    Endpoints(Vec<(String, String, Handed)>),
     /// That was all of it.
     End,
     /// From the new process: it is about to accept from these.
@@ -86,6 +92,7 @@ pub(super) struct Estate {
     pub(super) listeners: Vec<GivenSocket>,
     pub(super) admin: Option<(String, OwnedFd)>,
     pub(super) bans: Vec<(IpAddr, Ban)>,
+    pub(super) endpoints: Vec<(String, String, Handed)>,
 }
 
 /// A new process that is about to accept.
@@ -155,6 +162,9 @@ fn talk(socket: &OwnedFd, estate: &Estate) -> io::Result<Option<Vec<(String, usi
             send(socket, &Word::Admin { address: address.clone() }, Some(admin.as_fd()))?;
         }
         send_bans(socket, &estate.bans, &[])?;
+        for some in estate.endpoints.chunks(ENDPOINTS_PER_MESSAGE) {
+            send(socket, &Word::Endpoints(some.to_vec()), None)?;
+        }
         send(socket, &Word::End, None)
     })();
     match sent {
@@ -191,6 +201,7 @@ pub struct Inheritance {
     pub(super) given: Given,
     pub(super) admin: Option<(String, OwnedFd)>,
     pub(super) bans: Vec<(IpAddr, Ban)>,
+    pub(super) endpoints: Vec<(String, String, Handed)>,
     pub(super) confirm: Confirm,
 }
 
@@ -223,6 +234,7 @@ fn listen_to(socket: OwnedFd) -> io::Result<Inheritance> {
     let mut given = Given::default();
     let mut admin = None;
     let mut bans = Vec::new();
+    let mut endpoints = Vec::new();
     loop {
         match receive(&socket)? {
             Some((Word::Listener { address, nth, held_elsewhere }, Some(fd))) => {
@@ -231,7 +243,8 @@ fn listen_to(socket: OwnedFd) -> io::Result<Inheritance> {
             }
             Some((Word::Admin { address }, Some(fd))) => admin = Some((address, fd)),
             Some((Word::Bans { banned, .. }, _)) => bans.extend(banned),
-            Some((Word::End, _)) => return Ok(Inheritance { given, admin, bans, confirm: Confirm(socket) }),
+            Some((Word::Endpoints(some), _)) => endpoints.extend(some),
+            Some((Word::End, _)) => return Ok(Inheritance { given, admin, bans, endpoints, confirm: Confirm(socket) }),
             Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a socket did not come along")),
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -310,11 +323,18 @@ mod tests {
         now.retain(|(who, _)| *who != client(7));
         now[0].1 = ban(2_000);
         now.push((client(300), ban(3_000)));
-        let estate = Estate { listeners: Vec::new(), admin: None, bans: before.clone() };
+        let stands = |number: usize| {
+            let handed =
+                Handed { drained: true, unhealthy: false, proven: true, ejected: None, level: 0, ejections: 7 };
+            ("u".repeat(64), format!("unix:/{}{number:03}", "s".repeat(103)), handed)
+        };
+        let endpoints: Vec<(String, String, Handed)> = (0..450).map(stands).collect();
+        let estate = Estate { listeners: Vec::new(), admin: None, bans: before.clone(), endpoints: endpoints.clone() };
         let changed = std::thread::scope(|scope| {
             let new = scope.spawn(|| {
-                let Inheritance { bans, confirm, .. } = listen_to(theirs).expect("all of it");
+                let Inheritance { bans, endpoints: stand, confirm, .. } = listen_to(theirs).expect("all of it");
                 assert_eq!(bans, before);
+                assert_eq!(stand, endpoints);
                 confirm.ready(Vec::new()).expect("a beginning")
             });
             assert_eq!(talk(&ours, &estate).expect("an answer"), Some(Vec::new()));

@@ -5,7 +5,7 @@
 mod scraper;
 
 use std::fmt;
-use std::sync::{PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -16,9 +16,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::histogram::{BOUNDS_US, BUCKET_COUNT, Histogram, Sum};
-use super::metrics::{CLASSES, CORE_ROWS, Counter, Metrics, Reading, Row};
+use super::metrics::{CLASSES, CORE_ROWS, CheckOutcome, Counter, Metrics, Reading, Row, UpstreamSeries};
 use super::reloads::Outcome;
 use super::{events, process};
+use crate::tables::health::Cause;
+use crate::tables::health::record::Standing;
 
 /// A registry whose only entry reads `metrics`.
 pub(super) fn registry(metrics: Weak<Metrics>) -> Registry {
@@ -161,6 +163,38 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let mut family = families.begin("bawab_upstream_first_byte_seconds", help, MetricType::Histogram)?;
     for (name, upstream) in &upstreams {
         family.histogram(&[("upstream", name)], upstream.cores().map(|core| &core.first_byte))?;
+    }
+    endpoints(families, &upstreams)
+}
+
+fn endpoints(families: &mut Families<'_>, upstreams: &[(String, Arc<UpstreamSeries>)]) -> fmt::Result {
+    let help = "Endpoints by whether they get requests, or what keeps them from it";
+    let mut family = families.begin("bawab_upstream_endpoints", help, MetricType::Gauge)?;
+    for (name, upstream) in upstreams {
+        for (standing, count) in Standing::ALL.iter().zip(&upstream.health.endpoints) {
+            family.gauge(&[("upstream", name.as_str()), ("state", standing.name())], count.get())?;
+        }
+    }
+    let help = "Endpoints taken out for a time because too many attempts in a row failed";
+    let mut family = families.begin("bawab_upstream_ejections", help, MetricType::Counter)?;
+    for (name, upstream) in upstreams {
+        for cause in Cause::ALL {
+            let labels = [("upstream", name.as_str()), ("cause", cause.name())];
+            family.counter(&labels, upstream.health.ejection(cause).get())?;
+        }
+    }
+    let help = "Endpoints that would have been ejected, were it not too many, or the last usable one";
+    let mut family = families.begin("bawab_upstream_ejections_refused", help, MetricType::Counter)?;
+    for (name, upstream) in upstreams {
+        family.counter(&[("upstream", name)], upstream.health.ejections_refused.get())?;
+    }
+    let help = "Health checks by what they came to";
+    let mut family = families.begin("bawab_upstream_health_checks", help, MetricType::Counter)?;
+    for (name, upstream) in upstreams {
+        for outcome in CheckOutcome::ALL {
+            let labels = [("upstream", name.as_str()), ("outcome", outcome.name())];
+            family.counter(&labels, upstream.health.check(outcome).get())?;
+        }
     }
     Ok(())
 }
@@ -349,8 +383,6 @@ impl Family<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use proptest::prelude::*;
 
     use super::scraper::{labels_text, parse};
@@ -383,6 +415,12 @@ mod tests {
             upstream.requests.inc();
             upstream.first_byte.observe_us(1_000);
         }
+        let health = metrics.upstream("shelf");
+        health.health.endpoints[0].set(2);
+        health.health.endpoints[2].set(1);
+        health.health.ejection(Cause::ConsecutiveLocal).inc();
+        health.health.check(CheckOutcome::Passed).add(5);
+        health.health.check(CheckOutcome::NotMade).inc();
         metrics.doors.set(vec![DoorStatus {
             interface: "eth0".to_owned(),
             mode: Some("native".to_owned()),

@@ -20,6 +20,8 @@ use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
+use crate::tables::health::Cause;
+use crate::tables::health::record::Standing;
 use crate::tls::Tls;
 
 /// Names of routes, and names of upstreams, that are counted apart. At 64 workers a thousand routes are 24 MiB of counters
@@ -179,6 +181,7 @@ core! {
     mirrors_too_long: Counter as Counter = "bawab_mirrors" ["outcome" = "too_long"], "Copies not sent because the body was too long to keep";
     mirrors_too_many: Counter as Counter = "bawab_mirrors" ["outcome" = "too_many"], "Copies not sent because too many were on their way";
     compressions_missed: Counter as Counter = "bawab_compressions_missed", "Answers that went uncompressed because as many as may be were being compressed";
+    notices_lost: Counter as Counter = "bawab_upstream_notices_lost", "Times the control side was not told that an endpoint fails, because too much waited";
     desk_full: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "full"], "Jobs for the control side that got the answer defined for not being done";
     desk_late: Counter as Counter = "bawab_desk_jobs_lost" ["reason" = "late"], "Jobs for the control side that missed their deadline";
     deadline_sweeps: Counter as CounterByWorker = "bawab_worker_deadline_sweeps", "Sweeps over the deadlines; a worker whose count stands still is stuck";
@@ -318,6 +321,71 @@ impl RouteSeries {
 #[derive(Debug)]
 pub struct UpstreamSeries {
     parts: Parts<UpstreamCore>,
+    pub health: UpstreamHealth,
+}
+
+/// What the control side alone counts of an upstream.
+#[derive(Debug, Default)]
+pub struct UpstreamHealth {
+    /// Endpoints by how they stand, in the order of [`Standing::ALL`].
+    pub endpoints: [Gauge; Standing::ALL.len()],
+    /// In the order of [`Cause::ALL`].
+    pub ejections: [Counter; Cause::ALL.len()],
+    /// Ejections there was no room for.
+    pub ejections_refused: Counter,
+    /// In the order of [`CheckOutcome::ALL`].
+    pub checks: [Counter; CheckOutcome::ALL.len()],
+}
+
+/// What a health check came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckOutcome {
+    Passed,
+    /// Answered with another status than is expected.
+    Status,
+    /// What it sent is no HTTP.
+    Malformed,
+    /// It cannot be connected to.
+    Connect,
+    /// It hung up before it had answered.
+    Closed,
+    Timeout,
+    /// This host had no descriptor, memory or port for it: says nothing about the endpoint.
+    NotMade,
+}
+
+impl CheckOutcome {
+    pub const ALL: [CheckOutcome; 7] = [
+        CheckOutcome::Passed,
+        CheckOutcome::Status,
+        CheckOutcome::Malformed,
+        CheckOutcome::Connect,
+        CheckOutcome::Closed,
+        CheckOutcome::Timeout,
+        CheckOutcome::NotMade,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckOutcome::Passed => "passed",
+            CheckOutcome::Status => "status",
+            CheckOutcome::Malformed => "malformed",
+            CheckOutcome::Connect => "connect",
+            CheckOutcome::Closed => "closed",
+            CheckOutcome::Timeout => "timeout",
+            CheckOutcome::NotMade => "not_made",
+        }
+    }
+}
+
+impl UpstreamHealth {
+    pub fn check(&self, outcome: CheckOutcome) -> &Counter {
+        &self.checks[outcome as usize]
+    }
+
+    pub fn ejection(&self, cause: Cause) -> &Counter {
+        &self.ejections[cause as usize]
+    }
 }
 
 impl UpstreamSeries {
@@ -412,7 +480,10 @@ impl Metrics {
             cores: Parts::new(workers_max),
             refusal_codes,
             routes: Series::new(|workers_max| RouteSeries { parts: Parts::new(workers_max) }),
-            upstreams: Series::new(|workers_max| UpstreamSeries { parts: Parts::new(workers_max) }),
+            upstreams: Series::new(|workers_max| UpstreamSeries {
+                parts: Parts::new(workers_max),
+                health: UpstreamHealth::default(),
+            }),
             access_log: OnceLock::new(),
             reloads: Reloads::default(),
             doors: Doors::default(),

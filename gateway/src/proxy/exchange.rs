@@ -40,7 +40,8 @@ use crate::route::{Came, Found};
 use crate::rt::deadline::{Cause, Ender, Guard, now_ms, now_us};
 use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
 use crate::tables::bans::unix_ms;
-use crate::worker::{Pinned, Worker};
+use crate::tables::health::Outcome;
+use crate::worker::{Pinned, Worker, outcome_of_connect};
 
 /// One request and its answer.
 pub struct Exchange<'a> {
@@ -312,8 +313,11 @@ impl<'a> Exchange<'a> {
             self.seen.attempts += 1;
             let connection = self.connect(upstream, &endpoint, fresh).await;
             self.seen.endpoint = Some(endpoint.clone());
-            if !matches!(connection, Ok(_) | Err(ConnectError::Over(Cause::ClientGone))) {
-                endpoint.state.failed(now_ms());
+            if let Err(error) = &connection {
+                self.worker.judge(upstream, &endpoint, outcome_of_connect(error));
+                if !matches!(error, ConnectError::Over(Cause::ClientGone)) {
+                    endpoint.state.failed(now_ms());
+                }
             }
             let connection = match connection {
                 Ok(connection) => connection,
@@ -350,7 +354,10 @@ impl<'a> Exchange<'a> {
                         Some(_) => Refusal::UpstreamTotalTimeout,
                         None => failure.refusal,
                     };
-                    self.judge(&endpoint, refusal);
+                    // A kept connection that was closed meanwhile says nothing about those that come.
+                    if !(reused && failure.unanswered) {
+                        self.judge(upstream, &endpoint, refusal);
+                    }
                     return Err(refusal);
                 }
             }
@@ -462,6 +469,7 @@ impl<'a> Exchange<'a> {
             endpoint: self.seen.endpoint.as_deref(),
             sent_us,
             first_byte_us: 0,
+            status: 0,
         };
         let (done, upload) = match sent {
             Sent::Part => {
@@ -478,9 +486,12 @@ impl<'a> Exchange<'a> {
                 (done, if sent == Sent::All { Upload::Complete } else { Upload::Stopped })
             }
         };
-        let first_byte_us = finishing.first_byte_us;
+        let (first_byte_us, status) = (finishing.first_byte_us, finishing.status);
         self.seen.upstream_us = first_byte_us.saturating_sub(sent_us).max(1);
         series.first_byte.observe_us(self.seen.upstream_us);
+        if let Some(endpoint) = &self.seen.endpoint {
+            self.worker.judge(upstream, endpoint, Some(Outcome::of_status(status)));
+        }
         match done {
             Done::Switched { carry } => {
                 self.seen.tunnelled = Box::pin(self.tunnel(connection, carry)).await;

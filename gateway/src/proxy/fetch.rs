@@ -24,7 +24,8 @@ use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, Guard, now_ms, now_us};
 use crate::rt::{Either, Notify, select, spawn};
 use crate::snapshot::UpstreamTimeouts;
-use crate::worker::{Pinned, Worker};
+use crate::tables::health::Outcome;
+use crate::worker::{Pinned, Worker, outcome_of_connect, outcome_of_refusal};
 
 /// A request a filter makes.
 pub struct Subrequest {
@@ -76,6 +77,7 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
         let mut connection = match kept {
             Some(kept) => kept,
             None => Connection::open(&endpoint.identity, &guard, settings.timeouts.connect).await.map_err(|error| {
+                worker.judge(settings, endpoint, outcome_of_connect(&error));
                 endpoint.state.failed(now_ms());
                 error.refusal()
             })?,
@@ -87,6 +89,7 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
         guard.attach(None);
         match result {
             Ok((fetched, reusable)) => {
+                worker.judge(settings, endpoint, Some(Outcome::of_status(fetched.status)));
                 if reusable {
                     worker.pool.put(connection, settings.pool);
                 }
@@ -99,8 +102,12 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
                 fresh = true;
             }
             Err(failure) => {
-                endpoint.state.failed(now_ms());
-                return Err(guard.fired().map_or(failure.refusal, |_| Refusal::UpstreamTotalTimeout));
+                let refusal = guard.fired().map_or(failure.refusal, |_| Refusal::UpstreamTotalTimeout);
+                if !(reused && failure.unanswered) {
+                    worker.judge(settings, endpoint, outcome_of_refusal(refusal, true));
+                    endpoint.state.failed(now_ms());
+                }
+                return Err(refusal);
             }
         }
     }

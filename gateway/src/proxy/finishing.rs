@@ -48,6 +48,8 @@ pub struct Finishing<'e> {
     pub endpoint: Option<&'e Endpoint>,
     pub sent_us: u64,
     pub first_byte_us: u64,
+    /// What the upstream answered with, whatever the client is sent.
+    pub status: u16,
 }
 
 impl Finishing<'_> {
@@ -61,6 +63,7 @@ impl Finishing<'_> {
     ) -> Result<Done, Failure> {
         let Headed { received, first_byte_us } = headed;
         self.first_byte_us = first_byte_us.max(self.sent_us);
+        self.status = received.head.status;
         if let Some(endpoint) = self.endpoint {
             let took_us = self.first_byte_us - self.sent_us;
             endpoint.state.answered(received.head.status, took_us, self.first_byte_us / 1000);

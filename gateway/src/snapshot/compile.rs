@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{
-    HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream, UpstreamTimeouts,
+    Eject, HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream,
+    UpstreamTimeouts,
 };
 use crate::balance::Endpoints;
 use crate::config::model::{self, Config, PathRule, SlashRule, Upgrade};
+use crate::config::units::Time;
 use crate::filter::{self, Making};
 use crate::lists::{Gate, Lists};
 use crate::observe::metrics::Metrics;
@@ -15,6 +17,8 @@ use crate::proxy::error_page::ErrorPage;
 use crate::route::action::Action;
 use crate::route::{Matcher, RouteTable};
 use crate::rt::deadline::ms;
+use crate::tables::health::Thresholds;
+use crate::tables::health::record::EjectionTimes;
 use crate::tls::Tls;
 
 /// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. Listeners stand in the order
@@ -41,6 +45,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
                 idle_ms: ms(upstream.pool.idle.into()),
                 age_ms: ms(upstream.pool.age.into()),
             },
+            eject: upstream.eject.as_ref().map(eject),
             series: metrics.upstream(name),
         })
         .collect();
@@ -92,6 +97,24 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
         routes: Arc::new(table),
         endpoints: upstreams.iter().map(|_| Arc::new(Endpoints::default())).collect(),
         upstreams: Arc::new(upstreams),
+    }
+}
+
+/// The longest ejection, unless it is written.
+const EJECTION_MAX: Time = Time::from_secs(300);
+
+fn eject(written: &model::Eject) -> Eject {
+    Eject {
+        thresholds: Thresholds {
+            any_5xx: written.consecutive_5xx,
+            gateway: written.consecutive_gateway,
+            local: written.consecutive_local,
+        },
+        times: EjectionTimes {
+            base: written.base.into(),
+            max: written.max.unwrap_or(EJECTION_MAX.max(written.base)).into(),
+        },
+        share_max: written.share_max.millionths(),
     }
 }
 

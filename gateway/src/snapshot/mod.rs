@@ -20,6 +20,8 @@ use crate::proxy::head::Protocol;
 use crate::route::RouteTable;
 use crate::route::action::Action;
 use crate::route::pattern::PathPattern;
+use crate::tables::health::Thresholds;
+use crate::tables::health::record::EjectionTimes;
 use crate::tls::{ServerTls, Tls};
 
 /// Everything a worker must know to serve.
@@ -149,7 +151,18 @@ pub struct Upstream {
     pub host: HostPolicy,
     pub timeouts: UpstreamTimeouts,
     pub pool: PoolSettings,
+    /// When its endpoints are ejected; `None`: never, and nothing is counted.
+    pub eject: Option<Eject>,
     pub series: Arc<UpstreamSeries>,
+}
+
+/// When an endpoint is ejected, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Eject {
+    pub thresholds: Thresholds,
+    pub times: EjectionTimes,
+    /// Of a million endpoints, so many at one time.
+    pub share_max: u32,
 }
 
 /// The `Host` an upstream sees.

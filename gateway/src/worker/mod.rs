@@ -1,5 +1,6 @@
 //! One core: its ring, its connections, and the state that only this core may touch.
 
+mod blame;
 mod desk;
 mod listen;
 pub mod solo;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
+pub(crate) use self::blame::is_ours;
+pub use self::blame::{outcome_of_connect, outcome_of_refusal};
 pub use self::desk::{OffloadPool, Ticket};
 use self::listen::Accepting;
 pub use self::listen::{BoundListener, Open, Queued, Until, bind};
@@ -33,7 +36,7 @@ use crate::rt::{self, RingError, RingFlags, Ticker, deadline};
 use crate::snapshot::Snapshot;
 use crate::tables::bans::Bans;
 use crate::tables::connections::{Connections, Full};
-use crate::tables::health::Health;
+use crate::tables::health::{Health, Notice};
 
 /// Scratch texts a worker keeps for heads being encoded: two for each of 512 exchanges at a time.
 const SCRATCH_MAX: usize = 1024;
@@ -51,6 +54,8 @@ pub struct Shared {
     pub connections: Arc<Connections>,
     pub bans: Arc<Bans>,
     pub health: Arc<Health>,
+    /// What workers see of endpoints, for the control side; a full queue is as good as nothing seen.
+    pub notices: tokio::sync::mpsc::Sender<Notice>,
     pub pool: OffloadPool,
     /// Snapshots nobody uses any more, to be dropped where it costs no client anything.
     pub retired: SyncSender<Arc<Snapshot>>,

@@ -101,6 +101,8 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
         connections: Arc::new(Connections::default()),
         bans: Arc::default(),
         health,
+        // Nobody listens: what is told is lost.
+        notices: tokio::sync::mpsc::channel(1).0,
         pool: OffloadPool::start(1)?,
         retired,
         draining: AtomicBool::new(false),

@@ -31,11 +31,11 @@ pub(super) fn first<'a>(pairs: &'a [(String, String)], wanted: &str) -> Option<&
     pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
 }
 
-fn wants_text(pairs: &[(String, String)]) -> bool {
+pub(super) fn wants_text(pairs: &[(String, String)]) -> bool {
     first(pairs, "format") == Some("text")
 }
 
-fn bad(why: &str) -> Response {
+pub(super) fn bad(why: &str) -> Response {
     problem(StatusCode::BAD_REQUEST, "question", why)
 }
 

@@ -15,7 +15,8 @@ use crate::proxy::relay;
 use crate::refusal::{Party, Refusal};
 use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::rt::{Either, select};
-use crate::worker::Pinned;
+use crate::snapshot::Upstream;
+use crate::worker::{Pinned, outcome_of_refusal};
 
 impl Exchange<'_> {
     /// The snapshot this exchange runs under, for who outlives it.
@@ -39,7 +40,9 @@ impl Exchange<'_> {
     }
 
     /// Takes in what a failed attempt says about its endpoint.
-    pub(super) fn judge(&self, endpoint: &Endpoint, refusal: Refusal) {
+    pub(super) fn judge(&self, upstream: &Upstream, endpoint: &Endpoint, refusal: Refusal) {
+        let waited_for_it = self.body.ended() && !self.answer.started();
+        self.worker.judge(upstream, endpoint, outcome_of_refusal(refusal, waited_for_it));
         match refusal {
             // It was too slow for the client, who can be as patient as he likes: at least so long it would have taken.
             Refusal::ClientGone if self.seen.sent_us > 0 && !self.answer.started() => {

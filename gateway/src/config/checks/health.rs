@@ -1,0 +1,55 @@
+//! What must fit together in an upstream's `health` and `eject`.
+
+use super::in_order;
+use crate::config::tree::{Node, Value};
+use crate::config::walk::join;
+use crate::problem::Problem;
+
+pub(super) fn check(path: &str, upstream: &Node, problems: &mut Vec<Problem>) {
+    if let Some(health) = upstream.get("health") {
+        checks(&join(path, "health"), health, upstream, problems);
+    }
+    if let Some(eject) = upstream.get("eject") {
+        in_order(&join(path, "eject"), eject, "base", "max", problems);
+        let off = |key| eject.get(key).and_then(Node::integer).flatten() == Some(0);
+        if ["consecutive_5xx", "consecutive_gateway", "consecutive_local"].into_iter().all(off) {
+            let what = "every threshold is 0, so nothing would ever be ejected: leave it out";
+            problems.push(Problem::new(join(path, "eject"), what).at(eject.place));
+        }
+    }
+}
+
+fn checks(path: &str, health: &Node, upstream: &Node, problems: &mut Vec<Problem>) {
+    // Another kind of value is a problem of its own.
+    if health.table().is_none() {
+        return;
+    }
+    let tcp = health.get("tcp").filter(|tcp| matches!(tcp.value, Value::Boolean(true)));
+    match (health.get("http"), tcp) {
+        (Some(http), Some(tcp)) => {
+            let problem = Problem::new(join(path, "tcp"), "a check is by `http` or by `tcp`: leave one out");
+            problems.push(problem.at(tcp.place).also(http.place, "the other one"));
+        }
+        (None, None) => {
+            let what = "nothing says how: write `http = \"/path\"` or `tcp = true`";
+            problems.push(Problem::new(path, what).at(health.place));
+        }
+        _ => {}
+    }
+    if let (Some(tcp), None) = (tcp, health.get("http")) {
+        for key in ["host", "expect"] {
+            if let Some(node) = health.get(key) {
+                let problem = Problem::new(join(path, key), "it means something for checks by `http` only");
+                problems.push(problem.at(node.place).also(tcp.place, "only a connection is opened"));
+            }
+        }
+    }
+    let endpoints = upstream.get("endpoints").map(Node::items).unwrap_or_default();
+    let mut addresses = endpoints.iter().map(|endpoint| endpoint.get("address").unwrap_or(endpoint));
+    if let Some(port) = health.get("port")
+        && let Some(socket) = addresses.find(|address| address.text().is_some_and(|text| text.starts_with("unix:")))
+    {
+        let problem = Problem::new(join(path, "port"), "a unix socket has no port").at(port.place);
+        problems.push(problem.also(socket.place, "this endpoint"));
+    }
+}

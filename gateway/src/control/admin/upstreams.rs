@@ -1,0 +1,207 @@
+//! What the admin listener says and does about endpoints: how each stands and why, and taking one out and back in.
+
+use std::fmt::Write as _;
+use std::time::{Instant, SystemTime};
+
+use axum::Json;
+use axum::extract::{Query, State as Shared};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::door::{Pairs, bad, first, wants_text};
+use super::{Command, State, from_a_page, problem};
+use crate::balance::Endpoint;
+use crate::config::units::Time;
+use crate::observe::rfc3339;
+use crate::tables::health::record::{Record, Standing};
+
+/// What an operator asks of endpoints.
+#[derive(Debug, Clone)]
+pub struct Drain {
+    pub upstream: String,
+    /// An address, or a name and all its addresses, as it was written.
+    pub endpoint: String,
+    /// Out, or back in.
+    pub drained: bool,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Drained {
+    pub endpoints: Vec<String>,
+    /// What still runs on them.
+    pub in_flight: u32,
+    /// Usable endpoints the upstream has left.
+    pub left: usize,
+}
+
+#[derive(Serialize)]
+struct UpstreamShown {
+    name: String,
+    /// Too few endpoints are usable (`panic_threshold`), so that all that are not drained get requests.
+    all_used: bool,
+    endpoints: Vec<EndpointShown>,
+}
+
+#[derive(Serialize)]
+struct EndpointShown {
+    address: String,
+    weight: u32,
+    state: &'static str,
+    /// What keeps it from being used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    in_flight: u32,
+    ejections: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_check: Option<CheckShown>,
+}
+
+#[derive(Serialize)]
+struct CheckShown {
+    time: String,
+    passed: bool,
+    seen: String,
+    #[serde(skip)]
+    age: String,
+}
+
+impl EndpointShown {
+    fn of(endpoint: &Endpoint, now: Instant) -> EndpointShown {
+        let record = endpoint.state.record().clone();
+        let last_check = record.last_check().map(|check| {
+            let age = now.saturating_duration_since(check.at);
+            let time = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+            CheckShown { time: rfc3339::text(time), passed: check.passed, seen: check.seen.clone(), age: seconds(age) }
+        });
+        EndpointShown {
+            address: endpoint.label.clone(),
+            weight: endpoint.weight,
+            state: record.standing().name(),
+            why: why(&record, now),
+            in_flight: endpoint.state.in_flight(),
+            ejections: record.ejections(),
+            last_check,
+        }
+    }
+}
+
+/// To the second, as people say it.
+fn seconds(time: std::time::Duration) -> String {
+    Time::from_secs(time.as_secs()).to_string()
+}
+
+/// What keeps it from being used, in words.
+fn why(record: &Record, now: Instant) -> Option<String> {
+    match record.standing() {
+        Standing::Usable => None,
+        Standing::Drained => Some("by hand".to_owned()),
+        Standing::Unhealthy => {
+            let since = record.unhealthy_since().map(|since| seconds(now.saturating_duration_since(since)));
+            let seen = record.last_check().map_or("?", |check| &check.seen);
+            Some(format!("for {}, last seen: {seen}", since.unwrap_or_default()))
+        }
+        Standing::Ejected => record.ejected().map(|ejected| {
+            let left = seconds(ejected.until.saturating_duration_since(now) + std::time::Duration::from_millis(999));
+            format!("{}, for {left} more", ejected.cause.name())
+        }),
+    }
+}
+
+/// Every upstream and its endpoints.
+pub(super) async fn list(Shared(state): Shared<State>, Query(pairs): Pairs) -> Response {
+    let (snapshot, now) = ((state.snapshot)(), Instant::now());
+    let wanted = first(&pairs, "upstream");
+    let known = snapshot.upstreams.iter().zip(&snapshot.endpoints);
+    let shown: Vec<UpstreamShown> = known
+        .filter(|(upstream, _)| wanted.is_none_or(|wanted| upstream.name == wanted))
+        .map(|(upstream, endpoints)| UpstreamShown {
+            name: upstream.name.clone(),
+            all_used: endpoints.panics(),
+            endpoints: endpoints.list().iter().map(|endpoint| EndpointShown::of(endpoint, now)).collect(),
+        })
+        .collect();
+    if let (Some(wanted), true) = (wanted, shown.is_empty()) {
+        return problem(StatusCode::NOT_FOUND, "no_upstream", &format!("no upstream is named \"{wanted}\""));
+    }
+    match wants_text(&pairs) {
+        true => text_of(&shown).into_response(),
+        false => Json(json!({ "upstreams": shown })).into_response(),
+    }
+}
+
+fn text_of(upstreams: &[UpstreamShown]) -> String {
+    let mut out = String::new();
+    for UpstreamShown { name, all_used, endpoints } in upstreams {
+        let note = if *all_used { ": too few endpoints are usable, all that are not drained get requests" } else { "" };
+        // Writing to memory does not fail.
+        let _ = writeln!(out, "{name}{note}");
+        for endpoint in endpoints {
+            let why = endpoint.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            let (address, state) = (&endpoint.address, endpoint.state);
+            let _ = write!(out, "  {address:<24} {state}{why}, weight {}, ", endpoint.weight);
+            let _ = write!(out, "{} in flight, ejected {} times", endpoint.in_flight, endpoint.ejections);
+            if let Some(CheckShown { passed, seen, age, .. }) = &endpoint.last_check {
+                let outcome = if *passed { "passed" } else { "failed" };
+                let _ = write!(out, ", check {outcome} {age} ago: {seen}");
+            }
+            out.push('\n');
+        }
+        if endpoints.is_empty() {
+            out.push_str("  no endpoint: none of its names could be resolved\n");
+        }
+    }
+    if upstreams.is_empty() {
+        out.push_str("the configuration has no upstream\n");
+    }
+    out
+}
+
+/// Takes an endpoint out: it gets no more requests, and what runs on it is finished.
+pub(super) async fn drain(state: Shared<State>, headers: HeaderMap, pairs: Pairs) -> Response {
+    change(state, &headers, pairs, true).await
+}
+
+/// Takes it back in.
+pub(super) async fn undrain(state: Shared<State>, headers: HeaderMap, pairs: Pairs) -> Response {
+    change(state, &headers, pairs, false).await
+}
+
+async fn change(Shared(state): Shared<State>, headers: &HeaderMap, Query(pairs): Pairs, drained: bool) -> Response {
+    if from_a_page(headers) {
+        return problem(StatusCode::FORBIDDEN, "cross_origin", "this is not for web pages");
+    }
+    let (Some(upstream), Some(endpoint)) = (first(&pairs, "upstream"), first(&pairs, "endpoint")) else {
+        return bad("say `upstream`, its name, and `endpoint`, an address of it");
+    };
+    let (reply, replied) = oneshot::channel();
+    let asked = Drain { upstream: upstream.to_owned(), endpoint: endpoint.to_owned(), drained };
+    if state.commands.try_send(Command::Drain { asked, reply }).is_err() {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "busy", "too much is asked at once; try again");
+    }
+    match replied.await {
+        Ok(Ok(done)) if wants_text(&pairs) => told(upstream, &done, drained).into_response(),
+        Ok(Ok(done)) => Json(json!({ "upstream": upstream, "drained": drained, "endpoints": done.endpoints,
+            "in_flight": done.in_flight, "usable": done.left }))
+        .into_response(),
+        Ok(Err(why)) => problem(StatusCode::NOT_FOUND, "no_endpoint", &why),
+        Err(_) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "busy",
+            "another process takes over or the gateway stops; try again",
+        ),
+    }
+}
+
+fn told(upstream: &str, Drained { endpoints, in_flight, left }: &Drained, drained: bool) -> String {
+    let endpoints = endpoints.join(", ");
+    match drained {
+        true => format!(
+            "{endpoints} of {upstream} is drained: {in_flight} requests still run on it, {left} usable endpoints are left\n"
+        ),
+        false => format!("{endpoints} of {upstream} is drained no more: {left} usable endpoints\n"),
+    }
+}
