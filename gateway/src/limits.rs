@@ -94,6 +94,16 @@ pub const EFFECTS_PER_FILTER_MAX: u32 = 8;
 /// Endpoints that are not in use and whose state is still kept: they may come back.
 pub const ENDPOINT_STATES_SPARE_MAX: usize = 4096;
 
+/// Upstreams that are configured no more and whose load is still kept: their requests may still run.
+pub const LOADS_SPARE_MAX: usize = 1024;
+
+/// Repetitions a budget saves while nothing fails: what may come at once when a service begins to fail, beside what the
+/// requests of that moment bring.
+pub const RETRIES_SAVED_MAX: u32 = 100;
+
+/// Endpoints that are asked whether they take one more request before it is refused.
+pub const ENDPOINT_PICKS_MAX: usize = 32;
+
 /// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
 pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
 

@@ -22,6 +22,7 @@ mod paths;
 mod programs;
 mod proxy_protocol;
 mod reload;
+mod retries;
 mod routes;
 mod security_headers;
 mod service;

@@ -170,6 +170,11 @@ pub struct Percentage {
 impl Percentage {
     pub const WHOLE: Percentage = Percentage { millionths: 1_000_000 };
 
+    /// 0 to 100
+    pub const fn from_whole(percent: u32) -> Percentage {
+        Percentage { millionths: percent * 10_000 }
+    }
+
     /// 0 to 1,000,000
     pub fn millionths(self) -> u32 {
         self.millionths

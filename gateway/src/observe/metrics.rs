@@ -20,6 +20,7 @@ use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
+use crate::proxy::retry::Cause;
 use crate::tls::Tls;
 
 /// Names of routes, and names of upstreams, that are counted apart. At 64 workers a thousand routes are 24 MiB of counters
@@ -266,8 +267,16 @@ pub struct UpstreamCore {
     pub connect_failures: Counter,
     /// Requests sent on a connection that had served one before.
     pub reused: Counter,
-    /// Requests sent again after a failure.
-    pub retries: Counter,
+    /// Requests sent again, by [`Cause::index`].
+    pub retries: [Counter; Cause::LABELS.len()],
+    /// Requests that had all their attempts.
+    pub retries_exhausted: Counter,
+    /// Requests that the budget left no further attempt.
+    pub retries_over_budget: Counter,
+    /// Requests refused because as many ran as may.
+    pub overloaded: Counter,
+    /// Requests refused because as many ran at every endpoint asked as may.
+    pub endpoints_overloaded: Counter,
     /// Kept connections that turned out to be closed by the upstream when they were used.
     pub stale_connections: Counter,
     /// From the request sent to the first byte of the answer.

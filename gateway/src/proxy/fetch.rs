@@ -125,7 +125,9 @@ async fn converse(
         body: &mut Body::held(Some(subrequest.body.clone())),
         outgoing: Outgoing::new(head, false),
         timeouts,
-        tee: None,
+        mirror: None,
+        replay: None,
+        settles: false,
     };
     let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
     let reader = &mut connection.wire.reader;

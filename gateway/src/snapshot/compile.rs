@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{
-    HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream, UpstreamTimeouts,
+    HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream, UpstreamLimits,
+    UpstreamTimeouts,
 };
 use crate::balance::Endpoints;
 use crate::config::model::{self, Config, PathRule, SlashRule, Upgrade};
@@ -12,13 +13,15 @@ use crate::filter::{self, Making};
 use crate::lists::{Gate, Lists};
 use crate::observe::metrics::Metrics;
 use crate::proxy::error_page::ErrorPage;
+use crate::proxy::retry::Retry;
 use crate::route::action::Action;
 use crate::route::{Matcher, RouteTable};
 use crate::rt::deadline::ms;
 use crate::tls::Tls;
 
 /// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. Listeners stand in the order
-/// they are written; no upstream has endpoints yet: they are resolved apart, because that waits.
+/// they are written; no upstream has endpoints yet: they are resolved apart, because that waits, and with them comes the load that
+/// lives on over reloads.
 pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Metrics) -> Snapshot {
     let upstreams: Vec<Upstream> = config
         .upstream
@@ -40,6 +43,11 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
                 idle_max: upstream.pool.idle_max as usize,
                 idle_ms: ms(upstream.pool.idle.into()),
                 age_ms: ms(upstream.pool.age.into()),
+            },
+            retry: upstream.retry.as_ref().map(Retry::of),
+            limits: UpstreamLimits {
+                requests_max: upstream.limits.requests_max,
+                endpoint_requests_max: upstream.limits.endpoint_requests_max,
             },
             series: metrics.upstream(name),
         })
@@ -91,6 +99,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
         listeners: Arc::new(listeners),
         routes: Arc::new(table),
         endpoints: upstreams.iter().map(|_| Arc::new(Endpoints::default())).collect(),
+        loads: upstreams.iter().map(|_| Arc::default()).collect(),
         upstreams: Arc::new(upstreams),
     }
 }
@@ -117,6 +126,7 @@ pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher
                 idle: written.timeout.idle.map(|time| ms(time.into())),
                 total: written.timeout.total.map(|time| ms(time.into())),
             },
+            retry: written.retry.as_ref().map(Retry::of),
             mirrors: written
                 .mirror
                 .iter()

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::load::{Load, Loads};
 use crate::limits::ENDPOINT_STATES_SPARE_MAX;
 
 /// The states of all endpoints.
 #[derive(Default)]
 pub struct Health {
     states: Mutex<HashMap<(String, String), Arc<State>>>,
+    loads: Loads,
 }
 
 impl Health {
@@ -23,6 +25,11 @@ impl Health {
             states.retain(|_, state| !spare(state));
         }
         state
+    }
+
+    /// How much `upstream` is asked.
+    pub fn load(&self, upstream: &str) -> Arc<Load> {
+        self.loads.of(upstream)
     }
 }
 
@@ -43,6 +50,13 @@ impl State {
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self.clone())
+    }
+
+    /// The same. `None`: `max` run already.
+    pub fn begin_within(self: &Arc<Self>, max: u32) -> Option<InFlight> {
+        let place = |running: u32| (running < max).then_some(running + 1);
+        let begun = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place);
+        begun.is_ok().then(|| InFlight(self.clone()))
     }
 }
 
@@ -69,6 +83,15 @@ mod tests {
         assert_eq!(health.of("books", "10.0.0.1:80").in_flight(), 0);
         drop(running);
         assert_eq!(health.of("orders", "10.0.0.1:80").in_flight(), 0);
+    }
+
+    #[test]
+    fn attempts_run_up_to_a_bound() {
+        let state = Health::default().of("orders", "10.0.0.1:80");
+        let one = state.begin_within(1);
+        assert!(one.is_some() && state.begin_within(1).is_none() && state.begin_within(2).is_some());
+        drop(one);
+        assert!(state.begin_within(1).is_some());
     }
 
     #[test]
