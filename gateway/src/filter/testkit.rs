@@ -128,6 +128,7 @@ fn subrequest() -> Subrequest {
         method_text: None,
         host: None,
         keep_body: true,
+        once: false,
         target: "/side?x=1".to_owned(),
         fields: Fields::new(),
         body: Bytes::from_static(b"question"),

@@ -20,7 +20,7 @@ use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
-use crate::proxy::retry::Cause;
+use crate::proxy::retry::{Cause, Denied};
 use crate::tls::Tls;
 
 /// Names of routes, and names of upstreams, that are counted apart. At 64 workers a thousand routes are 24 MiB of counters
@@ -281,6 +281,17 @@ pub struct UpstreamCore {
     pub stale_connections: Counter,
     /// From the request sent to the first byte of the answer.
     pub first_byte: Histogram,
+}
+
+impl UpstreamCore {
+    /// Counts why a request was not sent again, as far as that is counted.
+    pub fn denied(&self, denied: Option<Denied>) {
+        match denied {
+            Some(Denied::Attempts) => self.retries_exhausted.inc(),
+            Some(Denied::Budget) => self.retries_over_budget.inc(),
+            Some(Denied::Method | Denied::Body | Denied::Pause) | None => {}
+        }
+    }
 }
 
 /// One part a worker, made when that worker first counts: workers come and go with reloads, and few series are used by

@@ -305,13 +305,8 @@ impl<'a> Exchange<'a> {
             Some(cause) => retry::Cause::LABELS[cause.index()],
         };
         let denied = self.tries.as_ref().and_then(|tries| tries.denied);
-        if let (Some(denied), Some(upstream)) = (denied, seen.upstream) {
-            let series = self.snapshot.upstreams[upstream].series.core(worker.id);
-            match denied {
-                Denied::Attempts => series.retries_exhausted.inc(),
-                Denied::Budget => series.retries_over_budget.inc(),
-                Denied::Method | Denied::Body | Denied::Pause => {}
-            }
+        if let Some(upstream) = seen.upstream.filter(|_| denied.is_some()) {
+            self.snapshot.upstreams[upstream].series.core(worker.id).denied(denied);
         }
         core.requests_in_flight.dec();
         let mut lines = worker.lines.borrow_mut();

@@ -76,6 +76,7 @@ impl<'a> Mirroring<'a> {
                 body: body.clone(),
                 wait_ms: settings.timeouts.total,
                 keep_body: false,
+                once: true,
             };
             let (worker, pinned) = (worker.clone(), pinned.clone());
             spawn(async move {

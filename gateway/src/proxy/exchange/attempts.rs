@@ -4,11 +4,9 @@
 //! Without a `retry` table a connection that is refused goes to another endpoint, and a kept connection that its service
 //! closed is replaced once. A request for a tunnel knows no table: whoever opened one cannot open it again.
 
-use std::sync::Arc;
-
 use super::{Exchange, Expectation, facts};
-use crate::balance::{Asking, Endpoint, Endpoints};
-use crate::limits::{BODY_HELD_FOR_RETRY_BYTES, ENDPOINT_PICKS_MAX};
+use crate::balance::{Endpoint, Endpoints};
+use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, Length};
 use crate::proxy::finishing::{Done, Finishing, Repeating};
@@ -17,12 +15,11 @@ use crate::proxy::relay::{self, Failure, Sending, Sent, Upload};
 use crate::proxy::replay::Replay;
 use crate::proxy::retry::{self, Missed, Tries};
 use crate::proxy::tunnel::{self, Ear, Mouth};
-use crate::proxy::upstream::{ConnectError, Connection, h1};
+use crate::proxy::upstream::{ConnectError, Connection, enter, h1, pick};
 use crate::proxy::wire::WireReader;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_us};
 use crate::snapshot::{HostPolicy, Route, Upstream, UpstreamTimeouts};
-use crate::tables::health::InFlight;
 
 /// What an attempt came to, where it did not fail.
 enum Attempt {
@@ -44,11 +41,7 @@ impl<'a> Exchange<'a> {
         let load = &self.snapshot.loads[index];
         let series = upstream.series.core(self.worker.id);
         let timeouts = route.timeouts.over(upstream.timeouts);
-        let running = upstream.limits.requests_max.map(|max| load.begin(max));
-        if matches!(running, Some(None)) {
-            series.overloaded.inc();
-            return Err(Refusal::UpstreamOverloaded);
-        }
+        let _running = enter(self.worker, self.pinned, index)?;
         if let Some(table) = route.retry.as_ref().or(upstream.retry.as_ref()).filter(|_| !self.hop.websocket) {
             self.tries = Some(Box::new(Tries::new(table, load, self.head.method, self.head.method_text())));
         }
@@ -62,7 +55,7 @@ impl<'a> Exchange<'a> {
             {
                 Box::pin(self.pause(wait_ms)).await?;
             }
-            let (endpoint, _running) = self.pick(index, upstream, &mut tried)?;
+            let (endpoint, _attempt) = pick(self.worker, self.pinned, index, &mut tried)?;
             self.seen.attempts += 1;
             if let Some((cause, _)) = again {
                 self.seen.retried_for = Some(cause);
@@ -127,32 +120,6 @@ impl<'a> Exchange<'a> {
                 }
             }
         }
-    }
-
-    /// An endpoint that takes one more request, rather none of those that were `tried`. Those that do not are counted among
-    /// them.
-    fn pick(
-        &self,
-        index: usize,
-        upstream: &Upstream,
-        tried: &mut Vec<Arc<Endpoint>>,
-    ) -> Result<(Arc<Endpoint>, InFlight), Refusal> {
-        let endpoints = &self.snapshot.endpoints[index];
-        // When all were tried they come in turn again: two rounds meet each of them.
-        for _ in 0..(2 * endpoints.list().len()).clamp(1, ENDPOINT_PICKS_MAX) {
-            let asking = Asking { cursor: &self.pinned.cursors[index], tried };
-            let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
-            let running = match upstream.limits.endpoint_requests_max {
-                None => Some(endpoint.state.begin()),
-                Some(max) => endpoint.state.begin_within(max),
-            };
-            match running {
-                Some(running) => return Ok((endpoint, running)),
-                None => tried.push(endpoint),
-            }
-        }
-        upstream.series.core(self.worker.id).endpoints_overloaded.inc();
-        Err(Refusal::UpstreamOverloaded)
     }
 
     async fn connect(
