@@ -281,25 +281,41 @@ impl Played {
 
 #[test]
 fn an_upload_that_is_cut_goes_on_elsewhere_from_its_beginning() {
-    let played = Played::new("pool = { idle_max = 0 }\nretry = { on = [\"reset\", \"503\"], budget_min = 100 }");
-    for (name, early) in [("/reset", None), ("/early", Some(CLOSED))] {
+    let played = Played::new("pool = { idle_max = 0 }\nretry = { on = [\"reset\", \"503\"], budget_min = 1000 }");
+    let sent = body(50_000);
+    // The rest of the body comes when the first service was given up, or at the very moment.
+    for (nth, (early, waits)) in
+        [(false, true), (true, true), (false, false), (true, false)].iter().cycle().take(16).enumerate()
+    {
+        let name = format!("/{nth}");
         let mut client = played.gateway.client().unwrap();
-        let sent = body(50_000);
-        let request = put(name, &sent);
+        let request = put(&name, &sent);
         let (beginning, rest) = request.split_at(20_000);
         client.send(beginning).unwrap();
         let mut first = played.accept();
         first.take_through(b"\r\n\r\n").unwrap();
         first.take(10_000).unwrap();
-        match early {
-            None => first.reset().unwrap(),
-            Some(answer) => {
-                first.send(answer).unwrap();
-                // Nothing more is sent to it: it is given up.
-                first.rest().unwrap();
+        match (early, waits) {
+            (_, true) => {
+                match early {
+                    false => first.reset().unwrap(),
+                    true => {
+                        first.send(CLOSED).unwrap();
+                        // Nothing more is sent to it: it is given up.
+                        first.rest().unwrap();
+                    }
+                }
+                client.send(rest).unwrap();
             }
+            (_, false) => std::thread::scope(|scope| {
+                // Many pieces, so that one of them is on its way whenever the attempt ends.
+                scope.spawn(|| rest.chunks(100).for_each(|piece| client.send(piece).unwrap()));
+                match early {
+                    false => first.reset().unwrap(),
+                    true => first.send(CLOSED).unwrap(),
+                }
+            }),
         }
-        client.send(rest).unwrap();
         let mut second = played.accept();
         let request = Message::request(&mut second).unwrap();
         assert!(request.body == sent, "{name}: {} bytes", request.body.len());
@@ -311,7 +327,7 @@ fn an_upload_that_is_cut_goes_on_elsewhere_from_its_beginning() {
         assert_eq!(Message::request(&mut third).unwrap().head.start, "GET /next HTTP/1.1", "{name}");
         third.send(ok("next")).unwrap();
         assert_eq!(Message::answer(&mut client, "GET").unwrap().text(), "next", "{name}");
-        let line = played.gateway.access_log().unwrap().of_path(name).unwrap();
+        let line = played.gateway.access_log().unwrap().of_path(&name).unwrap();
         assert_eq!((line["attempts"].as_u64(), line["request_bytes"].as_u64()), (Some(2), Some(50_000)), "{name}");
     }
 }
