@@ -26,6 +26,8 @@ fn ordinary(time_unix_us: u64) -> Record<'static> {
         upstream: "books",
         endpoint: "10.0.0.11:8000",
         attempts: 1,
+        retried_for: "",
+        not_retried: "",
         reused: true,
         ended_by: "",
         refusal: "",

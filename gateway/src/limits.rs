@@ -107,6 +107,16 @@ pub const CHECK_ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Milliseconds the rest of an answer to a health check is waited for: a service that is hung up on says so in its log.
 pub const CHECK_REST_MS: u64 = 100;
 
+/// Upstreams that are configured no more and whose load is still kept: their requests may still run.
+pub const LOADS_SPARE_MAX: usize = 1024;
+
+/// Repetitions a budget saves while nothing fails: what may come at once when a service begins to fail, beside what the
+/// requests of that moment bring.
+pub const RETRIES_SAVED_MAX: u32 = 100;
+
+/// Endpoints that are asked whether they take one more request before it is refused.
+pub const ENDPOINT_PICKS_MAX: usize = 32;
+
 /// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
 pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
 

@@ -40,6 +40,8 @@ pub enum Refusal {
     MethodNotAllowed,
     /// The upstream has no endpoint, or none of its names could be resolved.
     NoEndpoint,
+    /// The upstream, or every endpoint that was asked, has as many requests as it may.
+    UpstreamOverloaded,
     /// No connection to the endpoint could be opened.
     UpstreamConnectFailed,
     UpstreamConnectTimeout,
@@ -107,7 +109,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 34] = [
+    const PLAIN: [Refusal; 35] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -124,6 +126,7 @@ impl Refusal {
         Refusal::NoRoute,
         Refusal::MethodNotAllowed,
         Refusal::NoEndpoint,
+        Refusal::UpstreamOverloaded,
         Refusal::UpstreamConnectFailed,
         Refusal::UpstreamConnectTimeout,
         Refusal::UpstreamFirstByteTimeout,
@@ -263,6 +266,9 @@ impl Refusal {
             ),
             Refusal::NoEndpoint => {
                 line(503, "no_endpoint", Upstream, true, "the service has nowhere to run right now; try again later")
+            }
+            Refusal::UpstreamOverloaded => {
+                line(503, "upstream_overloaded", Gateway, true, "the service has enough to do; try again after a pause")
             }
             Refusal::UpstreamConnectFailed => {
                 line(502, "upstream_connect_failed", Upstream, true, "the service cannot be reached; try again later")

@@ -26,6 +26,7 @@ mod policies;
 mod programs;
 mod proxy_protocol;
 mod reload;
+mod retries;
 mod routes;
 mod security_headers;
 mod service;

@@ -7,6 +7,7 @@ mod health;
 mod lists;
 pub(super) mod policies;
 mod tls;
+pub(super) mod upstreams;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ fn between(tree: &Node, problems: &mut Vec<Problem>) {
     admin(tree, problems);
     limits(tree, problems);
     for (name, node) in chosen(tree, "upstream") {
-        upstream(&join("upstream", name), node, problems);
+        upstreams::check(&join("upstream", name), node, problems);
     }
     routes::check(tree, problems);
     lists::check(tree, problems);
@@ -132,40 +133,6 @@ fn in_order(path: &str, table: &Node, short: &str, long: &str, problems: &mut Ve
         let what = format!("longer than `{long}`, so it would never be reached");
         problems.push(Problem::new(join(path, short), what).at(first.place).also(second.place, "the shorter time"));
     }
-}
-
-fn upstream(path: &str, node: &Node, problems: &mut Vec<Problem>) {
-    let endpoints = node.get("endpoints").map(Node::items).unwrap_or_default();
-    let mut addresses = Once::default();
-    for (index, endpoint) in endpoints.iter().enumerate() {
-        let address = endpoint.get("address").unwrap_or(endpoint);
-        let key = format!("{path}.endpoints[{index}]");
-        addresses.see(key, address, address.text().map(str::to_ascii_lowercase), problems);
-    }
-    let weight = |endpoint: &Node| endpoint.get("weight").and_then(Node::integer).flatten();
-    if !endpoints.is_empty() && endpoints.iter().all(|endpoint| weight(endpoint) == Some(0)) {
-        let what = "every weight is 0, so none of them would get a request";
-        let place = node.get("endpoints").map(|endpoints| endpoints.place);
-        problems.push(Problem::new(join(path, "endpoints"), what).at(place));
-    }
-    if let Some(host) = node.get("host").filter(|host| host.text() == Some("endpoint"))
-        && let Some(socket) = endpoints
-            .iter()
-            .map(|endpoint| endpoint.get("address").unwrap_or(endpoint))
-            .find(|address| address.text().is_some_and(|text| text.starts_with("unix:")))
-    {
-        let what = "a unix socket has no name a `Host` could hold: write the host it expects";
-        problems.push(Problem::new(join(path, "host"), what).at(host.place).also(socket.place, "this endpoint"));
-    }
-    if let Some(timeout) = node.get("timeout") {
-        for short in ["connect", "first_byte", "idle"] {
-            in_order(&join(path, "timeout"), timeout, short, "total", problems);
-        }
-    }
-    if let Some(pool) = node.get("pool") {
-        in_order(&join(path, "pool"), pool, "idle", "age", problems);
-    }
-    health::check(path, node, problems);
 }
 
 /// Values of which each may be there once.

@@ -9,6 +9,7 @@ mod balance;
 mod health;
 mod listener;
 mod lists;
+mod retry;
 mod route;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use self::balance::*;
 pub use self::health::*;
 pub use self::listener::*;
 pub use self::lists::*;
+pub use self::retry::*;
 pub use self::route::*;
 
 /// A whole configuration, after `include`d files were merged in.
@@ -354,6 +356,12 @@ pub struct Upstream {
     #[serde(default, deserialize_with = "policies::switch")]
     #[schemars(with = "Option<policies::Switch<Eject>>")]
     pub eject: Option<Eject>,
+    /// When a request is sent again. Default: after a refused connection, and when a kept connection was closed.
+    #[serde(default)]
+    pub retry: Option<Retry>,
+    /// How much it is asked at one time.
+    #[serde(default)]
+    pub limits: UpstreamLimits,
 }
 
 /// An endpoint: its address alone, or with a weight.
@@ -504,6 +512,9 @@ pub struct Route {
     /// Waits instead of the upstream's.
     #[serde(default)]
     pub timeout: RouteTimeout,
+    /// When a request is sent again, in place of the whole table of the upstream.
+    #[serde(default)]
+    pub retry: Option<Retry>,
     /// Hold requests until their body is here, of at most so many bytes (413 beyond), before the upstream hears of them. Default: pass it on as it comes. At most 16MiB.
     #[serde(default)]
     #[schemars(extend("x-max" = "16MiB"))]

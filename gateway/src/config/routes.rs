@@ -107,7 +107,7 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
         problems.push(Problem::new(format!("{path}.fault"), what).at(fault.place));
     }
     let forwards = written.iter().any(|(key, _)| matches!(*key, "upstream" | "split"));
-    for key in ["rewrite", "timeout", "mirror", "buffer_request"] {
+    for key in ["rewrite", "timeout", "retry", "mirror", "buffer_request"] {
         if let Some(node) = route.get(key).filter(|_| !forwards && !written.is_empty()) {
             let what = "it is about an upstream, and this route has none";
             problems.push(Problem::new(join(path, key), what).at(node.place));

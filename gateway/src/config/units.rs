@@ -176,6 +176,11 @@ impl Percentage {
         Percentage { millionths: if percent > 100 { 1_000_000 } else { percent * 10_000 } }
     }
 
+    /// 0 to 100
+    pub const fn from_whole(percent: u32) -> Percentage {
+        Percentage { millionths: percent * 10_000 }
+    }
+
     /// 0 to 1,000,000
     pub fn millionths(self) -> u32 {
         self.millionths

@@ -97,6 +97,7 @@ words! {
     Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
     ExpectedStatuses "expected-statuses" expected_statuses, "A status, or several: `200`, `2xx`, `200-399`.";
     RequestTarget "request-target" request_target, "A path in canonical form, perhaps with a query.";
+    RetryOn "retry-on" retry_on, "`connect`, `reset`, `timeout`, or statuses: `503`, `5xx`, `502-504`.";
     ErrorBody "error-body" error_body, "A body; `${status}` and the like are replaced.";
     MediaType "media-type" media_type, "`type/subtype`, perhaps with parameters.";
     Method "method" method, "A method, case-sensitive.";
@@ -331,6 +332,15 @@ fn statuses(text: &str) -> Result<(), Wrong> {
         Some(_) => Ok(()),
         None => Err(Wrong::because(r#"expected a status from 400 to 599, or several: "404", "5xx", "400-499""#)),
     }
+}
+
+fn retry_on(text: &str) -> Result<(), Wrong> {
+    const CAUSES: [&str; 3] = ["connect", "reset", "timeout"];
+    if CAUSES.contains(&text) || status_range(text).is_some() {
+        return Ok(());
+    }
+    let why = r#"expected "connect", "reset", "timeout", or statuses from 400 to 599: "503", "5xx", "502-504""#;
+    Err(Wrong { why: why.to_owned(), instead: closest(text, CAUSES).map(str::to_owned) })
 }
 
 /// The first and the last status that a text such as `5xx` stands for, if it is an error.

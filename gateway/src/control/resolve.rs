@@ -121,11 +121,12 @@ impl Resolver {
         self.upstreams.iter_mut().enumerate().filter_map(changed).collect()
     }
 
-    /// Puts the endpoints of every upstream into a snapshot that is not in use yet.
+    /// Puts the endpoints of every upstream, and what is known of it, into a snapshot that is not in use yet.
     pub(super) fn fill(&self, snapshot: &mut Snapshot, health: &Health) {
         for (upstream, endpoints) in self.upstreams.iter().zip(&mut snapshot.endpoints) {
             *endpoints = Arc::new(upstream.endpoints(health));
         }
+        snapshot.loads = self.upstreams.iter().map(|upstream| health.load(&upstream.name)).collect();
     }
 
     /// Publishes where these upstreams run.

@@ -36,13 +36,40 @@ fn scripted(request: impl Fn(&mut Context<'_>, Step) -> Effect + Send + Sync + '
 
 /// An origin that answers each request with its own bytes as the body, on one connection after the other.
 fn echo_origin() -> std::net::SocketAddr {
+    failing_origin(&[])
+}
+
+/// An origin that answers the first requests for `/side` with these, where nothing is to hang up, and every other one with its
+/// own bytes as the body.
+fn failing_origin(failures: &'static [&'static str]) -> std::net::SocketAddr {
+    let mut failed = 0;
+    origin(move |request| {
+        let failure = failures.get(failed).filter(|_| request.starts_with(b"POST /side"))?;
+        failed += 1;
+        Some(*failure)
+    })
+}
+
+/// An origin that answers each request with what `failure` says, or its own bytes as the body.
+fn origin(failure: impl FnMut(&[u8]) -> Option<&'static str> + Send + 'static) -> std::net::SocketAddr {
+    let failure = Arc::new(std::sync::Mutex::new(failure));
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
     std::thread::spawn(move || {
         for socket in listener.incoming().flatten() {
+            let failure = failure.clone();
             std::thread::spawn(move || {
                 let mut socket = socket;
                 while let Some(request) = read_message(&mut socket) {
+                    let failed = failure.lock().expect("not poisoned")(&request);
+                    match failed {
+                        Some("") => return,
+                        Some(answer) => {
+                            socket.write_all(answer.as_bytes()).expect("send");
+                            continue;
+                        }
+                        None => {}
+                    }
                     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", request.len());
                     let sent = socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(&request));
                     if sent.is_err() {
@@ -82,11 +109,16 @@ struct Bench {
 
 impl Bench {
     fn new(filters: Vec<(Phase, Box<dyn Filter>)>) -> Bench {
+        Bench::over(echo_origin(), "", filters)
+    }
+
+    /// `upstream`: keys of the upstream beside its endpoint.
+    fn over(origin: std::net::SocketAddr, upstream: &str, filters: Vec<(Phase, Box<dyn Filter>)>) -> Bench {
         let text = format!(
             "listener = [{{ address = \"127.0.0.1:0\" }}]\n\
-             upstream.echo.endpoints = [\"{}\"]\n\
-             route = [{{ path = \"/**\", upstream = \"echo\", auth = \"none\" }}]\n",
-            echo_origin()
+             upstream.echo.endpoints = [\"{origin}\"]\n\
+             {upstream}\n\
+             route = [{{ path = \"/**\", upstream = \"echo\", auth = \"none\" }}]\n"
         );
         let config = toml::from_str(&text).expect("a good configuration");
         let edit = |snapshot: &mut crate::snapshot::Snapshot| {
@@ -128,6 +160,7 @@ fn subrequest() -> Subrequest {
         method_text: None,
         host: None,
         keep_body: true,
+        once: false,
         target: "/side?x=1".to_owned(),
         fields: Fields::new(),
         body: Bytes::from_static(b"question"),
@@ -320,6 +353,35 @@ fn a_call_brings_the_answer_of_another_service() {
     let (status, body) = bench.ask(GET);
     assert_eq!(status, 200, "{body}");
     assert!(body.contains("x-side: 200\r\n"), "{body}");
+}
+
+#[test]
+fn a_call_is_sent_again_as_its_upstream_says_and_one_that_is_not_to_be_is_not() {
+    const BUSY: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
+    let retry = r#"upstream.echo.retry = { on = ["503", "reset"], attempts_max = 3, methods = ["POST"] }"#;
+    let calling = |once: bool, failures: &'static [&'static str]| {
+        let filter = scripted(move |context, step| match step {
+            Step::Reply(Ok(reply)) => {
+                let said = String::from_utf8_lossy(&reply.body).into_owned();
+                assert!(said.is_empty() || said.ends_with("question"), "{said}");
+                context.request.fields.set(b"x-side", reply.status.to_string().as_bytes());
+                Effect::Next
+            }
+            Step::Reply(Err(refusal)) => Effect::Answer(Answer::Refuse(refusal)),
+            _ => Effect::Call(Subrequest { once, ..subrequest() }),
+        });
+        let bench = Bench::over(failing_origin(failures), retry, vec![(Phase::Identify, filter)]);
+        let (status, body) = bench.ask(GET);
+        let series = bench.solo.shared.metrics.upstream("echo");
+        let core = series.core(0);
+        let side = body.lines().find_map(|line| line.strip_prefix("x-side: ")).unwrap_or_default().to_owned();
+        // One request is the client's own, if it came to that.
+        (status, side, core.requests.get() - u64::from(status == 200), core.retries_exhausted.get())
+    };
+    assert_eq!(calling(false, &["", BUSY]), (200, "200".to_owned(), 3, 0));
+    assert_eq!(calling(false, &[BUSY, BUSY, BUSY]), (200, "503".to_owned(), 3, 1));
+    assert_eq!(calling(true, &[""]), (502, String::new(), 1, 0));
+    assert_eq!(calling(true, &[BUSY]), (200, "503".to_owned(), 1, 0));
 }
 
 #[test]

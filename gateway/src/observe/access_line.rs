@@ -32,6 +32,10 @@ pub struct Record<'a> {
     pub endpoint: &'a str,
     /// Times the request was sent to an upstream; 0: never.
     pub attempts: u32,
+    /// What the last but one attempt came to: a status, or `stale`, `connect`, `reset` or `timeout`.
+    pub retried_for: &'a str,
+    /// Why it was not sent again, though `retry` names what the last attempt came to.
+    pub not_retried: &'static str,
     /// The last attempt went over a connection that had served before.
     pub reused: bool,
     /// Who ended the exchange early: `client`, `upstream` or `gateway`; empty: it is complete.
@@ -61,7 +65,7 @@ const LONG_COUNT: usize = 3;
 const SHORT_COUNT: usize = 13;
 
 /// What the names, the quotes, the numbers and the time take at most.
-const FRAME_BYTES_MAX: usize = 704;
+const FRAME_BYTES_MAX: usize = 800;
 
 /// No line is longer.
 pub(super) const LINE_BYTES_MAX: usize =
@@ -92,6 +96,8 @@ pub(super) fn write(line: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) 
         number(line, b",\"attempts\":", u64::from(record.attempts));
         line.extend_from_slice(if record.reused { b",\"reused\":true" } else { b",\"reused\":false" });
     }
+    text(line, b",\"retried_for\":\"", record.retried_for.as_bytes(), SHORT_BYTES_MAX);
+    text(line, b",\"not_retried\":\"", record.not_retried.as_bytes(), SHORT_BYTES_MAX);
     text(line, b",\"ended_by\":\"", record.ended_by.as_bytes(), SHORT_BYTES_MAX);
     text(line, b",\"refusal\":\"", record.refusal.as_bytes(), SHORT_BYTES_MAX);
     text(line, b",\"detail\":\"", record.detail.as_bytes(), LONG_BYTES_MAX);
@@ -248,6 +254,8 @@ mod tests {
             upstream: "",
             endpoint: "",
             attempts: 0,
+            retried_for: "",
+            not_retried: "",
             reused: false,
             ended_by: "",
             refusal: "",
@@ -278,6 +286,8 @@ mod tests {
             upstream: "shelf",
             endpoint: "10.0.0.11:8000",
             attempts: 2,
+            retried_for: "reset",
+            not_retried: "attempts",
             reused: true,
             ended_by: "upstream",
             refusal: "upstream_reset",
@@ -311,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_line_has_everything_there_was() {
-        insta::assert_snapshot!(text_of(&full()), @r#"{"time":"2026-11-23T09:08:38.123456Z","listener":"public","client":"192.0.2.33","request_id":"01J9ZC7V3N8Q","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","method":"GET","host":"api.example.com","path":"/v1/books/7","protocol":"HTTP/1.1","status":502,"route":"books","upstream":"shelf","endpoint":"10.0.0.11:8000","attempts":2,"reused":true,"ended_by":"upstream","refusal":"upstream_reset","detail":"connection reset after 17 bytes of the head","request_bytes":0,"response_bytes":212,"duration_us":4321,"upstream_us":3900,"user_agent":"curl/8.5.0","client_cert_subject":"CN=ada,O=Example","client_cert_sha256":"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}"#);
+        insta::assert_snapshot!(text_of(&full()), @r#"{"time":"2026-11-23T09:08:38.123456Z","listener":"public","client":"192.0.2.33","request_id":"01J9ZC7V3N8Q","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","method":"GET","host":"api.example.com","path":"/v1/books/7","protocol":"HTTP/1.1","status":502,"route":"books","upstream":"shelf","endpoint":"10.0.0.11:8000","attempts":2,"reused":true,"retried_for":"reset","not_retried":"attempts","ended_by":"upstream","refusal":"upstream_reset","detail":"connection reset after 17 bytes of the head","request_bytes":0,"response_bytes":212,"duration_us":4321,"upstream_us":3900,"user_agent":"curl/8.5.0","client_cert_subject":"CN=ada,O=Example","client_cert_sha256":"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}"#);
     }
 
     #[test]
@@ -406,6 +416,8 @@ mod tests {
             upstream: LONG,
             endpoint: LONG,
             attempts: u32::MAX,
+            retried_for: LONG,
+            not_retried: LONG,
             reused: false,
             ended_by: LONG,
             refusal: LONG,

@@ -19,6 +19,7 @@ use super::histogram::{BOUNDS_US, BUCKET_COUNT, Histogram, Sum};
 use super::metrics::{CLASSES, CORE_ROWS, CheckOutcome, Counter, Metrics, Reading, Row, UpstreamSeries};
 use super::reloads::Outcome;
 use super::{events, process};
+use crate::proxy::retry;
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
 
@@ -140,14 +141,21 @@ fn routes(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
 fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     use super::metrics::UpstreamCore as Core;
     type Count = (&'static str, &'static str, fn(&Core) -> &Counter);
-    const COUNTS: [Count; 6] = [
+    const COUNTS: [Count; 7] = [
         ("bawab_upstream_requests", "Requests sent, each retry counted again", |core| &core.requests),
         ("bawab_upstream_connects", "Connections opened", |core| &core.connects),
         ("bawab_upstream_connect_failures", "Connections that could not be opened, or not in time", |core| {
             &core.connect_failures
         }),
         ("bawab_upstream_reused", "Requests sent on a connection that had served one before", |core| &core.reused),
-        ("bawab_upstream_retries", "Requests sent again after a failure", |core| &core.retries),
+        ("bawab_upstream_retries_exhausted", "Requests that failed and had all their attempts", |core| {
+            &core.retries_exhausted
+        }),
+        (
+            "bawab_upstream_retries_over_budget",
+            "Requests that failed and were not sent again for want of budget",
+            |core| &core.retries_over_budget,
+        ),
         ("bawab_upstream_stale_connections", "Kept connections found closed when they were used", |core| {
             &core.stale_connections
         }),
@@ -158,6 +166,23 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
         for (name, upstream) in &upstreams {
             family.counter(&[("upstream", name)], sum(upstream.cores().map(field)))?;
         }
+    }
+    let help = "Requests sent again, by what the attempt before came to";
+    let mut family = families.begin("bawab_upstream_retries", help, MetricType::Counter)?;
+    for (name, upstream) in &upstreams {
+        for (at, cause) in retry::Cause::LABELS.into_iter().enumerate() {
+            let total = sum(upstream.cores().map(|core| &core.retries[at]));
+            family.counter(&[("upstream", name.as_str()), ("cause", cause)], total)?;
+        }
+    }
+    let help = "Requests refused because as many ran as `limits` of the upstream says";
+    let mut family = families.begin("bawab_upstream_overloaded", help, MetricType::Counter)?;
+    for (name, upstream) in &upstreams {
+        let upstream_label = ("upstream", name.as_str());
+        let total = sum(upstream.cores().map(|core| &core.overloaded));
+        family.counter(&[upstream_label, ("limit", "requests_max")], total)?;
+        let total = sum(upstream.cores().map(|core| &core.endpoints_overloaded));
+        family.counter(&[upstream_label, ("limit", "endpoint_requests_max")], total)?;
     }
     let help = "From a request sent to the first byte of its answer";
     let mut family = families.begin("bawab_upstream_first_byte_seconds", help, MetricType::Histogram)?;

@@ -20,6 +20,7 @@ use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
+use crate::proxy::retry::{self, Denied};
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
 use crate::tls::Tls;
@@ -270,12 +271,31 @@ pub struct UpstreamCore {
     pub connect_failures: Counter,
     /// Requests sent on a connection that had served one before.
     pub reused: Counter,
-    /// Requests sent again after a failure.
-    pub retries: Counter,
+    /// Requests sent again, by [`retry::Cause::index`].
+    pub retries: [Counter; retry::Cause::LABELS.len()],
+    /// Requests that had all their attempts.
+    pub retries_exhausted: Counter,
+    /// Requests that the budget left no further attempt.
+    pub retries_over_budget: Counter,
+    /// Requests refused because as many ran as may.
+    pub overloaded: Counter,
+    /// Requests refused because as many ran at every endpoint asked as may.
+    pub endpoints_overloaded: Counter,
     /// Kept connections that turned out to be closed by the upstream when they were used.
     pub stale_connections: Counter,
     /// From the request sent to the first byte of the answer.
     pub first_byte: Histogram,
+}
+
+impl UpstreamCore {
+    /// Counts why a request was not sent again, as far as that is counted.
+    pub fn denied(&self, denied: Option<Denied>) {
+        match denied {
+            Some(Denied::Attempts) => self.retries_exhausted.inc(),
+            Some(Denied::Budget) => self.retries_over_budget.inc(),
+            Some(Denied::Method | Denied::Body | Denied::Pause) | None => {}
+        }
+    }
 }
 
 /// One part a worker, made when that worker first counts: workers come and go with reloads, and few series are used by

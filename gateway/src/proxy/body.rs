@@ -6,6 +6,7 @@ use http1::Field;
 use super::decoded::Decoded;
 use super::h1::body::{BodyError, H1Body};
 use super::h2::body::H2Body;
+use super::replay::Again;
 use super::wire::{Chunk, Wait, WireReader};
 use crate::filter::coding::decode::Decoder;
 
@@ -31,6 +32,8 @@ pub enum Body<'a> {
     Held { bytes: Option<Bytes>, len: u64 },
     /// Another one, taken out of its content coding.
     Decoded(Box<Decoded<'a>>),
+    /// Another one, whose beginning was sent before and is sent once more.
+    Again(Box<Again<'a>>),
 }
 
 impl<'a> Body<'a> {
@@ -55,6 +58,7 @@ impl<'a> Body<'a> {
             Body::Stream { body } | Body::Tunnel { body } => body.received(),
             Body::Held { len, .. } => *len,
             Body::Decoded(decoded) => decoded.source().received(),
+            Body::Again(again) => again.source().received(),
         }
     }
 
@@ -63,7 +67,7 @@ impl<'a> Body<'a> {
         match self {
             Body::Wire { body, .. } => body.bound(bytes_max),
             Body::Stream { body } => body.bound(bytes_max),
-            Body::Tunnel { .. } | Body::Held { .. } | Body::Decoded(_) => {}
+            Body::Tunnel { .. } | Body::Held { .. } | Body::Decoded(_) | Body::Again(_) => {}
         }
     }
 
@@ -76,6 +80,7 @@ impl<'a> Body<'a> {
             Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
             // On the heap: it waits for another body in turn, and most bodies are not coded.
             Body::Decoded(decoded) => Box::pin(decoded.next()).await,
+            Body::Again(again) => Box::pin(again.next()).await,
         }
     }
 
@@ -87,6 +92,7 @@ impl<'a> Body<'a> {
             Body::Tunnel { .. } => Ok(None),
             Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
             Body::Decoded(decoded) => decoded.next_buffered(),
+            Body::Again(again) => again.next_buffered(),
         }
     }
 
@@ -95,6 +101,7 @@ impl<'a> Body<'a> {
         match self {
             // Not to be decoded only to be dropped.
             Body::Decoded(decoded) => decoded.source_mut().skip_buffered(),
+            Body::Again(again) => again.rest().skip_buffered(),
             plain => while let Ok(Some(_)) = plain.next_buffered() {},
         }
     }
@@ -107,6 +114,7 @@ impl<'a> Body<'a> {
             Body::Tunnel { .. } => true,
             Body::Held { bytes, .. } => bytes.is_none(),
             Body::Decoded(decoded) => decoded.ended(),
+            Body::Again(again) => again.ended(),
         }
     }
 
@@ -117,6 +125,7 @@ impl<'a> Body<'a> {
             Body::Tunnel { .. } => Length::Absent,
             Body::Held { len, .. } => Length::Exact(*len),
             Body::Decoded(_) => Length::Unknown,
+            Body::Again(again) => again.source().length(),
         }
     }
 
@@ -127,6 +136,7 @@ impl<'a> Body<'a> {
             Body::Stream { body } => body.trailers(),
             Body::Tunnel { .. } | Body::Held { .. } => None,
             Body::Decoded(decoded) => decoded.source().trailers(),
+            Body::Again(again) => again.source().trailers(),
         }
     }
 

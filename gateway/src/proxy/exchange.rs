@@ -3,6 +3,7 @@
 //! It does not know which protocol the client spoke nor which the upstream speaks: it has a head, a body that yields pieces,
 //! and an answer to write. Whatever happens, it ends here: counted, logged, its guards released.
 
+mod attempts;
 mod own;
 mod steps;
 mod tls;
@@ -12,36 +13,30 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use abi::Action as Standing;
-use bytes::Bytes;
 use http1::{ConnectionOptions, Known, Method};
 
 use super::answer::Answer;
 use super::body::{Body, Length};
-use super::finishing::{Done, Finishing};
 use super::forward;
 use super::head::{Client, Protocol, RequestHead};
 use super::mirror::Mirroring;
-use super::relay::{self, Failure, Sending, Sent, Upload};
 use super::reply;
+use super::retry::{self, Denied, Tries};
 use super::trace::{RequestId, Trace};
-use super::tunnel::{self, Ear, Mouth};
-use super::upstream::h1::{self, Hop};
-use super::upstream::{ConnectError, Connection};
+use super::upstream::h1::Hop;
 use super::websocket;
-use super::wire::{Handshake, WireReader};
-use crate::balance::{Asking, Endpoint, Keyed};
-use crate::filter::{self, Facts, Kept};
-use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
+use super::wire::Handshake;
+use crate::balance::Endpoint;
+use crate::filter::{self, Kept};
 use crate::observe::access_log::Record;
 use crate::refusal::{Party, Refusal};
 use crate::route::action::Action;
 use crate::route::condition::WHOLE;
 use crate::route::{Came, Found};
-use crate::rt::deadline::{Cause, Ender, Guard, now_ms, now_us};
-use crate::snapshot::{HostPolicy, Listener, Route, Snapshot, Upstream, UpstreamTimeouts};
+use crate::rt::deadline::{Ender, Guard, now_us};
+use crate::snapshot::{Listener, Route, Snapshot};
 use crate::tables::bans::unix_ms;
-use crate::tables::health::Outcome;
-use crate::worker::{Pinned, Worker, outcome_of_connect};
+use crate::worker::{Pinned, Worker};
 
 /// One request and its answer.
 pub struct Exchange<'a> {
@@ -64,6 +59,8 @@ pub struct Exchange<'a> {
     hop: Hop,
     expectation: Expectation,
     mirroring: Option<Box<Mirroring<'a>>>,
+    /// Where the request may be sent again (`retry`).
+    tries: Option<Box<Tries<'a>>>,
     seen: Seen,
 }
 
@@ -74,6 +71,10 @@ struct Seen {
     upstream: Option<usize>,
     endpoint: Option<Arc<Endpoint>>,
     attempts: u32,
+    /// What it was sent again for the last time.
+    retried_for: Option<retry::Cause>,
+    /// One of them was on a kept connection that its service had closed.
+    stale: bool,
     reused: bool,
     /// When the request of the last attempt, or its first part, was sent; 0: it was not.
     sent_us: u64,
@@ -155,6 +156,7 @@ impl<'a> Exchange<'a> {
             hop,
             expectation,
             mirroring: None,
+            tries: None,
             seen: Seen { started_us: arrival.started_us, ..Seen::default() },
         }
     }
@@ -297,234 +299,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Tries endpoints until one answers or a repetition is not safe.
-    async fn attempts(&mut self, route: &Route, index: usize, upstream: &Upstream) -> Result<(), Refusal> {
-        let endpoints = &self.snapshot.endpoints[index];
-        let timeouts = route.timeouts.over(upstream.timeouts);
-        let (fields, client) = (&self.head.fields, Some(self.client.address));
-        let key = endpoints.key(Keyed { fields, client, path: self.head.path() });
-        let mut fresh = false;
-        let mut tried = Vec::new();
-        loop {
-            let lot = self.worker.ids.borrow_mut().next_u64();
-            let asking = Asking { cursor: &self.pinned.cursors[index], tried: &tried, lot, key, now_ms: now_ms() };
-            let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
-            let _running = endpoint.state.begin();
-            self.seen.attempts += 1;
-            let connection = self.connect(upstream, &endpoint, fresh).await;
-            self.seen.endpoint = Some(endpoint.clone());
-            if let Err(error) = &connection {
-                self.worker.judge(upstream, &endpoint, outcome_of_connect(error));
-                if !matches!(error, ConnectError::Over(Cause::ClientGone)) {
-                    endpoint.state.failed(now_ms());
-                }
-            }
-            let connection = match connection {
-                Ok(connection) => connection,
-                // Nothing was sent: another endpoint may take it.
-                Err(ConnectError::Failed(_)) if self.seen.attempts < endpoints.tries() => {
-                    upstream.series.core(self.worker.id).retries.inc();
-                    tried.push(endpoint);
-                    continue;
-                }
-                Err(error) => return Err(self.connect_refusal(error)),
-            };
-            let reused = connection.reused;
-            let replay = if reused { self.hold_for_replay() } else { Replay::Not };
-            match self.attempt(upstream, timeouts, connection).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => {
-                    self.guard.attach(None);
-                    let over = self.guard.fired();
-                    // A kept connection that its service closed meanwhile is nobody's failure. Once: the next one is new.
-                    if reused
-                        && failure.unanswered
-                        && over.is_none()
-                        && !self.answer.started()
-                        && replay.restore(&mut self.body)
-                    {
-                        upstream.series.core(self.worker.id).stale_connections.inc();
-                        upstream.series.core(self.worker.id).retries.inc();
-                        fresh = true;
-                        continue;
-                    }
-                    self.seen.detail = failure.detail;
-                    let refusal = match over {
-                        Some(Cause::ClientGone) => Refusal::ClientGone,
-                        Some(_) => Refusal::UpstreamTotalTimeout,
-                        None => failure.refusal,
-                    };
-                    // A kept connection that was closed meanwhile says nothing about those that come.
-                    if !(reused && failure.unanswered) {
-                        self.judge(upstream, &endpoint, refusal);
-                    }
-                    return Err(refusal);
-                }
-            }
-        }
-    }
-
-    async fn connect(
-        &mut self,
-        upstream: &Upstream,
-        endpoint: &Endpoint,
-        fresh: bool,
-    ) -> Result<Connection, ConnectError> {
-        let series = upstream.series.core(self.worker.id);
-        if !fresh && let Some(kept) = self.worker.pool.take(&endpoint.identity) {
-            series.reused.inc();
-            self.seen.reused = true;
-            return Ok(kept);
-        }
-        self.seen.reused = false;
-        let opened = Box::pin(Connection::open(&endpoint.identity, &self.guard, upstream.timeouts.connect)).await;
-        match &opened {
-            Ok(_) => series.connects.inc(),
-            Err(_) => series.connect_failures.inc(),
-        }
-        opened
-    }
-
-    fn connect_refusal(&mut self, error: ConnectError) -> Refusal {
-        if let ConnectError::Failed(error) = &error {
-            self.seen.detail = error.to_string();
-        }
-        error.refusal()
-    }
-
-    /// Whether the request could be sent a second time, and the body that would be needed for it.
-    fn hold_for_replay(&mut self) -> Replay {
-        if !self.head.method.is_idempotent() {
-            return Replay::Not;
-        }
-        match &mut self.body {
-            body if body.ended() => Replay::Empty,
-            Body::Held { bytes, .. } => Replay::Held(bytes.clone()),
-            body => {
-                let whole = match body {
-                    Body::Wire { body, .. } => body.buffered_whole(BODY_HELD_FOR_RETRY_BYTES),
-                    Body::Stream { body } => body.buffered_whole(BODY_HELD_FOR_RETRY_BYTES),
-                    _ => None,
-                };
-                match whole {
-                    Some(bytes) => {
-                        self.body = Body::held(Some(bytes.clone()));
-                        Replay::Held(Some(bytes))
-                    }
-                    None => Replay::Not,
-                }
-            }
-        }
-    }
-
-    /// One request on one connection. On success the answer is out and the connection back in the pool or closed.
-    async fn attempt(
-        &mut self,
-        upstream: &Upstream,
-        timeouts: UpstreamTimeouts,
-        mut connection: Connection,
-    ) -> Result<(), Failure> {
-        let series = upstream.series.core(self.worker.id);
-        series.requests.inc();
-        self.guard.attach(Some(connection.wire.fd()));
-        let length = if self.hop.websocket { Length::Absent } else { self.body.length() };
-        let mut scratch = self.worker.take_scratch();
-        let host = match (self.head.sent_host(), &upstream.host) {
-            (Some(host), _) => host,
-            (None, HostPolicy::Keep) => self.head.authority(),
-            (None, HostPolicy::Endpoint) => {
-                self.seen.endpoint.as_ref().map_or(&b""[..], |endpoint| endpoint.written.as_bytes())
-            }
-            (None, HostPolicy::Fixed(host)) => host.as_bytes(),
-        };
-        h1::encode_request(&mut scratch, &self.head, host, length, self.hop);
-        let mut outgoing = super::h1::outgoing::Outgoing::new(scratch, length == Length::Unknown);
-        if self.options.lists_fields {
-            outgoing.withhold_trailers(self.head.fields.listed().names());
-        }
-        let mut tee = self.mirroring.as_mut().map(|mirroring| mirroring.tee());
-        if let Some(tee) = &mut tee {
-            tee.restart();
-        }
-        let mut sending = Sending { body: &mut self.body, outgoing, timeouts, tee };
-        let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
-        let sent_us = now_us();
-        self.seen.sent_us = sent_us;
-        let mut finishing = Finishing {
-            request: &mut self.head,
-            facts: Facts {
-                client: &self.client,
-                request_id: self.request_id.as_bytes(),
-                route: self.route,
-                scheme: self.scheme,
-                client_certificate: self.tls.and_then(|tls| tls.client.as_deref()),
-            },
-            kept: &mut self.kept,
-            route: self.route,
-            settings: &self.snapshot.settings,
-            worker: self.worker,
-            listener: self.listener,
-            websocket: self.hop.websocket,
-            timeouts,
-            endpoint: self.seen.endpoint.as_deref(),
-            sent_us,
-            first_byte_us: 0,
-            status: 0,
-        };
-        let (done, upload) = match sent {
-            Sent::Part => {
-                let finish = async |headed, reader: &mut WireReader, answer: &mut Answer<'_>, uploaded| {
-                    finishing.answer(headed, reader, answer, uploaded).await
-                };
-                Box::pin(relay::upload_and_receive(sending, &mut connection, &mut self.answer, finish)).await?
-            }
-            sent => {
-                self.worker.put_scratch(sending.outgoing.into_scratch());
-                let reader = &mut connection.wire.reader;
-                let headed = relay::receive(reader, &mut self.answer, timeouts).await?;
-                let done = finishing.answer(headed, reader, &mut self.answer, sent == Sent::All).await?;
-                (done, if sent == Sent::All { Upload::Complete } else { Upload::Stopped })
-            }
-        };
-        let (first_byte_us, status) = (finishing.first_byte_us, finishing.status);
-        self.seen.upstream_us = first_byte_us.saturating_sub(sent_us).max(1);
-        series.first_byte.observe_us(self.seen.upstream_us);
-        if let Some(endpoint) = &self.seen.endpoint {
-            self.worker.judge(upstream, endpoint, Some(Outcome::of_status(status)));
-        }
-        match done {
-            Done::Switched { carry } => {
-                self.seen.tunnelled = Box::pin(self.tunnel(connection, carry)).await;
-                self.guard.attach(None);
-            }
-            Done::Answered { reusable } => {
-                self.guard.attach(None);
-                if reusable && upload == Upload::Complete {
-                    self.worker.pool.put(connection, upstream.pool);
-                }
-                if upload == Upload::Stopped {
-                    self.answer.close_after();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn tunnel(&mut self, mut connection: Connection, carry: Option<crate::rt::Buf>) -> (u64, u64) {
-        // The tunnel has deadlines of its own; what the exchange as a whole may take no longer counts.
-        self.guard.arm_total(u64::MAX / 4);
-        let settings = &self.snapshot.settings;
-        let limits = tunnel::Limits { idle_ms: settings.tunnel_idle_ms, age_ms: settings.tunnel_age_ms };
-        let (ear, mouth, early) = match (&mut self.body, &mut self.answer) {
-            (Body::Wire { body, reader, .. }, Answer::H1(answer)) => {
-                (Ear::Wire(reader), Mouth::Wire(answer.writer()), body.take_carry())
-            }
-            (Body::Tunnel { body }, Answer::H2(answer)) => (Ear::Stream(body), Mouth::Stream(answer), None),
-            _ => return (0, 0),
-        };
-        tunnel::run((ear, mouth), &mut connection.wire, (early, carry), limits).await
-    }
-
     /// Counts, logs, and says what becomes of the connection.
     pub fn finish(self) -> Departure {
         let (worker, seen) = (self.worker, &self.seen);
@@ -542,6 +316,16 @@ impl<'a> Exchange<'a> {
             series.duration.observe_us(duration_us);
             series.request_bytes.add(request_bytes);
             series.response_bytes.add(response_bytes);
+        }
+        let mut retried_for = itoa::Buffer::new();
+        let retried_for = match seen.retried_for {
+            None => "",
+            Some(retry::Cause::Status(status)) => retried_for.format(status),
+            Some(cause) => retry::Cause::LABELS[cause.index()],
+        };
+        let denied = self.tries.as_ref().and_then(|tries| tries.denied);
+        if let Some(upstream) = seen.upstream.filter(|_| denied.is_some()) {
+            self.snapshot.upstreams[upstream].series.core(worker.id).denied(denied);
         }
         core.requests_in_flight.dec();
         let mut lines = worker.lines.borrow_mut();
@@ -564,6 +348,8 @@ impl<'a> Exchange<'a> {
                 upstream: seen.upstream.map_or("", |index| &self.snapshot.upstreams[index].name),
                 endpoint: seen.endpoint.as_ref().map_or("", |endpoint| &endpoint.label),
                 attempts: seen.attempts,
+                retried_for,
+                not_retried: denied.map_or("", Denied::name),
                 reused: seen.reused,
                 ended_by: seen.refusal.map_or("", |refusal| refusal.party().name()),
                 refusal: seen.refusal.map_or("", Refusal::code),
@@ -585,27 +371,6 @@ impl<'a> Exchange<'a> {
             by_upstream,
             reset: cut && by_upstream && self.answer.until_close(),
             scratch: self.answer.into_scratch(),
-        }
-    }
-}
-
-/// What can be sent again.
-enum Replay {
-    Not,
-    Empty,
-    Held(Option<Bytes>),
-}
-
-impl Replay {
-    /// Puts the body back as it was. `false`: the request must not be repeated.
-    fn restore(self, body: &mut Body<'_>) -> bool {
-        match self {
-            Replay::Not => false,
-            Replay::Empty => true,
-            Replay::Held(bytes) => {
-                *body = Body::held(bytes);
-                true
-            }
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http1::{Method, encode};
@@ -16,14 +17,15 @@ use super::fields::Fields;
 use super::h1::outgoing::Outgoing;
 use super::head::ResponseHead;
 use super::relay::{self, Failure, Sending, Sent};
-use super::upstream::{Connection, h1};
+use super::retry::{Cause, Later, Missed, Tries};
+use super::upstream::{ConnectError, Connection, enter, h1, pick};
 use super::wire::Wait;
-use crate::balance::{Asking, Endpoint, Keyed};
+use crate::balance::{Endpoint, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
-use crate::rt::deadline::{Cause, Guard, now_ms, now_us};
-use crate::rt::{Either, Notify, select, spawn};
-use crate::snapshot::UpstreamTimeouts;
+use crate::rt::deadline::{self, Guard, now_ms, now_us};
+use crate::rt::{Either, Notify, select, sleep, spawn};
+use crate::snapshot::{Upstream, UpstreamTimeouts};
 use crate::tables::health::Outcome;
 use crate::worker::{Pinned, Worker, outcome_of_connect, outcome_of_refusal};
 
@@ -45,6 +47,14 @@ pub struct Subrequest {
     pub wait_ms: u64,
     /// Whether somebody wants the answer's body. If not it is read, and of any length.
     pub keep_body: bool,
+    /// It is not sent again, whatever `retry` of its upstream says.
+    pub once: bool,
+}
+
+impl Subrequest {
+    fn method_text(&self) -> &[u8] {
+        self.method_text.as_deref().unwrap_or(self.method.name().as_bytes())
+    }
 }
 
 /// What came back. The body is complete.
@@ -55,37 +65,96 @@ pub struct Fetched {
 }
 
 /// Sends `subrequest` and waits for its whole answer. `pinned`: the snapshot it was made under, which says what its upstream
-/// is; the worker may have gone on to another.
+/// is; the worker may have gone on to another. It is sent again as `retry` of the upstream says.
 pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subrequest) -> Result<Fetched, Refusal> {
-    let snapshot = &pinned.snapshot;
-    let settings = snapshot.upstreams.get(subrequest.upstream).ok_or(Refusal::Internal)?;
-    let series = settings.series.core(worker.id);
+    let (snapshot, index) = (&pinned.snapshot, subrequest.upstream);
+    let settings = snapshot.upstreams.get(index).ok_or(Refusal::Internal)?;
+    let _running = enter(&worker, &pinned, index)?;
     let guard = Guard::new(None);
     guard.arm_total(subrequest.wait_ms);
+    let (method, text) = (subrequest.method, subrequest.method_text());
+    let table = settings.retry.as_ref().filter(|_| !subrequest.once);
+    let mut tries = table.map(|table| Tries::new(table, &snapshot.loads[index], method, text));
+    let repeatable = method.is_idempotent() || tries.as_ref().is_some_and(Tries::takes_method);
+    let series = settings.series.core(worker.id);
+    let fetching = Fetching { worker: &worker, pinned: &pinned, subrequest: &subrequest, settings, guard: &guard };
     // A kept connection may be closed by its service at this very moment, and not every request may be sent twice.
-    let mut fresh = !subrequest.method.is_idempotent();
-    let endpoints = &snapshot.endpoints[subrequest.upstream];
+    let mut fresh = !repeatable;
     let path = subrequest.target.split('?').next().unwrap_or_default().as_bytes();
-    let key = endpoints.key(Keyed { fields: &subrequest.fields, client: None, path });
+    let key = snapshot.endpoints[index].key(Keyed { fields: &subrequest.fields, client: None, path });
+    let mut tried = Vec::new();
+    let mut attempts = 0;
     loop {
-        let lot = worker.ids.borrow_mut().next_u64();
-        let cursor = &pinned.cursors[subrequest.upstream];
-        let asking = Asking { cursor, tried: &[], lot, key, now_ms: now_ms() };
-        let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?;
-        let _running = endpoint.state.begin();
+        let (endpoint, attempt) = pick(&worker, &pinned, index, key, &mut tried)?;
+        let came = fetching.attempt(&endpoint, fresh, tries.as_ref()).await;
+        drop(attempt);
+        fetching.judge(&endpoint, &came);
+        if guard.fired().is_some() {
+            return Err(Refusal::UpstreamTotalTimeout);
+        }
+        if let Came::Stale = came {
+            series.stale_connections.inc();
+            series.retries[Cause::Stale.index()].inc();
+            fresh = true;
+            continue;
+        }
+        attempts += 1;
+        let Some((cause, wait_ms)) = fetching.next(&came, attempts, tried.len(), tries.as_mut()) else {
+            series.denied(tries.and_then(|tries| tries.denied));
+            return match came {
+                Came::Answer(fetched) => Ok(fetched),
+                Came::Failure(failure) => Err(failure.refusal),
+                Came::NoConnection(error) => Err(error.refusal()),
+                Came::Stale => unreachable!("sent again above"),
+            };
+        };
+        tried.push(endpoint);
+        if wait_ms > 0
+            && let Either::Right(_) = select(sleep(Duration::from_millis(wait_ms)), guard.over()).await
+        {
+            return Err(Refusal::UpstreamTotalTimeout);
+        }
+        series.retries[cause.index()].inc();
+    }
+}
+
+/// A fetch that runs.
+struct Fetching<'f> {
+    worker: &'f Worker,
+    pinned: &'f Pinned,
+    subrequest: &'f Subrequest,
+    settings: &'f Upstream,
+    guard: &'f Guard,
+}
+
+/// What an attempt came to.
+enum Came {
+    Answer(Fetched),
+    Failure(Failure),
+    NoConnection(ConnectError),
+    /// A kept connection was closed meanwhile, and is replaced once.
+    Stale,
+}
+
+impl Fetching<'_> {
+    async fn attempt(&self, endpoint: &Endpoint, fresh: bool, tries: Option<&Tries<'_>>) -> Came {
+        let Fetching { worker, subrequest, settings, guard, .. } = *self;
+        let begun_us = now_us();
         let kept = if fresh { None } else { worker.pool.take(&endpoint.identity) };
+        let connect_ms = settings.timeouts.connect;
+        let connect_ms = tries.map_or(connect_ms, |tries| tries.connect(connect_ms));
         let mut connection = match kept {
             Some(kept) => kept,
-            None => Connection::open(&endpoint.identity, &guard, settings.timeouts.connect).await.map_err(|error| {
-                worker.judge(settings, endpoint, outcome_of_connect(&error));
-                endpoint.state.failed(now_ms());
-                error.refusal()
-            })?,
+            None => match Connection::open(&endpoint.identity, guard, connect_ms).await {
+                Ok(opened) => opened,
+                Err(error) => return Came::NoConnection(error),
+            },
         };
         guard.attach(Some(connection.wire.fd()));
-        series.requests.inc();
-        let reused = connection.reused;
-        let result = converse(&mut connection, &subrequest, endpoint, settings.timeouts).await;
+        settings.series.core(worker.id).requests.inc();
+        let waits = settings.timeouts;
+        let waits = tries.map_or(waits, |tries| tries.waits(waits, (now_us() - begun_us) / 1000));
+        let result = converse(&mut connection, subrequest, endpoint, waits, settings.timeouts.idle).await;
         guard.attach(None);
         match result {
             Ok((fetched, reusable)) => {
@@ -93,40 +162,71 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
                 if reusable {
                     worker.pool.put(connection, settings.pool);
                 }
-                return Ok(fetched);
+                Came::Answer(fetched)
             }
-            Err(failure)
-                if reused && failure.unanswered && guard.fired().is_none() && subrequest.method.is_idempotent() =>
-            {
-                series.stale_connections.inc();
-                fresh = true;
-            }
-            Err(failure) => {
-                let refusal = guard.fired().map_or(failure.refusal, |_| Refusal::UpstreamTotalTimeout);
-                if !(reused && failure.unanswered) {
-                    worker.judge(settings, endpoint, outcome_of_refusal(refusal, true));
-                    endpoint.state.failed(now_ms());
-                }
-                return Err(refusal);
-            }
+            Err(failure) if connection.reused && failure.unanswered => Came::Stale,
+            Err(failure) => Came::Failure(failure),
         }
+    }
+
+    /// Takes in what an attempt says about its endpoint.
+    fn judge(&self, endpoint: &Endpoint, came: &Came) {
+        let over = self.guard.fired().map(|_| Refusal::UpstreamTotalTimeout);
+        let outcome = match came {
+            Came::Answer(fetched) => Some(Outcome::of_status(fetched.status)),
+            Came::Failure(failure) => outcome_of_refusal(over.unwrap_or(failure.refusal), true),
+            Came::NoConnection(error) => outcome_of_connect(error),
+            // A kept connection that was closed meanwhile says nothing about those that come.
+            Came::Stale => None,
+        };
+        self.worker.judge(self.settings, endpoint, outcome);
+        if matches!(came, Came::Failure(_) | Came::NoConnection(_)) {
+            endpoint.state.failed(now_ms());
+        }
+    }
+
+    /// What it is sent again for, and after how many milliseconds. Its body is here, so there is nothing that could not be
+    /// sent again.
+    fn next(&self, came: &Came, attempts: u32, tried: usize, tries: Option<&mut Tries<'_>>) -> Option<(Cause, u64)> {
+        let endpoints = &self.pinned.snapshot.endpoints[self.subrequest.upstream];
+        let (cause, retry_after) = match came {
+            Came::Answer(Fetched { status, fields, .. }) => (Cause::Status(*status), Later::of(*status, fields)),
+            Came::Failure(failure) => (failure.cause()?, None),
+            Came::NoConnection(ConnectError::Failed(_) | ConnectError::Over(deadline::Cause::Connect)) => {
+                (Cause::Connect, None)
+            }
+            Came::NoConnection(ConnectError::Over(_)) | Came::Stale => return None,
+        };
+        let lot = self.worker.ids.borrow_mut().next_u64();
+        let left_ms = self.guard.left();
+        let missed = Missed { cause, retry_after, replayable: true, left_ms, lot, now_us: now_us() };
+        let refused = matches!(came, Came::NoConnection(ConnectError::Failed(_)));
+        let elsewhere = tried + 1 < endpoints.list().len();
+        let refusals_max = if refused { endpoints.tries() } else { 0 };
+        let wait_ms = match tries {
+            Some(tries) if cause != Cause::Connect => tries.repeat(attempts, &missed),
+            Some(tries) if tries.retry().wants(cause) => tries.reconnect(attempts, refusals_max, elsewhere, &missed),
+            _ => (attempts < refusals_max).then_some(0),
+        };
+        wait_ms.map(|wait_ms| (cause, wait_ms))
     }
 }
 
-/// One request and its answer on one connection; also whether the connection can be used again.
+/// One request and its answer on one connection; also whether the connection can be used again. `body_idle_ms`: how long a
+/// piece of the answer's body may take.
 async fn converse(
     connection: &mut Connection,
     subrequest: &Subrequest,
     endpoint: &Endpoint,
     timeouts: UpstreamTimeouts,
+    body_idle_ms: u64,
 ) -> Result<(Fetched, bool), Failure> {
     let mut head = Vec::with_capacity(512);
     let (path, query) = match subrequest.target.split_once('?') {
         Some((path, query)) => (path, Some(query.as_bytes())),
         None => (&*subrequest.target, None),
     };
-    let method = subrequest.method_text.as_deref().unwrap_or(subrequest.method.name().as_bytes());
-    encode::request_line(&mut head, method, path.as_bytes(), query);
+    encode::request_line(&mut head, subrequest.method_text(), path.as_bytes(), query);
     encode::field(&mut head, b"host", subrequest.host.as_deref().unwrap_or(endpoint.written.as_bytes()));
     subrequest.fields.encode(&mut head, |_| true);
     let length = match subrequest.body.is_empty() {
@@ -139,7 +239,9 @@ async fn converse(
         body: &mut Body::held(Some(subrequest.body.clone())),
         outgoing: Outgoing::new(head, false),
         timeouts,
-        tee: None,
+        mirror: None,
+        replay: None,
+        settles: false,
     };
     let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
     let sent_us = now_us();
@@ -151,7 +253,7 @@ async fn converse(
     if let Some(rest) = h1::take_rest_keeping_fields(&mut received) {
         body.feed(rest);
     }
-    let idle = Wait { ms: timeouts.idle, cause: Cause::Idle };
+    let idle = Wait { ms: body_idle_ms, cause: deadline::Cause::Idle };
     let whole = match subrequest.keep_body {
         true => relay::collect(&mut body, reader, SUBREQUEST_BODY_BYTES_MAX, idle).await?,
         false => relay::pass_over(&mut body, reader, idle).await.map(|()| Bytes::new())?,

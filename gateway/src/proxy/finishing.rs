@@ -11,6 +11,8 @@ use super::error_page::{Told, choose, pages};
 use super::forward;
 use super::head::{RequestHead, ResponseHead};
 use super::relay::{self, Failure, Headed};
+use super::replay::Replay;
+use super::retry::{self, Later, Missed, Tries};
 use super::upstream::h1;
 use super::websocket::Accept;
 use super::wire::{Wait, WireReader};
@@ -18,7 +20,7 @@ use crate::balance::Endpoint;
 use crate::filter::{Context, Facts, Kept};
 use crate::refusal::Refusal;
 use crate::rt::Buf;
-use crate::rt::deadline::Cause;
+use crate::rt::deadline::{Cause, Guard, now_us};
 use crate::snapshot::{Listener, Route, Settings, UpstreamTimeouts};
 use crate::worker::Worker;
 
@@ -27,14 +29,30 @@ pub enum Done {
     Answered {
         reusable: bool,
     },
+    /// Nothing went to the client: the request is to be sent again after a pause.
+    Again {
+        cause: retry::Cause,
+        wait_ms: u64,
+        reusable: bool,
+    },
     /// The protocol was switched; what the upstream sent behind its head.
     Switched {
         carry: Option<Buf>,
     },
 }
 
+/// What it takes to send the request again instead of passing its answer on.
+pub struct Repeating<'e, 'r> {
+    pub tries: &'e mut Tries<'r>,
+    pub replay: &'e Replay,
+    /// Of the whole exchange, made so far.
+    pub attempts: u32,
+    pub settles: bool,
+    pub guard: &'e Guard,
+}
+
 /// What the answer's way back needs, apart from the body that may still be on its way up.
-pub struct Finishing<'e> {
+pub struct Finishing<'e, 'r> {
     pub request: &'e mut RequestHead,
     pub facts: Facts<'e>,
     pub kept: &'e mut Kept,
@@ -50,9 +68,29 @@ pub struct Finishing<'e> {
     pub first_byte_us: u64,
     /// What the upstream answered with, whatever the client is sent.
     pub status: u16,
+    pub repeating: Option<Repeating<'e, 'r>>,
 }
 
-impl Finishing<'_> {
+impl Repeating<'_, '_> {
+    /// Whether the request is sent again instead of this answer, and after how many milliseconds.
+    fn after(&mut self, head: &ResponseHead, uploaded: bool, worker: &Worker) -> Option<(retry::Cause, u64)> {
+        let cause = retry::Cause::Status(head.status);
+        if !self.tries.retry().wants(cause) {
+            return None;
+        }
+        let missed = Missed {
+            cause,
+            retry_after: Later::of(head.status, &head.fields),
+            replayable: self.replay.is_whole(uploaded || self.settles),
+            left_ms: self.guard.left(),
+            lot: worker.ids.borrow_mut().next_u64(),
+            now_us: now_us(),
+        };
+        self.tries.repeat(self.attempts, &missed).map(|wait_ms| (cause, wait_ms))
+    }
+}
+
+impl Finishing<'_, '_> {
     /// Passes the upstream's answer to the client. `uploaded`: nothing of the request is on its way any more.
     pub async fn answer(
         &mut self,
@@ -79,6 +117,17 @@ impl Finishing<'_> {
         // The body ends as the received head says, whatever filters write into it: decided first, and once.
         let (mut body, mut length, reusable) = relay::framed(&received, method)?;
         let h1::Received { mut head, line, options } = received;
+        if let Some(repeating) = &mut self.repeating
+            && let Some((cause, wait_ms)) = repeating.after(&head, uploaded, self.worker)
+        {
+            if let Some(rest) = h1::take_rest(&mut head, &line) {
+                body.feed(rest);
+            }
+            // What is here of the answer is passed over; more of it is not waited for.
+            while let Ok(Some(_)) = body.next_buffered() {}
+            let reusable = reusable && body.ended() && body.take_carry().is_none();
+            return Ok(Done::Again { cause, wait_ms, reusable });
+        }
         forward::response(&mut head, &options, self.settings.via(line.version.into()));
         if head.status >= 400
             && let Some(page) = choose(pages(self.route, self.settings), head.status, &self.request.fields, true)

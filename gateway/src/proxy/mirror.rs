@@ -11,6 +11,7 @@ use http1::Known;
 use super::fetch::{self, Subrequest};
 use super::fields::Fields;
 use super::head::RequestHead;
+use super::tee::Tee;
 use crate::route::condition::lot;
 use crate::rt::spawn;
 use crate::snapshot::{HostPolicy, Mirror};
@@ -23,29 +24,6 @@ pub struct Mirroring<'a> {
     tee: Tee,
 }
 
-/// A body kept beside its upload.
-pub struct Tee {
-    bytes: Vec<u8>,
-    bytes_max: usize,
-    over: bool,
-}
-
-impl Tee {
-    /// A piece that is sent to the upstream.
-    pub fn see(&mut self, piece: &[u8]) {
-        self.over |= self.bytes.len() + piece.len() > self.bytes_max;
-        if !self.over {
-            self.bytes.extend_from_slice(piece);
-        }
-    }
-
-    /// The body is sent once more, from its beginning.
-    pub fn restart(&mut self) {
-        self.bytes.clear();
-        self.over = false;
-    }
-}
-
 /// Mirrors of one route are drawn apart.
 const MIRROR_DRAW: u64 = 16;
 
@@ -55,22 +33,22 @@ impl<'a> Mirroring<'a> {
         let drawn = mirrors.iter().zip(MIRROR_DRAW..).filter(|(mirror, salt)| lot(request_id, *salt) < mirror.share);
         let mirrors: Vec<&Mirror> = drawn.map(|(mirror, _)| mirror).collect();
         let bytes_max = mirrors.iter().map(|mirror| mirror.body_bytes_max).max()?;
-        Some(Box::new(Mirroring { mirrors, tee: Tee { bytes: Vec::new(), bytes_max, over: false } }))
+        Some(Box::new(Mirroring { mirrors, tee: Tee::new(bytes_max) }))
     }
 
-    pub fn tee(&mut self) -> &mut Tee {
-        &mut self.tee
+    pub fn tee(&self) -> &Tee {
+        &self.tee
     }
 
     /// Sends the copies. The request's body went up whole.
     pub fn send(self, worker: &Rc<Worker>, pinned: &Rc<Pinned>, head: &RequestHead) {
-        let body = Bytes::from(self.tee.bytes);
+        let body = self.tee.into_bytes().map(Bytes::from);
         for mirror in self.mirrors {
             let core = worker.core();
-            if self.tee.over || body.len() > mirror.body_bytes_max {
+            let Some(body) = body.as_ref().filter(|body| body.len() <= mirror.body_bytes_max) else {
                 core.mirrors_too_long.inc();
                 continue;
-            }
+            };
             let Some(place) = worker.enter_mirror() else {
                 core.mirrors_too_many.inc();
                 continue;
@@ -98,6 +76,7 @@ impl<'a> Mirroring<'a> {
                 body: body.clone(),
                 wait_ms: settings.timeouts.total,
                 keep_body: false,
+                once: true,
             };
             let (worker, pinned) = (worker.clone(), pinned.clone());
             spawn(async move {
@@ -128,17 +107,5 @@ mod tests {
         }
         assert!(counts[0] == 1000 && (400..600).contains(&counts[1]) && counts[2] == 0, "{counts:?}");
         assert!(Mirroring::draw(&mirrors[2..], b"x").is_none());
-    }
-
-    #[test]
-    fn a_body_is_kept_up_to_its_bound_and_from_its_beginning() {
-        let mut tee = Tee { bytes: Vec::new(), bytes_max: 4, over: false };
-        tee.see(b"abcd");
-        assert!(!tee.over);
-        tee.see(b"e");
-        assert!(tee.over);
-        tee.restart();
-        tee.see(b"ab");
-        assert!(!tee.over && tee.bytes == b"ab");
     }
 }

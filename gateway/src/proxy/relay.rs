@@ -11,11 +11,13 @@ use http1::{Fault, Method};
 
 use super::answer::Answer;
 use super::body::{Body, Length};
+use super::finishing::Done;
 use super::forward;
 use super::h1::answer::length_of;
 use super::h1::body::{BodyError, H1Body};
 use super::h1::outgoing::Outgoing;
-use super::mirror::Tee;
+use super::retry;
+use super::tee::Tee;
 use super::upstream::Connection;
 use super::upstream::h1::{self, HeadError, Received};
 use super::wire::{Chunk, Halt, Pace, Wait, WireReader, WireWriter};
@@ -23,7 +25,7 @@ use crate::filter::Transform;
 use crate::filter::coding::decode::Broken;
 use crate::limits::{BUFFER_BYTES, COMPRESSION_STEP_BYTES, INTERIM_MAX};
 use crate::refusal::Refusal;
-use crate::rt::deadline::{Cause, now_us};
+use crate::rt::deadline::{Cause, Remote, now_us};
 use crate::rt::{Either, select, yield_now};
 use crate::snapshot::UpstreamTimeouts;
 
@@ -39,6 +41,15 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// What the attempt failed for, where another one could end otherwise.
+    pub fn cause(&self) -> Option<retry::Cause> {
+        match self.refusal {
+            Refusal::UpstreamClosed => Some(retry::Cause::Reset),
+            Refusal::UpstreamFirstByteTimeout | Refusal::UpstreamIdleTimeout => Some(retry::Cause::Timeout),
+            _ => None,
+        }
+    }
+
     fn new(refusal: Refusal, detail: impl Into<String>) -> Failure {
         Failure { refusal, detail: detail.into(), unanswered: false }
     }
@@ -58,7 +69,11 @@ pub struct Sending<'s, 'b> {
     pub outgoing: Outgoing,
     pub timeouts: UpstreamTimeouts,
     /// Who else wants the body.
-    pub tee: Option<&'s mut Tee>,
+    pub mirror: Option<&'s Tee>,
+    /// What keeps it, to be sent again.
+    pub replay: Option<&'s Tee>,
+    /// The rest of it can be waited for when this attempt has ended: the client does not ask first whether to send it.
+    pub settles: bool,
 }
 
 impl Sending<'_, '_> {
@@ -67,8 +82,8 @@ impl Sending<'_, '_> {
     }
 
     fn seen(&mut self, piece: Option<&Chunk>) {
-        if let (Some(tee), Some(piece)) = (&mut self.tee, piece) {
-            tee.see(piece.bytes());
+        if let Some(piece) = piece {
+            self.mirror.into_iter().chain(self.replay).for_each(|tee| tee.see(piece.bytes()));
         }
     }
 }
@@ -176,21 +191,34 @@ async fn final_head(
 
 /// Uploads the rest of the body while waiting for the final head. `finish` passes the answer on once its head is there; it
 /// is told whether the upload is complete, and runs beside it when it is not.
-pub async fn upload_and_receive<R>(
+///
+/// When the request is to be sent again, its body is where `replay` has seen it: nothing is on its way from the client.
+pub async fn upload_and_receive(
     mut sending: Sending<'_, '_>,
     connection: &mut Connection,
     answer: &mut Answer<'_>,
-    finish: impl AsyncFnOnce(Headed, &mut WireReader, &mut Answer<'_>, bool) -> Result<R, Failure>,
-) -> Result<(R, Upload), Failure> {
+    finish: impl AsyncFnOnce(Headed, &mut WireReader, &mut Answer<'_>, bool) -> Result<Done, Failure>,
+) -> Result<(Done, Upload), Failure> {
     let timeouts = sending.timeouts;
+    let (replay, settles) = (sending.replay, sending.settles);
     let (reader, writer) = (&mut connection.wire.reader, &mut connection.wire.writer);
-    let remote = reader.remote();
+    let (remote, stop) = (reader.remote(), writer.remote());
     let mut upload = pin!(upload(&mut sending, writer));
     let mut uploaded = None;
     let headed = {
         let mut head = pin!(final_head(reader, Some(answer), None, timeouts));
         match select(upload.as_mut(), head.as_mut()).await {
-            Either::Right(head) => head?,
+            Either::Right(Ok(head)) => head,
+            Either::Right(Err(failure)) => {
+                match replay {
+                    Some(tee) if settles && !tee.is_over() && failure.cause().is_some() => {
+                        settle(upload.as_mut(), stop).await?;
+                    }
+                    Some(tee) => tee.lose(),
+                    None => {}
+                }
+                return Err(failure);
+            }
             Either::Left(Err(UploadError::Client(failure))) => return Err(failure),
             Either::Left(Err(UploadError::Stalled)) => {
                 return Err(Failure::new(Refusal::UpstreamIdleTimeout, "the upstream took nothing of the request"));
@@ -207,7 +235,13 @@ pub async fn upload_and_receive<R>(
     let finishing = finish(headed, reader, answer, uploaded == Some(true));
     let done = match uploaded {
         Some(complete) => return Ok((finishing.await?, if complete { Upload::Complete } else { Upload::Stopped })),
-        None if stop_at_once => finishing.await?,
+        None if stop_at_once => {
+            let done = finishing.await?;
+            if matches!(done, Done::Again { .. }) {
+                settle(upload, stop).await?;
+            }
+            done
+        }
         None => {
             let mut finishing = pin!(finishing);
             match select(finishing.as_mut(), upload).await {
@@ -219,6 +253,15 @@ pub async fn upload_and_receive<R>(
         }
     };
     Ok((done, Upload::Stopped))
+}
+
+/// Stops an upload where it can be gone on with: a read from the client is not broken off, its bytes would be lost.
+async fn settle(upload: impl Future<Output = Result<(), UploadError>>, stop: Remote) -> Result<(), Failure> {
+    stop.cut(Cause::Idle);
+    match upload.await {
+        Err(UploadError::Client(failure)) => Err(failure),
+        _ => Ok(()),
+    }
 }
 
 enum UploadError {

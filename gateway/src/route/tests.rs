@@ -24,6 +24,7 @@ fn table(matchers: Vec<Matcher>) -> RouteTable {
         chain: Chain::default(),
         pattern: matcher.path.clone(),
         timeouts: crate::snapshot::RouteTimeouts::default(),
+        retry: None,
         mirrors: Vec::new(),
         gate: std::sync::Arc::default(),
         errors: Vec::new(),

@@ -236,6 +236,11 @@ impl Remote {
         self.watch().fired()
     }
 
+    /// As [`Watch::cut`].
+    pub fn cut(self, cause: Cause) {
+        self.watch().cut(cause);
+    }
+
     /// Not dropped: the slot stays its owner's.
     fn watch(self) -> ManuallyDrop<Watch> {
         ManuallyDrop::new(Watch { slot: self.slot })
@@ -366,6 +371,11 @@ impl Guard {
     /// The exchange as a whole ends at most `wait` milliseconds from now.
     pub fn arm_total(&self, wait: u64) {
         self.with(|row, now| row.total_at = now.saturating_add(wait).saturating_add(TICK_MS));
+    }
+
+    /// Milliseconds until the exchange as a whole ends.
+    pub fn left(&self) -> u64 {
+        self.with(|row, now| row.total_at.saturating_sub(now))
     }
 
     /// The next [`Guard::over`] ends after `wait` milliseconds for `cause`.

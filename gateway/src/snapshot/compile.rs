@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Eject, HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream,
-    UpstreamTimeouts,
+    UpstreamLimits, UpstreamTimeouts,
 };
 use crate::balance::Endpoints;
 use crate::config::model::{self, Config, PathRule, SlashRule, Upgrade};
@@ -14,6 +14,7 @@ use crate::filter::{self, Making};
 use crate::lists::{Gate, Lists};
 use crate::observe::metrics::Metrics;
 use crate::proxy::error_page::ErrorPage;
+use crate::proxy::retry::Retry;
 use crate::route::action::Action;
 use crate::route::{Matcher, RouteTable};
 use crate::rt::deadline::ms;
@@ -22,7 +23,8 @@ use crate::tables::health::record::EjectionTimes;
 use crate::tls::Tls;
 
 /// Compiles `config`. Series are found in `metrics` by name, so counters live on over reloads. Listeners stand in the order
-/// they are written; no upstream has endpoints yet: they are resolved apart, because that waits.
+/// they are written; no upstream has endpoints yet: they are resolved apart, because that waits, and with them comes the load that
+/// lives on over reloads.
 pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Metrics) -> Snapshot {
     let upstreams: Vec<Upstream> = config
         .upstream
@@ -46,6 +48,11 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
                 age_ms: ms(upstream.pool.age.into()),
             },
             eject: upstream.eject.as_ref().map(eject),
+            retry: upstream.retry.as_ref().map(Retry::of),
+            limits: UpstreamLimits {
+                requests_max: upstream.limits.requests_max,
+                endpoint_requests_max: upstream.limits.endpoint_requests_max,
+            },
             series: metrics.upstream(name),
         })
         .collect();
@@ -96,6 +103,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
         listeners: Arc::new(listeners),
         routes: Arc::new(table),
         endpoints: upstreams.iter().map(|_| Arc::new(Endpoints::default())).collect(),
+        loads: upstreams.iter().map(|_| Arc::default()).collect(),
         upstreams: Arc::new(upstreams),
     }
 }
@@ -140,6 +148,7 @@ pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher
                 idle: written.timeout.idle.map(|time| ms(time.into())),
                 total: written.timeout.total.map(|time| ms(time.into())),
             },
+            retry: written.retry.as_ref().map(Retry::of),
             mirrors: written
                 .mirror
                 .iter()

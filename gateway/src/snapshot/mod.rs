@@ -17,11 +17,13 @@ use crate::lists::{Gate, Lists};
 use crate::observe::metrics::{RouteSeries, UpstreamSeries};
 use crate::proxy::error_page::ErrorPage;
 use crate::proxy::head::Protocol;
+use crate::proxy::retry::Retry;
 use crate::route::RouteTable;
 use crate::route::action::Action;
 use crate::route::pattern::PathPattern;
 use crate::tables::health::Thresholds;
 use crate::tables::health::record::EjectionTimes;
+use crate::tables::load::Load;
 use crate::tls::{ServerTls, Tls};
 
 /// Everything a worker must know to serve.
@@ -39,6 +41,8 @@ pub struct Snapshot {
     pub upstreams: Arc<Vec<Upstream>>,
     /// Where the upstream of the same index runs now.
     pub endpoints: Vec<Arc<Endpoints>>,
+    /// How much the upstream of the same index is asked, on all cores and under every snapshot.
+    pub loads: Vec<Arc<Load>>,
 }
 
 /// Bounds and waits of every client connection. Waits are milliseconds.
@@ -104,6 +108,8 @@ pub struct Route {
     pub pattern: Arc<PathPattern>,
     pub action: Action,
     pub timeouts: RouteTimeouts,
+    /// In place of the upstream's.
+    pub retry: Option<Retry>,
     pub mirrors: Vec<Mirror>,
     /// Whom it turns away by address.
     pub gate: Arc<Gate>,
@@ -153,6 +159,8 @@ pub struct Upstream {
     pub pool: PoolSettings,
     /// When its endpoints are ejected; `None`: never, and nothing is counted.
     pub eject: Option<Eject>,
+    pub retry: Option<Retry>,
+    pub limits: UpstreamLimits,
     pub series: Arc<UpstreamSeries>,
 }
 
@@ -181,6 +189,13 @@ pub struct UpstreamTimeouts {
     pub first_byte: u64,
     pub idle: u64,
     pub total: u64,
+}
+
+/// Requests at one time, over all cores. `None`: any number.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UpstreamLimits {
+    pub requests_max: Option<u32>,
+    pub endpoint_requests_max: Option<u32>,
 }
 
 /// What a worker keeps per endpoint.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use self::record::{Handed, Record, Standing};
+use super::load::{Load, Loads};
 use crate::balance::Latency;
 use crate::limits::ENDPOINT_STATES_SPARE_MAX;
 
@@ -18,6 +19,7 @@ use crate::limits::ENDPOINT_STATES_SPARE_MAX;
 #[derive(Default)]
 pub struct Health {
     states: Mutex<States>,
+    loads: Loads,
 }
 
 #[derive(Default)]
@@ -66,6 +68,11 @@ impl Health {
         for (upstream, address, handed) in handed {
             *self.of(&upstream, &address).record() = Record::take_on(handed, now);
         }
+    }
+
+    /// How much `upstream` is asked.
+    pub fn load(&self, upstream: &str) -> Arc<Load> {
+        self.loads.of(upstream)
     }
 }
 
@@ -116,6 +123,17 @@ impl State {
     /// Counts an attempt for as long as the result lives.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.begun()
+    }
+
+    /// The same. `None`: `max` run already.
+    pub fn begin_within(self: &Arc<Self>, max: u32) -> Option<InFlight> {
+        let place = |running: u32| (running < max).then_some(running + 1);
+        let begun = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, place);
+        begun.is_ok().then(|| self.begun())
+    }
+
+    fn begun(self: &Arc<Self>) -> InFlight {
         let is_counted = self.upstream.is_counted.load(Ordering::Relaxed);
         if is_counted {
             self.upstream.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -352,6 +370,15 @@ mod tests {
         assert_eq!(health.of("books", "10.0.0.1:80").in_flight(), 0);
         drop(running);
         assert_eq!(health.of("orders", "10.0.0.1:80").in_flight(), 0);
+    }
+
+    #[test]
+    fn attempts_run_up_to_a_bound() {
+        let state = Health::default().of("orders", "10.0.0.1:80");
+        let one = state.begin_within(1);
+        assert!(one.is_some() && state.begin_within(1).is_none() && state.begin_within(2).is_some());
+        drop(one);
+        assert!(state.begin_within(1).is_some());
     }
 
     #[test]

@@ -3,3 +3,4 @@
 pub mod bans;
 pub mod connections;
 pub mod health;
+pub mod load;

@@ -438,6 +438,8 @@ impl Worker {
             upstream: "",
             endpoint: "",
             attempts: 0,
+            retried_for: "",
+            not_retried: "",
             reused: false,
             ended_by: refusal.party().name(),
             refusal: refusal.code(),

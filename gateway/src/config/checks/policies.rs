@@ -9,6 +9,9 @@ pub(in crate::config) fn route(path: &str, route: &Node, problems: &mut Vec<Prob
     if let Some(cors) = route.get("cors") {
         self::cors(&join(path, "cors"), cors, problems);
     }
+    if let Some(retry) = route.get("retry") {
+        super::upstreams::retry(&join(path, "retry"), retry, route.get("timeout"), problems);
+    }
     if let (Some(decoded), Some(all)) =
         (route.get("decompress_request").and_then(|table| table.get("bytes_max")), route.get("body_bytes"))
         && let (Some(decoded_max), Some(all_max)) = (size(decoded), size(all))

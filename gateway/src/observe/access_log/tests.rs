@@ -27,6 +27,8 @@ fn record(path: &str) -> Record<'_> {
         upstream: "",
         endpoint: "",
         attempts: 0,
+        retried_for: "",
+        not_retried: "",
         reused: false,
         ended_by: "",
         refusal: "",

@@ -5,14 +5,18 @@ pub mod h1;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 
 use super::wire::Wire;
-use crate::balance::{Identity, Prehashed};
-use crate::limits::TICK_MS;
+use crate::balance::{Asking, Endpoint, Identity, Prehashed};
+use crate::limits::{ENDPOINT_PICKS_MAX, TICK_MS};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, Guard, now_ms};
 use crate::rt::{Either, Socket, select};
 use crate::snapshot::PoolSettings;
+use crate::tables::health::InFlight;
+use crate::tables::load::Running;
+use crate::worker::{Pinned, Worker};
 
 /// Kept connections asked in one sweep whether they are still good.
 const ASKED_PER_SWEEP: usize = 256;
@@ -39,6 +43,46 @@ impl Connection {
         };
         Ok(Connection { wire: Wire::plain(socket), identity: identity.clone(), born_ms: now_ms(), reused: false })
     }
+}
+
+/// An endpoint of the upstream of this `index` that takes one more request, rather none of those that were `tried`, and the one `key` belongs to ([`Endpoints::key`](crate::balance::Endpoints::key)). Those that
+/// do not are added to them.
+pub fn pick(
+    worker: &Worker,
+    pinned: &Pinned,
+    index: usize,
+    key: Option<u64>,
+    tried: &mut Vec<Arc<Endpoint>>,
+) -> Result<(Arc<Endpoint>, InFlight), Refusal> {
+    let (upstream, endpoints) = (&pinned.snapshot.upstreams[index], &pinned.snapshot.endpoints[index]);
+    // When all were tried they come in turn again: two rounds meet each of them.
+    for _ in 0..(2 * endpoints.list().len()).clamp(1, ENDPOINT_PICKS_MAX) {
+        let lot = worker.ids.borrow_mut().next_u64();
+        let asking = Asking { cursor: &pinned.cursors[index], tried, lot, key, now_ms: now_ms() };
+        let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
+        let running = match upstream.limits.endpoint_requests_max {
+            None => Some(endpoint.state.begin()),
+            Some(max) => endpoint.state.begin_within(max),
+        };
+        match running {
+            Some(running) => return Ok((endpoint, running)),
+            None => tried.push(endpoint),
+        }
+    }
+    upstream.series.core(worker.id).endpoints_overloaded.inc();
+    Err(Refusal::UpstreamOverloaded)
+}
+
+/// A place among the requests that run at the upstream of this `index`, where their number is bounded.
+pub fn enter(worker: &Worker, pinned: &Pinned, index: usize) -> Result<Option<Running>, Refusal> {
+    let upstream = &pinned.snapshot.upstreams[index];
+    let Some(max) = upstream.limits.requests_max else { return Ok(None) };
+    let running = pinned.snapshot.loads[index].begin(max);
+    if running.is_none() {
+        upstream.series.core(worker.id).overloaded.inc();
+        return Err(Refusal::UpstreamOverloaded);
+    }
+    Ok(running)
 }
 
 /// Why there is no connection.
