@@ -62,10 +62,10 @@ const LONG_BYTES_MAX: usize = 2_048;
 const SHORT_BYTES_MAX: usize = 256;
 /// How many of the values are long ones and short ones.
 const LONG_COUNT: usize = 3;
-const SHORT_COUNT: usize = 13;
+const SHORT_COUNT: usize = 15;
 
 /// What the names, the quotes, the numbers and the time take at most.
-const FRAME_BYTES_MAX: usize = 800;
+const FRAME_BYTES_MAX: usize = 768;
 
 /// No line is longer.
 pub(super) const LINE_BYTES_MAX: usize =
