@@ -1,5 +1,5 @@
-//! Consistent hashing: which endpoint a key belongs to, so that few keys move when an endpoint comes or goes. Two tables with
-//! one face: a key has a place, a place has an endpoint, and behind every place there is a next one.
+//! Consistent hashing: which endpoint a key belongs to, so that few keys move when an endpoint comes or goes. Maglev and ring
+//! are two ways to fill one table: a key has a place, a place has an endpoint, and behind every place there is a next one.
 //!
 //! Places depend on addresses and weights alone, so every worker and every host of a fleet finds the same endpoint.
 
@@ -9,24 +9,10 @@ use foldhash::quality::FixedState;
 
 use super::schedule::schedule;
 
-/// Where keys belong.
+/// Where keys belong: an endpoint for each place.
 #[derive(Debug)]
-pub(super) enum Table {
-    /// Maglev (Eisenbud and others, NSDI 2016): as even as can be, and a few keys more move than need to.
-    Maglev(Vec<u16>),
-    Ring(Ring),
-}
-
-/// Points on a circle: a key belongs to the first point at or behind it. Only keys of an endpoint that goes move, but shares
-/// are some 8 % off.
-#[derive(Debug)]
-pub(super) struct Ring {
-    /// In order: position, endpoint.
-    points: Vec<(u32, u16)>,
-    /// The first point at or behind the begin of each of 2^n equal parts of the circle.
-    begins: Vec<u32>,
-    /// 32 - n
-    shift: u32,
+pub(super) struct Table {
+    slots: Vec<u16>,
 }
 
 /// An endpoint with a share of the keys.
@@ -42,33 +28,20 @@ pub(super) struct Member<'a> {
 impl Table {
     /// The place of `hash`, which is uniform. The table must not be empty.
     pub(super) fn place(&self, hash: u64) -> usize {
-        match self {
-            Table::Maglev(slots) => below(hash, slots.len()),
-            Table::Ring(ring) => ring.place((hash >> 32) as u32),
-        }
+        below(hash, self.slots.len())
     }
 
     pub(super) fn at(&self, place: usize) -> u16 {
-        match self {
-            Table::Maglev(slots) => slots[place],
-            Table::Ring(ring) => ring.points[place].1,
-        }
+        self.slots[place]
     }
 
     /// The place behind `place`.
     pub(super) fn next(&self, place: usize) -> usize {
-        let count = match self {
-            Table::Maglev(slots) => slots.len(),
-            Table::Ring(ring) => ring.points.len(),
-        };
-        if place + 1 == count { 0 } else { place + 1 }
+        if place + 1 == self.slots.len() { 0 } else { place + 1 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        match self {
-            Table::Maglev(slots) => slots.is_empty(),
-            Table::Ring(ring) => ring.points.is_empty(),
-        }
+        self.slots.is_empty()
     }
 }
 
@@ -105,10 +78,11 @@ fn salts(members: &[Member<'_>]) -> Vec<u64> {
 /// written and not by who is usable: a table of another size would move every key.
 const SLOTS: [(usize, usize); 3] = [(1_024, 65_537), (4_096, 262_147), (usize::MAX, 1_048_583)];
 
-/// A Maglev table for some of `written` endpoints.
+/// A table for some of `written` endpoints after Maglev (Eisenbud and others, NSDI 2016): as even as can be, and a few keys more
+/// move than need to.
 pub(super) fn maglev(members: &[Member<'_>], written: usize) -> Table {
     if members.is_empty() {
-        return Table::Maglev(Vec::new());
+        return Table { slots: Vec::new() };
     }
     let slot_count = SLOTS.iter().find(|(most, _)| written <= *most).map_or(65_537, |(_, slots)| *slots);
     // Each walks the slots in an order of its own and takes the next free one when it is its turn.
@@ -136,7 +110,7 @@ pub(super) fn maglev(members: &[Member<'_>], written: usize) -> Table {
         taken[walk.at] = true;
         slots[walk.at] = members[usize::from(turn)].index;
     }
-    Table::Maglev(slots)
+    Table { slots }
 }
 
 /// Points of an endpoint of average weight.
@@ -145,36 +119,31 @@ const POINTS_EACH: usize = 160;
 /// Points of a ring; many endpoints have fewer each.
 const POINTS_MAX: usize = 1 << 19;
 
-/// A ring for some of `written` endpoints.
+/// Fewest places of a ring, as a power of two: few endpoints lose nothing by where their points are rounded to.
+const RING_BITS_MIN: u32 = 16;
+
+/// A table for some of `written` endpoints from a ring: a key belongs to the first point at or behind its place. Only keys of an
+/// endpoint that goes move, but shares are some 8 % off. A ring is searched; written out it is one look, and stays a ring.
 pub(super) fn ring(members: &[Member<'_>], written: usize) -> Table {
-    let each = (POINTS_MAX / written.max(1)).clamp(1, POINTS_EACH) as f64;
+    let each = (POINTS_MAX / written.max(1)).clamp(1, POINTS_EACH);
     let mut points = Vec::new();
     for (member, salt) in members.iter().zip(salts(members)) {
-        let count = (each * member.portion).round().max(1.0) as u64;
+        let count = (each as f64 * member.portion).round().max(1.0) as u64;
         points.extend((0..count).map(|nth| ((point(member.name, salt | nth) >> 32) as u32, member.index)));
     }
     points.sort_unstable();
-    points.dedup_by_key(|(position, _)| *position);
-    let bits = points.len().next_power_of_two().trailing_zeros().max(1);
-    let shift = u32::BITS - bits;
-    let mut at = 0;
-    let begin = |part: u32| {
-        while points.get(at).is_some_and(|(position, _)| position >> shift < part) {
-            at += 1;
-        }
-        at as u32
-    };
-    let begins = (0..1 << bits).map(begin).collect();
-    Table::Ring(Ring { points, begins, shift })
-}
-
-impl Ring {
-    fn place(&self, position: u32) -> usize {
-        // One point a part on average: the walk is short.
-        let begin = self.begins[(position >> self.shift) as usize] as usize;
-        let behind = self.points[begin..].iter().position(|(point, _)| *point >= position);
-        behind.map_or(0, |steps| begin + steps)
+    let Some(&(_, first)) = points.first() else { return Table { slots: Vec::new() } };
+    // At least as many places as there are points: by what is written, so that the same ones are there whoever is usable.
+    let bits = (each * written).next_power_of_two().trailing_zeros().max(RING_BITS_MIN);
+    let mut slots = Vec::with_capacity(1 << bits);
+    for (position, index) in points {
+        let place = (position >> (u32::BITS - bits)) as usize;
+        // Of points in one place the first has it.
+        slots.resize(slots.len().max(place + 1), index);
     }
+    // Behind the last point the circle begins again.
+    slots.resize(1 << bits, first);
+    Table { slots }
 }
 
 #[cfg(test)]
@@ -257,16 +226,37 @@ mod tests {
     }
 
     #[test]
-    fn a_key_belongs_to_the_first_point_behind_it() {
-        let Table::Ring(ring) = ring(&[Member { index: 0, name: "a", weight: 1, portion: 0.05 }], 1) else { panic!() };
-        let points: Vec<u32> = ring.points.iter().map(|(position, _)| *position).collect();
-        assert_eq!(points.len(), 8);
-        let mut asked = vec![0, u32::MAX];
-        asked.extend(points.iter().flat_map(|&point| [point - 1, point, point + 1]));
-        for position in asked {
-            let expected = points.iter().position(|&point| point >= position).unwrap_or(0);
-            assert_eq!(ring.place(position), expected, "{position}");
+    fn a_place_belongs_to_the_first_point_at_or_behind_it() {
+        let names = ["a", "b", "c"];
+        let member = |(index, name)| Member { index, name, weight: 1, portion: 0.05 };
+        let table = ring(&(0..).zip(names).map(member).collect::<Vec<_>>(), 3);
+        assert_eq!(table.slots.len(), 1 << RING_BITS_MIN);
+        let mut points: Vec<(usize, u16)> = (0..)
+            .zip(names)
+            .flat_map(|(index, name)| {
+                (0..8).map(move |nth| ((point(name, nth) >> (64 - RING_BITS_MIN)) as usize, index))
+            })
+            .collect();
+        points.sort_unstable();
+        for place in 0..table.slots.len() {
+            let behind = points.iter().find(|(point, _)| *point >= place).unwrap_or(&points[0]);
+            assert_eq!(table.at(place), behind.1, "{place}");
         }
+    }
+
+    #[test]
+    fn a_ring_has_as_many_places_whoever_is_usable_and_is_bounded() {
+        let weights = vec![1; 1_000];
+        let some: Vec<u64> = (0..1_000).map(|nth| u64::from(nth % 7 == 0)).collect();
+        let size = |weights: &[u64]| {
+            let names = names(weights.len());
+            let members = weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
+            let members =
+                members.map(|(at, &weight)| Member { index: at as u16, name: &names[at], weight, portion: 1.0 });
+            ring(&members.collect::<Vec<_>>(), weights.len()).slots.len()
+        };
+        assert_eq!((size(&weights), size(&some)), (1 << 18, 1 << 18));
+        assert!(size(&vec![1; 65_536]) <= 2 * POINTS_MAX);
     }
 
     #[test]
