@@ -37,8 +37,8 @@ pub(super) fn ramp(usable_ms: u64, slow_start_ms: u64) -> f64 {
 /// weights are kept where nothing speaks against it, so that who stays as he was also stays where he was on a ring.
 ///
 /// Priorities: each can take [`SPARE`] times the share of its weight that is usable, at most the whole; what the first cannot
-/// take goes to the second, and so on. If all together cannot take the whole it is divided in proportion. Panic: when they
-/// cannot, and in no priority a share of `panic_threshold` (0 to 1) is usable, all are used as if nothing were known of them.
+/// take goes to the second, and so on. If all together cannot take the whole it is divided in proportion. Panic: when in
+/// no priority a share of `panic_threshold` (0 to 1) is usable, all are used as if nothing were known of them.
 pub(super) fn weights(standing: &[Standing], panic_threshold: f64) -> Vec<u64> {
     let mut levels = levels(standing);
     if levels.iter().all(|level| level.usable < panic_threshold * level.weight) {

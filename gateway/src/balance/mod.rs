@@ -214,7 +214,7 @@ impl Endpoints {
                 if let Some(endpoint) = list.first() {
                     endpoint.state.upstream().count(hashing.load_max.is_some());
                 }
-                Order::Table { table: table(hashing.table, &list, &standing, &weights), load_max: hashing.load_max }
+                Order::Table { table: table(hashing.table, &list, &weights), load_max: hashing.load_max }
             }
         };
         let panics = levels::panics(&standing, settings.panic_threshold);
@@ -397,12 +397,13 @@ impl Slot {
 }
 
 /// The table of those that get requests.
-fn table(kind: HashTable, list: &[Arc<Endpoint>], standing: &[Standing], weights: &[u64]) -> Table {
-    let written = standing.iter().filter(|one| one.weight > 0).count();
-    let mean = standing.iter().map(|one| f64::from(one.weight)).sum::<f64>() / written.max(1) as f64;
+fn table(kind: HashTable, list: &[Arc<Endpoint>], weights: &[u64]) -> Table {
+    // As they are written, and not as they are taken out by hand: nothing else may move because somebody goes.
+    let written = list.iter().filter(|endpoint| endpoint.weight > 0).count();
+    let mean = list.iter().map(|endpoint| f64::from(endpoint.weight)).sum::<f64>() / written.max(1) as f64;
     // Who stays as he was weighs most for what is written of him: his written weight.
-    let unit = |(one, &weight): (&Standing, &u64)| weight as f64 / f64::from(one.weight.max(1));
-    let whole = standing.iter().zip(weights).map(unit).fold(0.0, f64::max);
+    let unit = |(endpoint, &weight): (&Arc<Endpoint>, &u64)| weight as f64 / f64::from(endpoint.weight.max(1));
+    let whole = list.iter().zip(weights).map(unit).fold(0.0, f64::max);
     let members = list.iter().enumerate().filter(|(at, _)| weights[*at] > 0).map(|(at, endpoint)| Member {
         index: at as u16,
         name: &endpoint.label,

@@ -269,6 +269,18 @@ fn a_key_stays_with_its_endpoint_and_few_move_when_one_goes() {
 }
 
 #[test]
+fn on_a_ring_nobody_elses_keys_move_when_an_endpoint_is_drained() {
+    let mut world = World::new(POLICIES[4], "1 2 3 9");
+    let before: Vec<_> = (0..10_000).map(|key| world.pick(Some(key))).collect();
+    world.list[3].state.record().drained = true;
+    world.compile(&[3]);
+    for (key, before) in before.iter().enumerate() {
+        let after = world.pick(Some(key as u64));
+        assert!(after != Some(3) && (*before == Some(3) || *before == after), "{key}: {before:?} became {after:?}");
+    }
+}
+
+#[test]
 fn nobody_is_busier_than_the_bound_however_hot_a_key_is() {
     for table in ["maglev", "ring_hash"] {
         let policy = format!("balance = {{ policy = '{table}', on = 'path', load_max = 1.25 }}");
