@@ -1,5 +1,7 @@
 //! The steps of the demo, in the order of a request's way through the gateway; those that change it come last.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use e2e::Peer;
 use e2e::http2::Client;
@@ -42,6 +44,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("refused: requests that could mean two things", ambiguous),
     ("refused: a body too large", too_large),
     ("refused: services that are gone or silent", unreachable),
+    ("an endpoint that fails: clients do not notice", failing),
     ("refused: addresses on a list", addresses::listed),
     ("refused: an address that is banned for a time", addresses::banned),
     ("the door in the kernel", addresses::door),
@@ -154,6 +157,28 @@ fn early_hints(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result
     stage.received(&answer);
     stage.check("the hints come first, with their Link", hints.status() == 103 && hints.field("link").is_some());
     stage.check("then the answer", status(&answer) == 200 && answer.text() == "page\n");
+    Ok(())
+}
+
+fn failing(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result<()> {
+    let mut client = Peer::connect(gateway.public)?;
+    let mut answered = 0;
+    for _ in 0..6 {
+        let answer = stage.ask_on(&mut client, "HEAD /half/1 HTTP/1.1\r\nHost: api.example\r\n\r\n")?;
+        answered += usize::from(status(&answer) == 200);
+    }
+    stage.check("six requests, six answers, though every other one met nobody", answered == 6);
+    // The gateway's control side hears of it a moment later.
+    let deadline = Instant::now() + e2e::patience();
+    let ejected = loop {
+        let said = gateway.command(&["upstream", "list"]).output().context("starting bawab")?;
+        let ejected = String::from_utf8_lossy(&said.stdout).contains("ejected");
+        if ejected || Instant::now() > deadline {
+            break ejected;
+        }
+    };
+    stage.run(&mut gateway.command(&["upstream", "list"]))?;
+    stage.check("the one that is not there gets no more requests", ejected);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
 //! Endpoints are tried until one answers or a repetition is not safe. What is decided about repetitions is decided in
-//! [`retry`](crate::proxy::retry); here it is done.
+//! [`retry`]; here it is done.
 //!
 //! Without a `retry` table a connection that is refused goes to another endpoint, and a kept connection that its service
 //! closed is replaced once. A request for a tunnel knows no table: whoever opened one cannot open it again.
