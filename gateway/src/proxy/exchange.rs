@@ -27,7 +27,7 @@ use super::upstream::h1::Hop;
 use super::websocket;
 use super::wire::Handshake;
 use crate::balance::Endpoint;
-use crate::filter::{self, Kept};
+use crate::filter::{self, Facts, Kept};
 use crate::observe::access_log::Record;
 use crate::refusal::{Party, Refusal};
 use crate::route::action::Action;
@@ -373,6 +373,18 @@ impl<'a> Exchange<'a> {
             scratch: self.answer.into_scratch(),
         }
     }
+}
+
+/// Takes fields and not the exchange: its body may be borrowed by an upload that is still running.
+fn facts<'f>(
+    client: &'f Client,
+    id: &'f RequestId,
+    route: Option<&'f Route>,
+    scheme: &'static str,
+    tls: Option<&'f Handshake>,
+) -> Facts<'f> {
+    let client_certificate = tls.and_then(|tls| tls.client.as_deref());
+    Facts { client, request_id: id.as_bytes(), route, scheme, client_certificate }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

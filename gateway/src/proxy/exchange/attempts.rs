@@ -4,9 +4,8 @@
 //! Without a `retry` table a connection that is refused goes to another endpoint, and a kept connection that its service
 //! closed is replaced once. A request for a tunnel knows no table: whoever opened one cannot open it again.
 
-use super::{Exchange, Expectation};
+use super::{Exchange, Expectation, facts};
 use crate::balance::{Endpoint, Endpoints, Keyed};
-use crate::filter::Facts;
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, Length};
@@ -264,13 +263,7 @@ impl<'a> Exchange<'a> {
         let guard = &self.guard;
         let mut finishing = Finishing {
             request: &mut self.head,
-            facts: Facts {
-                client: &self.client,
-                request_id: self.request_id.as_bytes(),
-                route: self.route,
-                scheme: self.scheme,
-                client_certificate: self.tls.and_then(|tls| tls.client.as_deref()),
-            },
+            facts: facts(&self.client, &self.request_id, self.route, self.scheme, self.tls),
             kept: &mut self.kept,
             route: self.route,
             settings: &self.snapshot.settings,

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http1::Known;
 
-use super::{Exchange, Expectation};
+use super::{Exchange, Expectation, facts};
 use crate::balance::Endpoint;
-use crate::filter::{self, Context, Facts, Output};
+use crate::filter::{self, Context, Output};
 use crate::limits::OFFLOAD_WAIT_MS;
 use crate::proxy::body::Body;
 use crate::proxy::head::ResponseHead;
@@ -28,13 +28,7 @@ impl Exchange<'_> {
     pub fn context(&mut self) -> Context<'_> {
         Context {
             request: &mut self.head,
-            facts: Facts {
-                client: &self.client,
-                request_id: self.request_id.as_bytes(),
-                route: self.route,
-                scheme: self.scheme,
-                client_certificate: self.tls.and_then(|tls| tls.client.as_deref()),
-            },
+            facts: facts(&self.client, &self.request_id, self.route, self.scheme, self.tls),
             kept: &mut self.kept,
         }
     }
