@@ -23,8 +23,8 @@ use crate::limits::{
 use crate::proxy::connection::Connection;
 use crate::proxy::head::Speaker;
 use crate::proxy::wire::{Handshake, Stream, Wait};
+use crate::rt;
 use crate::rt::deadline::{Cause, Guard, now_ms};
-use crate::rt::{self, Buf};
 use crate::snapshot::Settings;
 use crate::tables::connections;
 use crate::worker::{Open, Worker};
@@ -171,11 +171,9 @@ async fn linger(stream: &Rc<RefCell<Stream>>) {
     let remote = stream.borrow().reader_remote();
     remote.arm(LINGER_MS, Cause::Head);
     poll_fn(|cx| Pin::new(&mut *stream.borrow_mut()).poll_shutdown(cx)).await.ok();
-    let mut buf = Buf::take();
     let mut dropped = 0;
     while dropped < LINGER_BYTES_MAX {
-        buf.truncate(0);
-        match poll_fn(|cx| stream.borrow_mut().poll_read_buf(cx, &mut buf)).await {
+        match poll_fn(|cx| stream.borrow_mut().poll_skip(cx)).await {
             Ok(count) if count > 0 => dropped += count,
             _ => return,
         }
