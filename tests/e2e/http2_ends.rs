@@ -1,7 +1,5 @@
 //! HTTP/2 towards clients: where bodies, tunnels and connections end, and who may be taken for an attacker.
 
-use std::time::Duration;
-
 use e2e::http2::{END_HEADERS, END_STREAM, Frames, block, code, frame, kind, literal};
 use e2e::message::Head;
 use e2e::origin::{echo, ok};
@@ -158,8 +156,12 @@ fn what_was_answered_is_sent_before_a_connection_ends() {
     };
     // Up to where the service has said all, and the rest waits to be taken.
     while take(&mut client).0 < BYTES || gateway.metrics().unwrap().sum("bawab_requests_in_flight", &[]) > 0.0 {}
-    // The link is slow for a while: longer than anybody lingers.
-    std::thread::sleep(Duration::from_secs(4));
+    // The link is slow for a while: longer than anybody lingers, by the gateway's own clock, which ticks every 50 ms.
+    let ticks = gateway.metrics().unwrap().sum("bawab_worker_deadline_sweeps_total", &[]);
+    let over = ticks + 80.0;
+    gateway
+        .metrics_when("four seconds", |metrics| metrics.sum("bawab_worker_deadline_sweeps_total", &[]) >= over)
+        .unwrap();
     while take(&mut client).1 < STREAMS {}
     assert_eq!(got, BYTES * STREAMS as usize);
 }
