@@ -38,7 +38,7 @@ pub(super) fn is_usable(endpoint: &Endpoint) -> bool {
 }
 
 /// The same endpoints, as they stand now.
-fn again(endpoints: &Endpoints) -> Arc<Endpoints> {
+pub(super) fn again(endpoints: &Endpoints) -> Arc<Endpoints> {
     Arc::new(endpoints.again(is_usable, now_us() / 1000))
 }
 

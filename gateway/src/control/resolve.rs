@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::health::is_usable;
+use super::health::{again, is_usable};
 use crate::balance::{Endpoint, Endpoints, Identity, Settings};
 use crate::config::model::Config;
 use crate::rt::Peer;
@@ -162,7 +162,7 @@ pub(super) fn ramp(shared: &Shared) {
     }
     let mut snapshot = Snapshot::clone(&snapshot);
     for endpoints in snapshot.endpoints.iter_mut().filter(|endpoints| endpoints.is_ramping()) {
-        *endpoints = Arc::new(endpoints.again(is_usable, now_us() / 1000));
+        *endpoints = again(endpoints);
     }
     shared.snapshot.store(Arc::new(snapshot));
 }
