@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -115,7 +116,7 @@ impl H2Answer {
 
     /// Sends an interim (1xx) answer.
     pub fn interim(&mut self, head: &ResponseHead) -> Result<(), Halt> {
-        self.side.respond.borrow_mut().send_informational(encoded(head, |_| true)).map_err(broken)
+        self.side.respond.borrow_mut().send_informational(encoded(head, None, |_| true)).map_err(broken)
     }
 
     /// Encodes the final head. It leaves with the first piece of the body, or with `flush`.
@@ -126,18 +127,18 @@ impl H2Answer {
         self.bodiless |= matches!(head.status, 204 | 304);
         // What describes the body's length stays where there is no body to describe it (RFC 9110 §8.6).
         let length_stays = self.bodiless && head.status != 204;
-        let mut response = encoded(head, |known| known != Known::ContentLength || length_stays);
-        if let (Length::Exact(length), false) = (length, self.bodiless) {
-            response.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        self.head = Some(response);
+        let length = match length {
+            Length::Exact(length) if !self.bodiless => Some(length),
+            _ => None,
+        };
+        self.head = Some(encoded(head, length, |known| known != Known::ContentLength || length_stays));
     }
 
     /// Encodes the head that opens a tunnel (RFC 8441 §5): what is 101 in HTTP/1.1 is 200 here.
     pub fn switch(&mut self, head: &ResponseHead) {
         self.state = State::Started;
         self.status = 200;
-        let mut response = encoded(head, |known| known != Known::ContentLength);
+        let mut response = encoded(head, None, |known| known != Known::ContentLength);
         *response.status_mut() = StatusCode::OK;
         // It answers a key that the client has not sent.
         response.headers_mut().remove(http::header::SEC_WEBSOCKET_ACCEPT);
@@ -260,25 +261,33 @@ fn broken(error: h2::Error) -> Halt {
     Halt::Broken(std::io::Error::other(error))
 }
 
-/// A head as `h2` takes it, with the fields for which `keep` holds. All values lie in one text.
-fn encoded(head: &ResponseHead, keep: impl Fn(Known) -> bool) -> Response<()> {
+/// A head as `h2` takes it, with the fields for which `keep` holds and a length, if one is to be told. All values lie in one
+/// text.
+fn encoded(head: &ResponseHead, length: Option<u64>, keep: impl Fn(Known) -> bool) -> Response<()> {
+    let mut digits = itoa::Buffer::new();
+    let length = length.map(|length| digits.format(length).as_bytes());
     let passed = || {
-        let fields = head.fields.iter().filter(|(_, _, known)| keep(*known) && !known.is_hop_by_hop());
         // Of fields that do not exist in HTTP/2 a client would make a malformed answer (RFC 9113 §8.2.2).
-        fields.map(|(name, value, _)| (name, value))
+        let fields = head.fields.iter().filter(|(_, _, known)| keep(*known) && !known.is_hop_by_hop());
+        fields.chain(length.map(|length| (&b"content-length"[..], length, Known::ContentLength)))
     };
-    let mut count = 0;
-    let mut text = BytesMut::with_capacity(512);
-    for (_, value) in passed() {
-        text.extend_from_slice(value);
+    let (mut count, mut bytes) = (0, 0);
+    for (_, value, _) in passed() {
         count += 1;
+        bytes += value.len();
     }
+    let mut text = BytesMut::with_capacity(bytes);
+    passed().for_each(|(_, value, _)| text.extend_from_slice(value));
     let mut text = text.freeze();
-    let mut fields = HeaderMap::with_capacity(count + 1);
-    for (name, value) in passed() {
+    let mut fields = HeaderMap::with_capacity(count);
+    for (name, value, known) in passed() {
         let value = HeaderValue::from_maybe_shared(text.split_to(value.len()));
+        let name = match known {
+            Known::Other => HeaderName::from_bytes(name),
+            known => Ok(KNOWN_NAMES[known as usize].clone()),
+        };
         // Both were checked when they were received or configured.
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
+        if let (Ok(name), Ok(value)) = (name, value) {
             fields.append(name, value);
         }
     }
@@ -286,4 +295,51 @@ fn encoded(head: &ResponseHead, keep: impl Fn(Known) -> bool) -> Response<()> {
     *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *response.headers_mut() = fields;
     response
+}
+
+/// Names by `Known as usize`, so that none of them is parsed for an answer.
+static KNOWN_NAMES: LazyLock<Box<[HeaderName]>> = LazyLock::new(|| {
+    let known = Known::ALL.iter().map(|known| HeaderName::from_static(known.name()));
+    // Of what is not known the name is told; this one stands in its place.
+    std::iter::once(http::header::HOST).chain(known).collect()
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_names_are_their_own() {
+        for known in Known::ALL {
+            assert_eq!(KNOWN_NAMES[*known as usize].as_str(), known.name());
+        }
+    }
+
+    #[test]
+    fn a_head_is_encoded_without_fields_of_the_hop_and_with_the_length_that_is_told() {
+        let mut head = ResponseHead::new(200);
+        for (name, value) in [
+            (&b"Content-Type"[..], &b"text/plain"[..]),
+            (b"X-Own", b"1"),
+            (b"keep-alive", b"1"),
+            (b"content-length", b"7"),
+            (b"set-cookie", b"a"),
+            (b"set-cookie", b"b"),
+        ] {
+            head.fields.add(name, value);
+        }
+        let response = encoded(&head, Some(12), |known| known != Known::ContentLength);
+        let fields: Vec<_> = response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(
+            fields,
+            [
+                ("content-type", &b"text/plain"[..]),
+                ("x-own", b"1"),
+                ("set-cookie", b"a"),
+                ("set-cookie", b"b"),
+                ("content-length", b"12"),
+            ]
+        );
+        assert_eq!(encoded(&head, None, |_| true).headers()["content-length"], "7");
+    }
 }
