@@ -157,7 +157,7 @@ fn builder(settings: &Settings) -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(settings.http2_streams)
-        .max_header_list_size(settings.head_bytes as u32)
+        .max_header_list_size(header_list_bytes(settings))
         .initial_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .max_send_buffer_size(HTTP2_SEND_BUFFER_BYTES)
@@ -167,6 +167,13 @@ fn builder(settings: &Settings) -> Builder {
         .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS_MAX))
         .enable_connect_protocol();
     builder
+}
+
+/// How large a list of fields may be for `h2`, which answers a larger one itself, without a log line: more than what we
+/// refuse, so that heads that are too large for us are refused as all others are. Half of it is for those; a field counts as 32
+/// bytes more than it has (RFC 9113 §6.5.2). A head is read as soon as it is whole, so few of them take memory at one time.
+fn header_list_bytes(settings: &Settings) -> u32 {
+    (2 * (settings.head_bytes + 32 * settings.fields)) as u32
 }
 
 /// Reads what the client still sends, for a short while: closed at once, what was said last could be lost to a reset.

@@ -81,7 +81,8 @@ impl Job for Begun {
         core.requests_in_flight.inc();
         let announced =
             head.fields.first(Known::ContentLength).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        let mut body = H2Body::new(incoming, announced, Wait { ms: settings.body_idle_ms, cause: Cause::Body }, pace);
+        let mut received =
+            H2Body::new(incoming, announced, Wait { ms: settings.body_idle_ms, cause: Cause::Body }, pace);
         let arrival = Arrival {
             worker,
             pinned: &pinned,
@@ -94,7 +95,7 @@ impl Job for Begun {
             websocket,
             started_us,
         };
-        let body = if websocket { Body::Tunnel { body: &mut body } } else { Body::Stream { body: &mut body } };
+        let body = if websocket { Body::Tunnel { body: &mut received } } else { Body::Stream { body: &mut received } };
         let mut exchange = Exchange::new(arrival, head, body, Answer::H2(answer));
         let ender = exchange.ender();
         {
@@ -117,7 +118,11 @@ impl Job for Begun {
         }
         let departure = exchange.finish();
         worker.put_scratch(departure.scratch);
-        if !departure.complete {
+        if departure.complete {
+            if received.lacks_end() {
+                Box::pin(received.hear_end()).await;
+            }
+        } else {
             side.reset(if departure.by_upstream { Reason::INTERNAL_ERROR } else { Reason::CANCEL });
         }
     }
