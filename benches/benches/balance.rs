@@ -36,7 +36,7 @@ fn world(policy: &Policy, count: u16) -> (Endpoints, Vec<InFlight>) {
         let label = peer.to_string();
         Arc::new(Endpoint {
             state: health.of("orders", &label),
-            identity: Identity::new(peer),
+            identity: Identity::new(peer, Arc::default()),
             written: label.clone(),
             label,
             weight: 1 + u32::from(port % 3),

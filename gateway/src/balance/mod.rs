@@ -8,73 +8,25 @@
 
 mod ewma;
 mod hash;
+mod identity;
 mod key;
 mod levels;
 mod schedule;
 mod settings;
 
 use std::cell::Cell;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 pub use self::ewma::Latency;
 use self::hash::{Member, Table, below, spread};
+pub use self::identity::{Http, Identity, Link, Prehashed};
 pub use self::key::{Key, Keyed};
 use self::levels::Standing;
 pub use self::settings::{Hashing, Policy, Settings};
 use crate::config::model::HashTable;
 use crate::limits::CONNECT_ATTEMPTS_MAX;
-use crate::rt::Peer;
 use crate::tables::health::State;
 use crate::tables::health::record::Standing as Stands;
-
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
-/// Whom a connection is to: what must be equal for a kept one to be used again.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    pub peer: Peer,
-    /// Of everything else here, so that a pool need not hash it again.
-    hash: u64,
-}
-
-impl Identity {
-    pub fn new(peer: Peer) -> Identity {
-        Identity { hash: HASHER.hash_one(&peer), peer }
-    }
-}
-
-/// A hasher for keys that carry their hash.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Prehashed(u64);
-
-impl std::hash::Hasher for Prehashed {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("an identity writes its hash and nothing else")
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-impl PartialEq for Identity {
-    fn eq(&self, other: &Identity) -> bool {
-        self.hash == other.hash && self.peer == other.peer
-    }
-}
-
-impl Eq for Identity {}
-
-impl std::hash::Hash for Identity {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
 
 /// One address of an upstream.
 #[derive(Debug)]

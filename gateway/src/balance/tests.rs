@@ -4,6 +4,7 @@ use std::collections::BinaryHeap;
 
 use super::*;
 use crate::config::model;
+use crate::rt::Peer;
 use crate::tables::health::{Health, InFlight};
 
 /// An upstream, as it is written.
@@ -39,7 +40,7 @@ impl World {
             let label = peer.to_string();
             Arc::new(Endpoint {
                 state: health.of("orders", &label),
-                identity: Identity::new(peer),
+                identity: Identity::new(peer, Arc::default()),
                 written: label.clone(),
                 label,
                 weight: weight.parse().expect(word),

@@ -11,6 +11,7 @@ mod listener;
 mod lists;
 mod retry;
 mod route;
+mod upstream;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,7 @@ pub use self::listener::*;
 pub use self::lists::*;
 pub use self::retry::*;
 pub use self::route::*;
+pub use self::upstream::*;
 
 /// A whole configuration, after `include`d files were merged in.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -329,6 +331,9 @@ pub struct Upstream {
     /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1 }`. At least one. Names are resolved when the gateway starts and every 30 s.
     #[schemars(length(min = 1))]
     pub endpoints: Vec<Endpoint>,
+    /// What it speaks: `http1` (default), or `http2` without asking first (prior knowledge), many requests on one connection.
+    #[serde(default)]
+    pub protocol: UpstreamProtocol,
     /// How an endpoint is picked: `round_robin` (default: in turn), `least_request` (of two drawn endpoints the one with fewer requests running), `peak_ewma` (of two the one that is expected to answer sooner), or `{ policy = "maglev", on = "client" }`: by what requests have in common. Always by weight.
     #[serde(default)]
     pub balance: Balance,

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::health::{again, is_usable};
-use crate::balance::{Endpoint, Endpoints, Identity, Settings};
+use crate::balance::{Endpoint, Endpoints, Identity, Link, Settings};
 use crate::config::model::Config;
 use crate::rt::Peer;
 use crate::rt::deadline::now_us;
@@ -40,6 +40,7 @@ pub(super) struct Resolver {
 struct Upstream {
     name: String,
     balance: Arc<Settings>,
+    link: Arc<Link>,
     written: Vec<Written>,
 }
 
@@ -63,6 +64,7 @@ impl Resolver {
         let upstreams = config.upstream.iter().map(|(name, upstream)| Upstream {
             name: name.clone(),
             balance: Arc::new(Settings::of(upstream)),
+            link: Arc::new(Link::of(upstream)),
             written: upstream
                 .endpoints
                 .iter()
@@ -230,7 +232,7 @@ impl Upstream {
                     written: written.host_text(),
                     weight: written.weight,
                     priority: written.priority,
-                    identity: Identity::new(peer),
+                    identity: Identity::new(peer, self.link.clone()),
                 }));
             };
             match &written.target {

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 
 use super::{BoundListener, Message, OffloadPool, Shared, Start, bind, run};
-use crate::balance::{Endpoint, Endpoints, Identity, Settings};
+use crate::balance::{Endpoint, Endpoints, Identity, Link, Settings};
 use crate::config::model::Config;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
@@ -70,10 +70,11 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
     let mut snapshot = snapshot::compile(config, &Arc::default(), &Arc::default(), &metrics);
     let health = Arc::new(Health::default());
     for (endpoints, (name, upstream)) in snapshot.endpoints.iter_mut().zip(&config.upstream) {
+        let link = Arc::new(Link::of(upstream));
         let list = upstream.endpoints.iter().filter_map(|endpoint| {
             let peer = Peer::Tcp(endpoint.address.parse().ok()?);
             Some(Arc::new(Endpoint {
-                identity: Identity::new(peer),
+                identity: Identity::new(peer, link.clone()),
                 label: endpoint.address.clone(),
                 written: endpoint.address.clone(),
                 weight: endpoint.weight,

@@ -1,0 +1,81 @@
+//! Whom a connection is to and what is spoken on it: what must be equal for a kept one to be used again.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
+
+use crate::config::model::{self, UpstreamProtocol};
+use crate::rt::Peer;
+
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// How the endpoints of an upstream are spoken to: the same for all of them.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub struct Link {
+    pub http: Http,
+}
+
+/// Which HTTP is spoken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Http {
+    #[default]
+    One,
+    Two,
+}
+
+impl Link {
+    pub fn of(upstream: &model::Upstream) -> Link {
+        let http = match upstream.protocol {
+            UpstreamProtocol::Http1 => Http::One,
+            UpstreamProtocol::Http2 => Http::Two,
+        };
+        Link { http }
+    }
+}
+
+/// Whom a connection is to.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub peer: Peer,
+    pub link: Arc<Link>,
+    /// Of everything else here, so that a pool need not hash it again.
+    hash: u64,
+}
+
+impl Identity {
+    pub fn new(peer: Peer, link: Arc<Link>) -> Identity {
+        Identity { hash: HASHER.hash_one((&peer, &*link)), peer, link }
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Identity) -> bool {
+        let links_equal = || Arc::ptr_eq(&self.link, &other.link) || self.link == other.link;
+        self.hash == other.hash && self.peer == other.peer && links_equal()
+    }
+}
+
+impl Eq for Identity {}
+
+impl std::hash::Hash for Identity {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// A hasher for keys that carry their hash.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Prehashed(u64);
+
+impl std::hash::Hasher for Prehashed {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("an identity writes its hash and nothing else")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
