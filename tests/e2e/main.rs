@@ -18,6 +18,7 @@ mod explain;
 mod health;
 mod http2;
 mod http2_ends;
+mod http2_upstream;
 mod lists;
 mod logs;
 mod package;

@@ -2,6 +2,7 @@
 //!
 //! A socket, and on top of it TLS where it was spoken (`tls`); nothing above sees which.
 
+mod handle;
 mod stream;
 mod tls;
 
@@ -9,6 +10,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+pub use self::handle::StreamHandle;
 pub use self::stream::Stream;
 use self::tls::Session;
 pub use self::tls::{Handshake, NoHandshake};

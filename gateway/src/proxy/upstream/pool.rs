@@ -1,0 +1,129 @@
+//! Connections that carry one exchange at a time (HTTP/1): opened, kept and used again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use super::ConnectError;
+use crate::balance::{Identity, Prehashed};
+use crate::limits::TICK_MS;
+use crate::proxy::wire::Wire;
+use crate::rt::deadline::{Cause, Guard, now_ms};
+use crate::rt::{Either, Socket, select};
+use crate::snapshot::PoolSettings;
+
+/// Kept connections asked in one sweep whether they are still good.
+const ASKED_PER_SWEEP: usize = 256;
+
+/// A connection to an endpoint.
+pub struct Connection {
+    pub wire: Wire,
+    identity: Identity,
+    born_ms: u64,
+    /// It has served before: the service may have closed it meanwhile.
+    pub reused: bool,
+}
+
+impl Connection {
+    /// Opens a connection under the guard of an exchange. The error is safe to retry: nothing was sent.
+    pub async fn open(identity: &Identity, guard: &Guard, wait_ms: u64) -> Result<Connection, ConnectError> {
+        guard.arm(wait_ms, Cause::Connect);
+        let result = select(Socket::connect(&identity.peer), guard.over()).await;
+        guard.disarm();
+        let socket = match result {
+            Either::Left(Ok(socket)) => socket,
+            Either::Left(Err(error)) => return Err(ConnectError::Failed(error)),
+            Either::Right(cause) => return Err(ConnectError::Over(cause)),
+        };
+        Ok(Connection { wire: Wire::plain(socket), identity: identity.clone(), born_ms: now_ms(), reused: false })
+    }
+}
+
+/// Idle connections of one worker, newest last, by what must be equal for one to be used again.
+#[derive(Default)]
+pub struct Pool {
+    idle: RefCell<HashMap<Identity, Vec<Idle>, BuildHasherDefault<Prehashed>>>,
+    count: Cell<usize>,
+}
+
+struct Idle {
+    wire: Wire,
+    born_ms: u64,
+    /// When it was last known to be good.
+    good_ms: u64,
+    expires_ms: u64,
+}
+
+impl Pool {
+    /// A kept connection. One that idled for longer than a tick is asked first whether its peer closed it.
+    pub fn take(&self, identity: &Identity) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(identity)?;
+        let now = now_ms();
+        while let Some(candidate) = kept.pop() {
+            self.count.set(self.count.get() - 1);
+            let good = candidate.expires_ms > now && (candidate.good_ms + TICK_MS >= now || candidate.wire.is_quiet());
+            if good {
+                return Some(Connection {
+                    wire: candidate.wire,
+                    identity: identity.clone(),
+                    born_ms: candidate.born_ms,
+                    reused: true,
+                });
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose last exchange is complete. Beyond the bound it is closed.
+    pub fn put(&self, connection: Connection, settings: PoolSettings) {
+        let now = now_ms();
+        let expires_ms = (connection.born_ms.saturating_add(settings.age_ms)).min(now.saturating_add(settings.idle_ms));
+        let mut idle = self.idle.borrow_mut();
+        // The key is cloned for the first connection to an endpoint only.
+        if !idle.contains_key(&connection.identity) {
+            idle.insert(connection.identity.clone(), Vec::new());
+        }
+        let kept = idle.get_mut(&connection.identity).expect("inserted above");
+        if kept.len() < settings.idle_max && expires_ms > now {
+            kept.push(Idle { wire: connection.wire, born_ms: connection.born_ms, good_ms: now, expires_ms });
+            self.count.set(self.count.get() + 1);
+        }
+    }
+
+    /// Closes what is too old, and what its peer closed. Called by the worker's sweep.
+    pub fn sweep(&self) {
+        let now = now_ms();
+        let mut asked = 0;
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|_, kept| {
+            kept.retain_mut(|candidate| {
+                if candidate.expires_ms <= now {
+                    return false;
+                }
+                if candidate.good_ms + 4 * TICK_MS >= now || asked == ASKED_PER_SWEEP {
+                    return true;
+                }
+                asked += 1;
+                candidate.good_ms = now;
+                candidate.wire.is_quiet()
+            });
+            !kept.is_empty()
+        });
+        self.count.set(idle.values().map(Vec::len).sum());
+    }
+
+    /// Closes all of them.
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
+        self.count.set(0);
+    }
+
+    pub fn len(&self) -> usize {
+        self.count.get()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
