@@ -15,6 +15,7 @@ mod decompress_request;
 mod door;
 mod drain;
 mod explain;
+mod grpc;
 mod health;
 mod http2;
 mod http2_ends;

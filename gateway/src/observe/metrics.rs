@@ -20,6 +20,7 @@ use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
+use crate::proxy::grpc;
 use crate::proxy::retry::{self, Denied};
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
@@ -243,6 +244,8 @@ pub const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 pub struct RouteCore {
     /// Exchanges by `status / 100`; 0: the client got no answer.
     pub by_class: [Counter; CLASSES.len()],
+    /// Calls of gRPC by their status.
+    pub grpc: [Counter; grpc::Status::NAMES.len()],
     /// From the first byte of the head to the last byte of the answer.
     pub duration: Histogram,
     /// Body bytes from the client, without framing.

@@ -9,6 +9,7 @@ use super::answer::Answer;
 use super::body::Length;
 use super::error_page::{Told, choose, pages};
 use super::forward;
+use super::grpc;
 use super::head::{RequestHead, ResponseHead};
 use super::relay::{self, Failure, Headed};
 use super::replay::Replay;
@@ -68,13 +69,23 @@ pub struct Finishing<'e, 'r> {
     pub first_byte_us: u64,
     /// What the upstream answered with, whatever the client is sent.
     pub status: u16,
+    /// The client speaks gRPC.
+    pub is_grpc: bool,
+    /// How its call went.
+    pub grpc: Option<grpc::Status>,
     pub repeating: Option<Repeating<'e, 'r>>,
 }
 
 impl Repeating<'_, '_> {
     /// Whether the request is sent again instead of this answer, and after how many milliseconds.
-    fn after(&mut self, head: &ResponseHead, uploaded: bool, worker: &Worker) -> Option<(retry::Cause, u64)> {
-        let cause = retry::Cause::Status(head.status);
+    fn after(
+        &mut self,
+        head: &ResponseHead,
+        grpc: Option<grpc::Status>,
+        uploaded: bool,
+        worker: &Worker,
+    ) -> Option<(retry::Cause, u64)> {
+        let cause = grpc.map_or(retry::Cause::Status(head.status), retry::Cause::Grpc);
         if !self.tries.retry().wants(cause) {
             return None;
         }
@@ -102,9 +113,13 @@ impl Finishing<'_, '_> {
         let Headed { mut received, first_byte_us } = headed;
         self.first_byte_us = first_byte_us.max(self.sent_us);
         self.status = received.head.status;
+        if self.is_grpc {
+            self.grpc = grpc::Status::in_head(&received.head.fields);
+        }
         if let Some(endpoint) = self.endpoint {
             let took_us = self.first_byte_us - self.sent_us;
-            endpoint.state.answered(received.head.status, took_us, self.first_byte_us / 1000);
+            let status = self.grpc.map_or(self.status, grpc::Status::as_http);
+            endpoint.state.answered(status, took_us, self.first_byte_us / 1000);
         }
         if received.head.status == 101 {
             return self.switch(received, answer).await;
@@ -118,7 +133,7 @@ impl Finishing<'_, '_> {
         let idle = Wait { ms: self.timeouts.idle, cause: Cause::Idle };
         let (mut source, mut length, reusable) = received.source(method, idle).map_err(relay::malformed)?;
         if let Some(repeating) = &mut self.repeating
-            && let Some((cause, wait_ms)) = repeating.after(&received.head, uploaded, self.worker)
+            && let Some((cause, wait_ms)) = repeating.after(&received.head, self.grpc, uploaded, self.worker)
         {
             source.feed(received.take_rest());
             // What is here of the answer is passed over; more of it is not waited for.
@@ -154,6 +169,9 @@ impl Finishing<'_, '_> {
         }
         source.feed(received.take_rest());
         relay::download(source.body(down, idle), answer, &mut self.kept.transforms).await?;
+        if self.is_grpc && self.grpc.is_none() {
+            self.grpc = source.trailers().and_then(|(bytes, fields)| grpc::Status::in_trailers(bytes, fields));
+        }
         Ok(Done::Answered { reusable: reusable && source.is_clean() })
     }
 

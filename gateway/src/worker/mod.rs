@@ -443,6 +443,7 @@ impl Worker {
             upstream: "",
             endpoint: "",
             attempts: 0,
+            grpc_status: "",
             retried_for: "",
             not_retried: "",
             reused: false,

@@ -14,6 +14,7 @@ use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, Length};
 use crate::proxy::finishing::{Done, Finishing, Repeating};
+use crate::proxy::grpc;
 use crate::proxy::relay::{self, Failure, Sending, Sent, Upload};
 use crate::proxy::replay::Replay;
 use crate::proxy::retry::{self, Missed, Tries};
@@ -323,6 +324,8 @@ impl<'a> Exchange<'a> {
             sent_us,
             first_byte_us: 0,
             status: 0,
+            is_grpc: self.is_grpc,
+            grpc: None,
             repeating: self.tries.as_deref_mut().map(|tries| Repeating { tries, replay, attempts, settles, guard }),
         };
         let (done, upload) = match sent {
@@ -340,7 +343,9 @@ impl<'a> Exchange<'a> {
             }
         };
         let (first_byte_us, status) = (finishing.first_byte_us, finishing.status);
+        self.seen.grpc = finishing.grpc;
         if let Some(endpoint) = &self.seen.endpoint {
+            let status = self.seen.grpc.map_or(status, grpc::Status::as_http);
             self.worker.judge(upstream, endpoint, Some(Outcome::of_status(status)));
         }
         self.seen.upstream_us = first_byte_us.saturating_sub(sent_us).max(1);

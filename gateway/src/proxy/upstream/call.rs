@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use http1::{ConnectionOptions, Fault, Framing, Method, StatusLine};
+use http1::{ConnectionOptions, Fault, Field, Framing, Method, StatusLine};
 
 use super::Connection;
 use super::h1::{self, Hop};
@@ -110,7 +110,7 @@ impl Up<'_> {
     pub async fn end(
         &mut self,
         piece: Option<Chunk>,
-        trailers: Option<(&[u8], &[http1::Field])>,
+        trailers: Option<(&[u8], &[Field])>,
         wait: Wait,
     ) -> Result<(), Halt> {
         match self {
@@ -321,6 +321,14 @@ impl Source {
         match self {
             Source::H1(body) => body.ended() && body.take_carry().is_none(),
             Source::H2(body) => body.ended(),
+        }
+    }
+
+    /// The trailers of an ended body and the bytes they lie in.
+    pub fn trailers(&self) -> Option<(&[u8], &[Field])> {
+        match self {
+            Source::H1(body) => body.trailers(),
+            Source::H2(body) => body.trailers(),
         }
     }
 
