@@ -211,6 +211,11 @@ impl State {
         crossed
     }
 
+    /// Whether the last attempt that says something failed. Known only where failures are counted, that is where they eject.
+    pub fn is_failing(&self) -> bool {
+        self.streaks.load(Ordering::Relaxed) != 0
+    }
+
     /// Forgets what was counted: what ends now began before the endpoint was let back.
     pub fn begin_anew(&self) {
         self.streaks.store(0, Ordering::Relaxed);
