@@ -203,9 +203,7 @@ fn tell(peer: Peer, outcome: &Outcome, episodes: &[Episode]) {
     for at in outcome.lost_at.iter().take(LOST_SHOWN_MAX) {
         let bad = episodes.iter().filter(|episode| (episode.begin..=episode.end).contains(at));
         let bad: Vec<String> = bad
-            .map(|episode| {
-                format!("{} for {:.1} s", episode.badness.name(), (*at - episode.begin).as_secs_f64())
-            })
+            .map(|episode| format!("{} for {:.1} s", episode.badness.name(), (*at - episode.begin).as_secs_f64()))
             .collect();
         println!("    lost at {:.2} s, beside {}", at.as_secs_f64(), bad.join(", "));
     }
@@ -229,7 +227,10 @@ fn show(found: &[(Peer, Outcome)]) {
             millis(Some(outcome.late(0.999))),
         ]);
     }
-    println!("\n{}  (latencies from when a request was due; `sent late`: p99.9 of the load's own delay)", table(&lines));
+    println!(
+        "\n{}  (latencies from when a request was due; `sent late`: p99.9 of the load's own delay)",
+        table(&lines)
+    );
 }
 
 fn bars(found: &[(Peer, Outcome)]) -> Vec<Bar> {

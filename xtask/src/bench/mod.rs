@@ -5,6 +5,7 @@ mod chaos;
 mod client;
 mod cost;
 mod crowd;
+mod endpoints;
 mod front;
 mod gigabyte;
 mod h2;
@@ -77,6 +78,10 @@ usage: cargo xtask bench WHAT [options]
             --rate N       requests a second (1000)
             --seed N       of what goes wrong and when (1)
             --peers A,B    bawab, nginx, envoy (all)
+  endpoints
+          the gateway's CPU per request before ten endpoints that are checked and ejected, beside one that is not
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
   stuck   1,000 clients that stop inside a head, beside others that do not
             --peers A,B    (bawab, nginx, haproxy)
   takeover
@@ -101,6 +106,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
             "routes" => routes::run(rest),
+            "endpoints" => endpoints::run(rest),
             "stuck" => stuck::run(rest),
             "takeover" => takeover::run(rest),
             "chaos" => chaos::run(rest),
