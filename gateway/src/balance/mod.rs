@@ -157,8 +157,8 @@ impl Default for Order {
     }
 }
 
-/// Endpoints that are looked at for one key until one has room, or until one is found that does not fail: if three of four have
-/// none, or do, one in a hundred finds none among so many.
+/// Endpoints that are looked at for one key until one has room, or until one is found that is well: if three of four have none, or
+/// are not, one in a hundred finds none among so many.
 const PROBES_MAX: usize = 16;
 
 impl Endpoints {
@@ -272,9 +272,9 @@ impl Endpoints {
         }
     }
 
-    /// An endpoint for one attempt: one that was not tried yet, if there is one. A request that has failed goes to none that is
-    /// failing either, as long as another is found at once: it has no attempts to find out who is well again. O(1), no
-    /// allocation. `None`: there is none that gets requests.
+    /// An endpoint for one attempt: one that was not tried yet, if there is one. A request that has failed goes to none that fails
+    /// itself or has been taken out since these were compiled, as long as another is found at once: it has no attempts to find
+    /// out who is well again. O(1), no allocation. `None`: there is none that gets requests.
     pub fn pick(&self, asking: &Asking<'_>) -> Option<&Arc<Endpoint>> {
         let picked = match &self.order {
             Order::Turns(turns) => self.turn(turns, asking),
@@ -285,8 +285,8 @@ impl Endpoints {
             true => self.untried(asking).unwrap_or(picked),
             false => picked,
         };
-        let picked = match !asking.tried.is_empty() && self.is_failing(picked) {
-            true => self.unfailing(asking).unwrap_or(picked),
+        let picked = match !asking.tried.is_empty() && !self.is_well(picked) {
+            true => self.well(asking).unwrap_or(picked),
             false => picked,
         };
         self.list.get(usize::from(picked))
@@ -301,14 +301,14 @@ impl Endpoints {
         self.some_live(asking.lot).take(asking.tried.len() + 1).find(|&index| !self.is_tried(index, asking))
     }
 
-    fn is_failing(&self, index: u16) -> bool {
-        self.slots[usize::from(index)].state.is_failing()
+    fn is_well(&self, index: u16) -> bool {
+        self.slots[usize::from(index)].state.is_well()
     }
 
-    /// One that was not tried and does not fail, if it is among the first few.
-    fn unfailing(&self, asking: &Asking<'_>) -> Option<u16> {
+    /// One that was not tried and is well, if it is among the first few.
+    fn well(&self, asking: &Asking<'_>) -> Option<u16> {
         let mut some = self.some_live(asking.lot).take(PROBES_MAX + asking.tried.len());
-        some.find(|&index| !self.is_failing(index) && !self.is_tried(index, asking))
+        some.find(|&index| self.is_well(index) && !self.is_tried(index, asking))
     }
 
     /// Those that get requests, each once, from a drawn one on.

@@ -211,9 +211,10 @@ impl State {
         crossed
     }
 
-    /// Whether the last attempt that says something failed. Known only where failures are counted, that is where they eject.
-    pub fn is_failing(&self) -> bool {
-        self.streaks.load(Ordering::Relaxed) != 0
+    /// Whether it is usable as of now, whatever an exchange that runs for longer knows of it, and the last attempt that says
+    /// something did not fail. The latter is known only where failures are counted, that is where they eject.
+    pub fn is_well(&self) -> bool {
+        self.usable_since.load(Ordering::Relaxed) != 0 && self.streaks.load(Ordering::Relaxed) == 0
     }
 
     /// Forgets what was counted: what ends now began before the endpoint was let back.
