@@ -109,8 +109,8 @@ impl Default for Order {
     }
 }
 
-/// Endpoints that are looked at for one key until one has room: if three of four have none, one in a hundred keys finds none
-/// among so many.
+/// Endpoints that are looked at for one key until one has room, or until one is found that is well: if three of four have none, or
+/// are not, one in a hundred finds none among so many.
 const PROBES_MAX: usize = 16;
 
 impl Endpoints {
@@ -133,9 +133,7 @@ impl Endpoints {
             let usable = usable(endpoint);
             let usable_ms = endpoint.state.usable_ms(usable, now_ms);
             let ramp = levels::ramp(usable_ms, settings.slow_start_ms);
-            // Taken out by hand: it has no share, whoever is left.
-            let weight = if endpoint.state.standing() == Stands::Drained { 0 } else { endpoint.weight };
-            Standing { weight, priority: endpoint.priority, usable, ramp }
+            Standing { weight: weight(endpoint), priority: endpoint.priority, usable, ramp }
         };
         let standing: Vec<Standing> = list.iter().map(standing).collect();
         let weights = levels::weights(&standing, settings.panic_threshold);
@@ -183,6 +181,17 @@ impl Endpoints {
         self.panics
     }
 
+    /// Whether all would get requests if these were the usable ones.
+    pub fn would_panic(&self, usable: impl Fn(&Endpoint) -> bool) -> bool {
+        let standing = |endpoint: &Arc<Endpoint>| Standing {
+            weight: weight(endpoint),
+            priority: endpoint.priority,
+            usable: usable(endpoint),
+            ramp: 1.0,
+        };
+        levels::panics(&self.list.iter().map(standing).collect::<Vec<_>>(), self.settings.panic_threshold)
+    }
+
     /// Some have begun later than others, and their weight grows with time.
     pub fn is_ramping(&self) -> bool {
         self.is_ramping
@@ -215,8 +224,9 @@ impl Endpoints {
         }
     }
 
-    /// An endpoint for one attempt: one that was not tried yet, if there is one. O(1), no allocation. `None`: there is none that
-    /// gets requests.
+    /// An endpoint for one attempt: one that was not tried yet, if there is one. A request that has failed goes to none that fails
+    /// itself or has been taken out since these were compiled, as long as another is found at once: it has no attempts to find
+    /// out who is well again. O(1), no allocation. `None`: there is none that gets requests.
     pub fn pick(&self, asking: &Asking<'_>) -> Option<&Arc<Endpoint>> {
         let picked = match &self.order {
             Order::Turns(turns) => self.turn(turns, asking),
@@ -225,6 +235,10 @@ impl Endpoints {
         }?;
         let picked = match self.is_tried(picked, asking) {
             true => self.untried(asking).unwrap_or(picked),
+            false => picked,
+        };
+        let picked = match !asking.tried.is_empty() && !self.is_well(picked) {
+            true => self.well(asking).unwrap_or(picked),
             false => picked,
         };
         self.list.get(usize::from(picked))
@@ -237,6 +251,16 @@ impl Endpoints {
     /// One that was not tried, whoever's turn it is: nobody is in `live` twice, so the first few hold one if there is one.
     fn untried(&self, asking: &Asking<'_>) -> Option<u16> {
         self.some_live(asking.lot).take(asking.tried.len() + 1).find(|&index| !self.is_tried(index, asking))
+    }
+
+    fn is_well(&self, index: u16) -> bool {
+        self.slots[usize::from(index)].state.is_well()
+    }
+
+    /// One that was not tried and is well, if it is among the first few.
+    fn well(&self, asking: &Asking<'_>) -> Option<u16> {
+        let mut some = self.some_live(asking.lot).take(PROBES_MAX + asking.tried.len());
+        some.find(|&index| self.is_well(index) && !self.is_tried(index, asking))
     }
 
     /// Those that get requests, each once, from a drawn one on.
@@ -336,6 +360,11 @@ impl Endpoints {
         }
         Some(best.1)
     }
+}
+
+/// What an endpoint weighs. Taken out by hand it has no share, whoever is left.
+fn weight(endpoint: &Endpoint) -> u32 {
+    if endpoint.state.standing() == Stands::Drained { 0 } else { endpoint.weight }
 }
 
 impl Slot {

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use super::*;
 use crate::config::model;
 use crate::rt::Peer;
-use crate::tables::health::{Health, InFlight};
+use crate::tables::health::{Health, InFlight, Outcome, Thresholds};
 
 /// An upstream, as it is written.
 fn settings(text: &str) -> Settings {
@@ -190,6 +190,35 @@ fn others_go_before_those_that_were_tried() {
                 assert!(world.pick_again(Some(key), &tried).is_some(), "again, when all were tried");
             }
         }
+    }
+}
+
+#[test]
+fn a_request_that_has_failed_goes_to_nobody_who_fails() {
+    let thresholds = Thresholds { any_5xx: 100, gateway: 100, local: 100 };
+    for policy in POLICIES {
+        let mut world = World::new(policy, "1 1 1 1 1 1");
+        let tried = [world.list[0].clone()];
+        for failing in 1..4 {
+            world.list[failing].state.ended(Outcome::Local, &thresholds);
+        }
+        for key in 0..200 {
+            let picked = world.pick_again(Some(key), &tried);
+            assert!(picked.is_some_and(|picked| picked >= 4), "{policy}: {picked:?}");
+        }
+        let mut first = [0; 6];
+        (0..600).for_each(|key| first[world.pick(Some(spread(key))).expect("somebody")] += 1);
+        assert!(first.iter().all(|&count| count > 20), "{policy}: first attempts find out: {first:?}");
+        for failing in 4..6 {
+            world.list[failing].state.ended(Outcome::Local, &thresholds);
+        }
+        let picked = world.pick_again(Some(7), &tried);
+        assert!(picked.is_some_and(|picked| picked > 0), "{policy}: where all fail, one that was not tried");
+        world.list[5].state.ended(Outcome::Well, &thresholds);
+        world.list[4].state.ended(Outcome::Well, &thresholds);
+        // Taken out while the exchange runs, and counted anew.
+        world.list[4].state.usable_ms(false, 0);
+        assert_eq!(world.pick_again(Some(7), &tried), Some(5), "{policy}");
     }
 }
 
