@@ -31,6 +31,7 @@ mod routes;
 mod security_headers;
 mod service;
 mod slow;
+mod sticky;
 mod systemd;
 mod takeover;
 mod tickets;

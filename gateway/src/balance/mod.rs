@@ -12,6 +12,7 @@ mod key;
 mod levels;
 mod schedule;
 mod settings;
+mod sticky;
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -22,6 +23,8 @@ use self::hash::{Member, Table, below, spread};
 pub use self::key::{Key, Keyed};
 use self::levels::Standing;
 pub use self::settings::{Hashing, Policy, Settings};
+use self::sticky::Names;
+pub use self::sticky::{Session, Sticky};
 use crate::config::model::HashTable;
 use crate::limits::CONNECT_ATTEMPTS_MAX;
 use crate::rt::Peer;
@@ -102,6 +105,8 @@ pub struct Asking<'a> {
     pub lot: u64,
     /// What the request has in common with others, [`Endpoints::key`].
     pub key: Option<u64>,
+    /// Index of the endpoint it is to stay with, [`Endpoints::session`].
+    pub held: Option<u16>,
     /// Milliseconds of the process.
     pub now_ms: u64,
 }
@@ -115,7 +120,11 @@ pub struct Endpoints {
     slots: Vec<Slot>,
     /// Indices into `list` of those that get requests.
     live: Vec<u16>,
+    /// How many some request may get to.
+    reach: usize,
     order: Order,
+    /// What cookies call those in `list`, where clients are kept with them.
+    names: Option<Arc<Names>>,
     is_ramping: bool,
     panics: bool,
 }
@@ -125,6 +134,8 @@ struct Slot {
     state: Arc<State>,
     /// Of all requests, 0 to 1.
     share: f32,
+    /// It takes those that are to stay with it, whether or not it gets others.
+    keeps: bool,
 }
 
 /// Indices into `list`, as the policy wants them.
@@ -177,6 +188,17 @@ impl Endpoints {
         now_ms: u64,
     ) -> Endpoints {
         list.truncate(usize::from(u16::MAX) + 1);
+        let names = settings.sticky.as_ref().map(|sticky| Arc::new(Names::new(sticky, &list)));
+        Endpoints::weigh(list, settings, names, usable, now_ms)
+    }
+
+    fn weigh(
+        list: Vec<Arc<Endpoint>>,
+        settings: &Arc<Settings>,
+        names: Option<Arc<Names>>,
+        usable: impl Fn(&Endpoint) -> bool,
+        now_ms: u64,
+    ) -> Endpoints {
         let standing = |endpoint: &Arc<Endpoint>| {
             let usable = usable(endpoint);
             let usable_ms = endpoint.state.usable_ms(usable, now_ms);
@@ -188,12 +210,16 @@ impl Endpoints {
         let standing: Vec<Standing> = list.iter().map(standing).collect();
         let weights = levels::weights(&standing, settings.panic_threshold);
         let sum = weights.iter().sum::<u64>() as f32;
-        let slot = |(endpoint, &weight): (&Arc<Endpoint>, &u64)| Slot {
+        let slot = |((endpoint, standing), &weight): ((&Arc<Endpoint>, &Standing), &u64)| Slot {
             state: endpoint.state.clone(),
             share: if weight == 0 { 0.0 } else { weight as f32 / sum },
+            // Who has begun with one that is taken out by hand, or weighs nothing now, may finish there: that is what it is
+            // taken out gently for.
+            keeps: names.is_some() && (weight > 0 || standing.usable || endpoint.state.is_drained_well()),
         };
-        let slots = list.iter().zip(&weights).map(slot).collect();
+        let slots: Vec<Slot> = list.iter().zip(&standing).zip(&weights).map(slot).collect();
         let live: Vec<u16> = (0..list.len()).filter(|&at| weights[at] > 0).map(|at| at as u16).collect();
+        let reach = slots.iter().filter(|slot| slot.keeps || slot.share > 0.0).count();
         let mut ramps = live.iter().map(|&at| standing[usize::from(at)].ramp);
         let first = ramps.next();
         // Where all have begun at one time they weigh the same all the time.
@@ -218,12 +244,12 @@ impl Endpoints {
             }
         };
         let panics = levels::panics(&standing, settings.panic_threshold);
-        Endpoints { list, settings: settings.clone(), slots, live, order, is_ramping, panics }
+        Endpoints { list, settings: settings.clone(), slots, live, reach, order, names, is_ramping, panics }
     }
 
     /// The same endpoints, compiled anew.
     pub fn again(&self, usable: impl Fn(&Endpoint) -> bool, now_ms: u64) -> Endpoints {
-        Endpoints::compile(self.list.clone(), &self.settings, usable, now_ms)
+        Endpoints::weigh(self.list.clone(), &self.settings, self.names.clone(), usable, now_ms)
     }
 
     /// Too few are usable: all get requests that nobody has taken out by hand.
@@ -252,7 +278,7 @@ impl Endpoints {
 
     /// How many endpoints are worth a try before a request is given up.
     pub fn tries(&self) -> u32 {
-        (self.live.len() as u32).min(CONNECT_ATTEMPTS_MAX)
+        (self.reach as u32).min(CONNECT_ATTEMPTS_MAX)
     }
 
     /// What `request` has in common with others that should go to the same endpoint. `None`: nothing, or it does not matter.
@@ -263,9 +289,25 @@ impl Endpoints {
         }
     }
 
-    /// An endpoint for one attempt: one that was not tried yet, if there is one. O(1), no allocation. `None`: there is none that
+    /// How clients are kept with these endpoints. `None`: they are not.
+    pub fn sticky(&self) -> Option<&Sticky> {
+        self.names.as_deref().map(Names::sticky)
+    }
+
+    /// What the value of a client's cookie says, [`Sticky::now_s`]. `None`: nothing that is good.
+    pub fn session(&self, value: &[u8], now_s: u32) -> Option<Session> {
+        self.names.as_ref()?.read(value, now_s)
+    }
+
+    /// An endpoint for one attempt: the one the request is held to, if that one takes it, else one that was not tried yet, if there is one. O(1), no allocation. `None`: there is none that
     /// gets requests.
     pub fn pick(&self, asking: &Asking<'_>) -> Option<&Arc<Endpoint>> {
+        if let Some(held) = asking.held
+            && self.slots.get(usize::from(held)).is_some_and(|slot| slot.keeps)
+            && !self.is_tried(held, asking)
+        {
+            return self.list.get(usize::from(held));
+        }
         let picked = match &self.order {
             Order::Turns(turns) => self.turn(turns, asking),
             Order::Two { turns, others, by } => self.better(turns, others.as_deref(), *by, asking),

@@ -1,9 +1,12 @@
 //! How an upstream's requests are divided, as it is written.
 
+use std::sync::Arc;
+
 use crate::config::model::{self, Balance, HashTable};
 use crate::rt::deadline::ms;
 
 use super::key::Key;
+use super::sticky::Sticky;
 
 /// How endpoints are picked.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,18 +32,20 @@ pub struct Hashing {
 }
 
 /// What of an upstream's configuration says who gets its requests.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     pub policy: Policy,
     /// The time over which the weight of an endpoint that has just begun grows; 0: it is whole at once.
     pub slow_start_ms: u64,
     /// Which share of the endpoints must be usable for it to matter who is, 0 to 1.
     pub panic_threshold: f64,
+    /// How clients are kept with the endpoint that answered them.
+    pub sticky: Option<Arc<Sticky>>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { policy: Policy::RoundRobin, slow_start_ms: 0, panic_threshold: 0.5 }
+        Settings { policy: Policy::RoundRobin, slow_start_ms: 0, panic_threshold: 0.5, sticky: None }
     }
 }
 
@@ -60,6 +65,7 @@ impl Settings {
             policy,
             slow_start_ms: ms(upstream.slow_start.into()),
             panic_threshold: f64::from(upstream.panic_threshold.millionths()) / 1e6,
+            sticky: upstream.sticky.as_ref().map(|sticky| Arc::new(Sticky::of(sticky))),
         }
     }
 }

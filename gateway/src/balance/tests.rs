@@ -72,7 +72,7 @@ impl World {
 
     fn pick_again(&mut self, key: Option<u64>, tried: &[Arc<Endpoint>]) -> Option<usize> {
         let lot = self.lot();
-        let asking = Asking { cursor: &self.cursor, tried, lot, key, now_ms: self.now_ms };
+        let asking = Asking { cursor: &self.cursor, tried, lot, key, held: None, now_ms: self.now_ms };
         let picked = self.endpoints.pick(&asking)?;
         self.list.iter().position(|endpoint| Arc::ptr_eq(endpoint, picked))
     }
@@ -146,7 +146,7 @@ fn none_and_one_and_only_weights_of_zero() {
         assert_eq!((none_usable.pick(None), none_usable.endpoints.tries()), (None, 0), "{policy}");
     }
     let default = Endpoints::default();
-    let asking = Asking { cursor: &Cell::new(u32::MAX), tried: &[], lot: u64::MAX, key: None, now_ms: 0 };
+    let asking = Asking { cursor: &Cell::new(u32::MAX), tried: &[], lot: u64::MAX, key: None, held: None, now_ms: 0 };
     assert!(default.pick(&asking).is_none());
 }
 

@@ -11,6 +11,7 @@ mod listener;
 mod lists;
 mod retry;
 mod route;
+mod sticky;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,7 @@ pub use self::listener::*;
 pub use self::lists::*;
 pub use self::retry::*;
 pub use self::route::*;
+pub use self::sticky::*;
 
 /// A whole configuration, after `include`d files were merged in.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -332,6 +334,9 @@ pub struct Upstream {
     /// How an endpoint is picked: `round_robin` (default: in turn), `least_request` (of two drawn endpoints the one with fewer requests running), `peak_ewma` (of two the one that is expected to answer sooner), or `{ policy = "maglev", on = "client" }`: by what requests have in common. Always by weight.
     #[serde(default)]
     pub balance: Balance,
+    /// Keeps a client with the endpoint that answered it first, by a cookie. Default: `balance` picks for every request.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
     /// The time in which the weight of an endpoint that is new, or usable again, grows from a tenth to the whole. Default 0s: it is whole at once. At most 1h.
     #[serde(default)]
     #[schemars(extend("x-max" = "1h"))]

@@ -92,6 +92,7 @@ words! {
     PerSecond "per-second" per_second, "A whole number a second: `50/s`.";
     SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
     HashOn "hash-on" hash_on, "`client`, `path`, `header:` and a field's name, or `cookie:` and a cookie's.";
+    CookiePath "cookie-path" cookie_path, "A path in canonical form, without `;`.";
     Host "host" host, "A host, perhaps with a port.";
     Regex "regex" regex, "A regular expression for a whole value.";
     Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
@@ -418,6 +419,12 @@ fn path_prefix(text: &str) -> Result<(), Wrong> {
         }
         Err(fault) => Err(Wrong::because(format!("no path is like this: {}", fault.detail()))),
     }
+}
+
+/// RFC 6265 §4.1.1: a `;` ends an attribute.
+fn cookie_path(text: &str) -> Result<(), Wrong> {
+    path_prefix(text)?;
+    if text.contains(';') { Err(Wrong::because("a cookie's path holds no `;`")) } else { Ok(()) }
 }
 
 fn host_template(text: &str) -> Result<(), Wrong> {

@@ -184,6 +184,20 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
         let total = sum(upstream.cores().map(|core| &core.endpoints_overloaded));
         family.counter(&[upstream_label, ("limit", "endpoint_requests_max")], total)?;
     }
+    let help = "Answers where clients are kept with their endpoint, by what the request's cookie said";
+    let mut family = families.begin("bawab_upstream_sessions", help, MetricType::Counter)?;
+    const SESSIONS: [(&str, fn(&Core) -> &Counter); 4] = [
+        ("none", |core| &core.sessions_none),
+        ("unknown", |core| &core.sessions_unknown),
+        ("kept", |core| &core.sessions_kept),
+        ("moved", |core| &core.sessions_moved),
+    ];
+    for (name, upstream) in &upstreams {
+        for (outcome, field) in SESSIONS {
+            let labels = [("upstream", name.as_str()), ("cookie", outcome)];
+            family.counter(&labels, sum(upstream.cores().map(field)))?;
+        }
+    }
     let help = "From a request sent to the first byte of its answer";
     let mut family = families.begin("bawab_upstream_first_byte_seconds", help, MetricType::Histogram)?;
     for (name, upstream) in &upstreams {
@@ -438,6 +452,7 @@ mod tests {
             let upstream = metrics.upstream("shelf");
             let upstream = upstream.core(worker);
             upstream.requests.inc();
+            upstream.sessions_kept.inc();
             upstream.first_byte.observe_us(1_000);
         }
         let health = metrics.upstream("shelf");

@@ -22,6 +22,7 @@ use super::head::{Client, Protocol, RequestHead};
 use super::mirror::Mirroring;
 use super::reply;
 use super::retry::{self, Denied, Tries};
+use super::sticky::Affinity;
 use super::trace::{RequestId, Trace};
 use super::upstream::h1::Hop;
 use super::websocket;
@@ -59,6 +60,8 @@ pub struct Exchange<'a> {
     hop: Hop,
     expectation: Expectation,
     mirroring: Option<Box<Mirroring<'a>>>,
+    /// Where its upstream keeps clients with their endpoints.
+    affinity: Option<Affinity<'a>>,
     /// Where the request may be sent again (`retry`).
     tries: Option<Box<Tries<'a>>>,
     seen: Seen,
@@ -156,6 +159,7 @@ impl<'a> Exchange<'a> {
             hop,
             expectation,
             mirroring: None,
+            affinity: None,
             tries: None,
             seen: Seen { started_us: arrival.started_us, ..Seen::default() },
         }
@@ -231,6 +235,7 @@ impl<'a> Exchange<'a> {
         self.seen.upstream = Some(upstream);
         let settings = &self.snapshot.upstreams[upstream];
         self.guard.arm_total(route.timeouts.over(settings.timeouts).total);
+        self.affinity = Affinity::take(&self.snapshot.endpoints[upstream], &mut self.head.fields);
         if route.mirrors.is_empty() {
             return self.attempts(route, upstream, settings).await;
         }

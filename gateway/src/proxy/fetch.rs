@@ -18,7 +18,7 @@ use super::h1::outgoing::Outgoing;
 use super::head::ResponseHead;
 use super::relay::{self, Failure, Sending, Sent};
 use super::retry::{Cause, Later, Missed, Tries};
-use super::upstream::{ConnectError, Connection, enter, h1, pick};
+use super::upstream::{Aim, ConnectError, Connection, enter, h1, pick};
 use super::wire::Wait;
 use crate::balance::{Endpoint, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
@@ -82,10 +82,11 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
     let mut fresh = !repeatable;
     let path = subrequest.target.split('?').next().unwrap_or_default().as_bytes();
     let key = snapshot.endpoints[index].key(Keyed { fields: &subrequest.fields, client: None, path });
+    let aim = Aim { upstream: index, key, held: None };
     let mut tried = Vec::new();
     let mut attempts = 0;
     loop {
-        let (endpoint, attempt) = pick(&worker, &pinned, index, key, &mut tried)?;
+        let (endpoint, attempt) = pick(&worker, &pinned, aim, &mut tried)?;
         let came = fetching.attempt(&endpoint, fresh, tries.as_ref()).await;
         drop(attempt);
         fetching.judge(&endpoint, &came);

@@ -13,11 +13,13 @@ use super::head::{RequestHead, ResponseHead};
 use super::relay::{self, Failure, Headed};
 use super::replay::Replay;
 use super::retry::{self, Later, Missed, Tries};
+use super::sticky::Affinity;
 use super::upstream::h1;
 use super::websocket::Accept;
 use super::wire::{Wait, WireReader};
 use crate::balance::Endpoint;
 use crate::filter::{Context, Facts, Kept};
+use crate::observe::metrics::UpstreamCore;
 use crate::refusal::Refusal;
 use crate::rt::Buf;
 use crate::rt::deadline::{Cause, Guard, now_us};
@@ -64,6 +66,8 @@ pub struct Finishing<'e, 'r> {
     pub timeouts: UpstreamTimeouts,
     /// Who answers.
     pub endpoint: Option<&'e Endpoint>,
+    pub affinity: Option<&'e Affinity<'e>>,
+    pub series: &'e UpstreamCore,
     pub sent_us: u64,
     pub first_byte_us: u64,
     /// What the upstream answered with, whatever the client is sent.
@@ -138,11 +142,7 @@ impl Finishing<'_, '_> {
             let clean = reusable && body.ended() && head.fields.arena().len() <= line.head_bytes;
             return self.answer_with(head, own, clean, uploaded, answer).await;
         }
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
+        self.way_back(&mut head);
         if !self.kept.transforms.is_empty() && length != Length::Absent {
             length = Length::Unknown;
         }
@@ -162,6 +162,19 @@ impl Finishing<'_, '_> {
         Ok(Done::Answered { reusable: reusable && body.take_carry().is_none() })
     }
 
+    /// Walks the answer's head back through all filters. The cookie that keeps the client with its endpoint comes last: it is
+    /// this client's alone, whatever becomes of the answer before.
+    fn way_back(&mut self, head: &mut ResponseHead) {
+        if let Some(route) = self.route {
+            let Finishing { request, facts, kept, .. } = self;
+            let mut context = Context { request, facts: *facts, kept };
+            route.chain.response(&mut context, head, route.chain.len());
+        }
+        if let (Some(affinity), Some(endpoint)) = (self.affinity, self.endpoint) {
+            affinity.tell(endpoint, self.facts.scheme, head, self.series);
+        }
+    }
+
     /// Answers with a page of the operator's in place of the upstream's body, of which nothing more is read.
     async fn answer_with(
         &mut self,
@@ -173,11 +186,7 @@ impl Finishing<'_, '_> {
     ) -> Result<Done, Failure> {
         // For filters and for HEAD; on the wire it is decided when the answer is framed.
         head.fields.set(b"content-length", itoa::Buffer::new().format(own.len()).as_bytes());
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
+        self.way_back(&mut head);
         if !uploaded || self.worker.draining() || self.listener.is_closed() {
             answer.close_after();
         }
@@ -203,11 +212,7 @@ impl Finishing<'_, '_> {
             return Err(mismatch("a 101 that was not asked for"));
         }
         forward::response(&mut head, &options, self.settings.via(line.version.into()));
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
+        self.way_back(&mut head);
         answer.switch(&head, b"websocket");
         let carry = h1::take_rest(&mut head, &line);
         answer.flush().await.map_err(relay::answer_failure)?;

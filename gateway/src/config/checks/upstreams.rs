@@ -1,6 +1,6 @@
 //! What must fit together in an upstream: its endpoints, its waits, when it is asked again.
 
-use super::{Node, Once, Problem, health, in_order, join};
+use super::{Node, Once, Problem, health, in_order, join, sticky};
 use crate::config::model::Retry;
 use crate::config::units::Time;
 
@@ -49,6 +49,7 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
         problems.push(problem.also(all.place, "the smaller bound"));
     }
     health::check(path, node, problems);
+    sticky::check(path, node, problems);
 }
 
 /// Adds what is wrong in the `retry` table at `path`. `timeout`: that of the same upstream or route.

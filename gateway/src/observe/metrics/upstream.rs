@@ -30,6 +30,14 @@ pub struct UpstreamCore {
     pub endpoints_overloaded: Counter,
     /// Kept connections that turned out to be closed by the upstream when they were used.
     pub stale_connections: Counter,
+    /// Answers, by what the request brought with it: no cookie that says where it belongs,
+    pub sessions_none: Counter,
+    /// one that is not ours, or not good any more,
+    pub sessions_unknown: Counter,
+    /// that of the endpoint that answered,
+    pub sessions_kept: Counter,
+    /// that of another one.
+    pub sessions_moved: Counter,
     /// From the request sent to the first byte of the answer.
     pub first_byte: Histogram,
 }

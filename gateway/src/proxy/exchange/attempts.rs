@@ -14,8 +14,9 @@ use crate::proxy::h1::outgoing::Outgoing;
 use crate::proxy::relay::{self, Failure, Sending, Sent, Upload};
 use crate::proxy::replay::Replay;
 use crate::proxy::retry::{self, Missed, Tries};
+use crate::proxy::sticky::Affinity;
 use crate::proxy::tunnel::{self, Ear, Mouth};
-use crate::proxy::upstream::{ConnectError, Connection, enter, h1, pick};
+use crate::proxy::upstream::{Aim, ConnectError, Connection, enter, h1, pick};
 use crate::proxy::wire::WireReader;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_ms, now_us};
@@ -49,6 +50,7 @@ impl<'a> Exchange<'a> {
         }
         let (fields, client) = (&self.head.fields, Some(self.client.address));
         let key = endpoints.key(Keyed { fields, client, path: self.head.path() });
+        let aim = Aim { upstream: index, key, held: self.affinity.as_ref().and_then(Affinity::held) };
         let mut fresh = false;
         let mut tried = Vec::new();
         // What the attempt before came to, and the pause after it.
@@ -59,7 +61,7 @@ impl<'a> Exchange<'a> {
             {
                 Box::pin(self.pause(wait_ms)).await?;
             }
-            let (endpoint, _attempt) = pick(self.worker, self.pinned, index, key, &mut tried)?;
+            let (endpoint, _attempt) = pick(self.worker, self.pinned, aim, &mut tried)?;
             self.seen.attempts += 1;
             if let Some((cause, _)) = again {
                 self.seen.retried_for = Some(cause);
@@ -175,7 +177,7 @@ impl<'a> Exchange<'a> {
             return None;
         }
         let missed = self.missed(retry::Cause::Connect, true);
-        let attempts = self.seen.attempts;
+        let attempts = self.counted();
         match &mut self.tries {
             Some(tries) if tries.retry().wants(retry::Cause::Connect) => {
                 let elsewhere = tried + 1 < endpoints.list().len();
@@ -272,6 +274,8 @@ impl<'a> Exchange<'a> {
             websocket: self.hop.websocket,
             timeouts,
             endpoint: self.seen.endpoint.as_deref(),
+            affinity: self.affinity.as_ref(),
+            series,
             sent_us,
             first_byte_us: 0,
             status: 0,
