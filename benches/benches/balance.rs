@@ -41,6 +41,7 @@ fn world(policy: &Policy, count: u16) -> (Endpoints, Vec<InFlight>) {
             label,
             weight: 1 + u32::from(port % 3),
             priority: 0,
+            about: Arc::default(),
         })
     };
     let settings = Arc::new(Settings { policy: policy.clone(), ..Settings::default() });

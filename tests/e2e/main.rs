@@ -32,6 +32,7 @@ mod security_headers;
 mod service;
 mod slow;
 mod sticky;
+mod subsets;
 mod systemd;
 mod takeover;
 mod tickets;

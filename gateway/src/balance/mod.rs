@@ -13,6 +13,7 @@ mod levels;
 mod schedule;
 mod settings;
 mod sticky;
+mod subset;
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
@@ -25,7 +26,8 @@ use self::levels::Standing;
 pub use self::settings::{Hashing, Policy, Settings};
 use self::sticky::Names;
 pub use self::sticky::{Session, Sticky};
-use crate::config::model::HashTable;
+pub use self::subset::{Destination, Subset, Subsets};
+use crate::config::model::{self, HashTable};
 use crate::limits::CONNECT_ATTEMPTS_MAX;
 use crate::rt::Peer;
 use crate::tables::health::State;
@@ -90,8 +92,22 @@ pub struct Endpoint {
     pub weight: u32,
     /// The lower, the earlier it is used.
     pub priority: u8,
+    /// What is said of it, which several addresses of one name share.
+    pub about: Arc<About>,
     /// What all cores know of it.
     pub state: Arc<State>,
+}
+
+/// What is said of an endpoint.
+#[derive(Debug, Default)]
+pub struct About {
+    pub tags: Vec<String>,
+}
+
+impl About {
+    pub fn of(written: &model::Endpoint) -> Arc<About> {
+        Arc::new(About { tags: written.tags.clone() })
+    }
 }
 
 /// What a pick goes by.
@@ -125,6 +141,8 @@ pub struct Endpoints {
     order: Order,
     /// What cookies call those in `list`, where clients are kept with them.
     names: Option<Arc<Names>>,
+    /// In the order of [`Settings::subsets`]. `None`: all endpoints stand in.
+    subsets: Vec<Option<Box<Endpoints>>>,
     is_ramping: bool,
     panics: bool,
 }
@@ -188,8 +206,49 @@ impl Endpoints {
         now_ms: u64,
     ) -> Endpoints {
         list.truncate(usize::from(u16::MAX) + 1);
-        let names = settings.sticky.as_ref().map(|sticky| Arc::new(Names::new(sticky, &list)));
-        Endpoints::weigh(list, settings, names, usable, now_ms)
+        Endpoints::compile_beside(None, list, settings, usable, now_ms)
+    }
+
+    /// `known`: the same endpoints as they were compiled before, whose names need not be found again.
+    fn compile_beside(
+        known: Option<&Endpoints>,
+        list: Vec<Arc<Endpoint>>,
+        settings: &Arc<Settings>,
+        usable: impl Fn(&Endpoint) -> bool,
+        now_ms: u64,
+    ) -> Endpoints {
+        let names = |known: Option<&Endpoints>, list: &[Arc<Endpoint>]| match known {
+            Some(known) => known.names.clone(),
+            None => settings.sticky.as_ref().map(|sticky| Arc::new(Names::new(sticky, list))),
+        };
+        let subset = |(at, subset): (usize, &Subset)| {
+            let some: Vec<Arc<Endpoint>> = list.iter().filter(|endpoint| subset.holds(endpoint)).cloned().collect();
+            let is_there = some.iter().any(|endpoint| endpoint.weight > 0 && usable(endpoint));
+            if !is_there && subset.falls_back() {
+                return None;
+            }
+            let known = known.and_then(|known| known.subsets.get(at)?.as_deref());
+            let names = names(known, &some);
+            Some(Box::new(Endpoints::weigh(some, settings, names, &usable, now_ms)))
+        };
+        let subsets: Vec<Option<Box<Endpoints>>> = settings.subsets.iter().enumerate().map(subset).collect();
+        let names = names(known, &list);
+        let whole = Endpoints::weigh(list, settings, names, usable, now_ms);
+        let is_ramping = whole.is_ramping || subsets.iter().flatten().any(|subset| subset.is_ramping);
+        Endpoints { subsets, is_ramping, ..whole }
+    }
+
+    /// Those of a subset, by its number among [`Settings::subsets`] and 1; 0 is the whole, and so is a subset that falls back.
+    pub fn of(&self, subset: u16) -> &Endpoints {
+        match self.subsets.get(usize::from(subset).wrapping_sub(1)) {
+            Some(Some(some)) => some,
+            _ => self,
+        }
+    }
+
+    /// Each subset and its endpoints; `None`: all of them, for want of its own.
+    pub fn subsets(&self) -> impl ExactSizeIterator<Item = (&Subset, Option<&Endpoints>)> {
+        self.settings.subsets.iter().zip(self.subsets.iter().map(Option::as_deref))
     }
 
     fn weigh(
@@ -244,12 +303,23 @@ impl Endpoints {
             }
         };
         let panics = levels::panics(&standing, settings.panic_threshold);
-        Endpoints { list, settings: settings.clone(), slots, live, reach, order, names, is_ramping, panics }
+        Endpoints {
+            list,
+            settings: settings.clone(),
+            slots,
+            live,
+            reach,
+            order,
+            names,
+            subsets: Vec::new(),
+            is_ramping,
+            panics,
+        }
     }
 
     /// The same endpoints, compiled anew.
     pub fn again(&self, usable: impl Fn(&Endpoint) -> bool, now_ms: u64) -> Endpoints {
-        Endpoints::weigh(self.list.clone(), &self.settings, self.names.clone(), usable, now_ms)
+        Endpoints::compile_beside(Some(self), self.list.clone(), &self.settings, usable, now_ms)
     }
 
     /// Too few are usable: all get requests that nobody has taken out by hand.

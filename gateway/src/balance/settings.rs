@@ -7,6 +7,7 @@ use crate::rt::deadline::ms;
 
 use super::key::Key;
 use super::sticky::Sticky;
+use super::subset::Subset;
 
 /// How endpoints are picked.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,15 +42,28 @@ pub struct Settings {
     pub panic_threshold: f64,
     /// How clients are kept with the endpoint that answered them.
     pub sticky: Option<Arc<Sticky>>,
+    /// Of the endpoints, those that some routes ask for.
+    pub subsets: Vec<Subset>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { policy: Policy::RoundRobin, slow_start_ms: 0, panic_threshold: 0.5, sticky: None }
+        Settings {
+            policy: Policy::RoundRobin,
+            slow_start_ms: 0,
+            panic_threshold: 0.5,
+            sticky: None,
+            subsets: Vec::new(),
+        }
     }
 }
 
 impl Settings {
+    /// The same with subsets that routes ask for, in the order of their numbers.
+    pub fn with_subsets(self, subsets: &[Subset]) -> Settings {
+        Settings { subsets: subsets.to_vec(), ..self }
+    }
+
     pub fn of(upstream: &model::Upstream) -> Settings {
         let policy = match &upstream.balance {
             Balance::RoundRobin => Policy::RoundRobin,
@@ -66,6 +80,7 @@ impl Settings {
             slow_start_ms: ms(upstream.slow_start.into()),
             panic_threshold: f64::from(upstream.panic_threshold.millionths()) / 1e6,
             sticky: upstream.sticky.as_ref().map(|sticky| Arc::new(Sticky::of(sticky))),
+            subsets: Vec::new(),
         }
     }
 }

@@ -219,6 +219,7 @@ mod tests {
                 label,
                 weight: 1,
                 priority: 0,
+                about: Arc::default(),
             })
         };
         (1..=count).map(endpoint).collect()

@@ -30,11 +30,14 @@ struct World {
 }
 
 impl World {
-    /// Endpoints as `weight` or `weight/priority`.
+    /// Endpoints as `weight` or `weight/priority`, perhaps with `#tag`s behind.
     fn new(text: &str, endpoints: &str) -> World {
         let health = Health::default();
         let endpoint = |(port, word): (u16, &str)| {
-            let (weight, priority) = word.split_once('/').unwrap_or((word, "0"));
+            let mut parts = word.split('#');
+            let place = parts.next().unwrap_or_default();
+            let (weight, priority) = place.split_once('/').unwrap_or((place, "0"));
+            let about = About { tags: parts.map(str::to_owned).collect() };
             let peer = Peer::Tcp(([10, 0, 0, 1], port).into());
             let label = peer.to_string();
             Arc::new(Endpoint {
@@ -44,6 +47,7 @@ impl World {
                 label,
                 weight: weight.parse().expect(word),
                 priority: priority.parse().expect(word),
+                about: Arc::new(about),
             })
         };
         let list = (1..).zip(endpoints.split_whitespace()).map(endpoint).collect();
@@ -160,6 +164,7 @@ fn the_same_address_twice_counts_twice() {
             label: twin.label.clone(),
             written: String::new(),
             state: twin.state.clone(),
+            about: twin.about.clone(),
             ..**twin
         };
         world.list.push(Arc::new(twin));
@@ -369,5 +374,84 @@ fn with_too_few_usable_all_are_used() {
         world.settings = Arc::new(settings(&format!("panic_threshold = '0%'\n{policy}")));
         world.compile(&[0, 1, 2]);
         assert_eq!(world.shares(100), [0, 0, 0, 100], "{policy}");
+    }
+}
+
+/// Subsets as routes ask for them, by number.
+fn with_subsets(policy: &str, subsets: &[&str], endpoints: &str) -> World {
+    let subsets: Vec<Subset> =
+        subsets.iter().map(|text| Subset::of(&toml::from_str::<Asked>(text).expect(text).subset)).collect();
+    let mut world = World::new(policy, endpoints);
+    world.settings = Arc::new(settings(policy).with_subsets(&subsets));
+    world.compile(&[]);
+    world
+}
+
+#[derive(serde::Deserialize)]
+struct Asked {
+    subset: model::Subset,
+}
+
+impl World {
+    /// Which share of `count` requests for a subset each gets, in hundredths.
+    fn shares_of(&mut self, subset: u16, count: usize) -> Vec<u32> {
+        let mut picked = vec![0; self.list.len()];
+        let cursor = Cell::new(0);
+        for _ in 0..count {
+            let asking =
+                Asking { cursor: &cursor, tried: &[], lot: self.lot(), key: None, held: None, now_ms: self.now_ms };
+            if let Some(endpoint) = self.endpoints.of(subset).pick(&asking) {
+                let at = self.list.iter().position(|known| Arc::ptr_eq(known, endpoint));
+                picked[at.expect("one of them")] += 1;
+            }
+        }
+        picked.iter().map(|&picked| (picked as f64 * 100.0 / count as f64).round() as u32).collect()
+    }
+}
+
+#[test]
+fn a_subset_is_those_with_all_of_its_tags_and_shares_by_weight() {
+    let subsets =
+        ["subset = ['v2']", "subset = ['eu', 'v2']", "subset = ['v3']", "subset = { tags = ['v3'], fallback = 'any' }"];
+    for policy in POLICIES {
+        let within = if policy.contains("ring") { 9 } else { 2 };
+        let mut world = with_subsets(policy, &subsets, "3#v2#eu 1#v2 1#v1#eu 0#v2#eu");
+        let shares = world.shares_of(1, 10_000);
+        assert!(close(&shares, &[75, 25, 0, 0], within), "{policy}: {shares:?}");
+        assert_eq!(world.shares_of(2, 100), [100, 0, 0, 0], "{policy}");
+        assert_eq!(world.shares_of(3, 100), [0; 4], "{policy}: nobody has it");
+        for all in [0, 4] {
+            let shares = world.shares_of(all, 10_000);
+            assert!(close(&shares, &[60, 20, 20, 0], within), "{policy}: {shares:?}");
+        }
+        // A number nobody has given, as after a reload that took it away.
+        assert!(std::ptr::eq(world.endpoints.of(5), &world.endpoints));
+    }
+}
+
+#[test]
+fn a_subset_none_of_whom_is_usable_falls_back_if_it_may_and_panics_if_not() {
+    let subsets = ["subset = ['v2']", "subset = { tags = ['v2'], fallback = 'any' }"];
+    for policy in POLICIES {
+        let within = if policy.contains("ring") { 9 } else { 2 };
+        let mut world = with_subsets(policy, &subsets, "1#v2 1#v2 1 1");
+        world.compile(&[0]);
+        for subset in [1, 2] {
+            let shares = world.shares_of(subset, 100);
+            assert!(close(&shares, &[0, 100, 0, 0], 0), "{policy}: {shares:?}");
+        }
+        world.compile(&[0, 1]);
+        let shares = world.shares_of(1, 10_000);
+        assert!(close(&shares, &[50, 50, 0, 0], within), "{policy}: {shares:?}");
+        let shares = world.shares_of(2, 10_000);
+        assert!(close(&shares, &[0, 0, 50, 50], within), "{policy}: {shares:?}");
+        world.list[0].state.record().drained = true;
+        world.list[1].state.record().drained = true;
+        world.compile(&[0, 1]);
+        assert_eq!(world.shares_of(1, 100), [0; 4], "{policy}: nobody who was taken out by hand");
+        // They come back into it.
+        world.list[1].state.record().drained = false;
+        world.compile(&[0]);
+        assert_eq!(world.shares_of(2, 100), [0, 100, 0, 0], "{policy}");
     }
 }

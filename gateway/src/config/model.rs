@@ -6,6 +6,7 @@
 //! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
 mod balance;
+mod endpoint;
 mod health;
 mod listener;
 mod lists;
@@ -23,6 +24,7 @@ use super::units::{Secret, Size, Time};
 use super::words;
 
 pub use self::balance::*;
+pub use self::endpoint::*;
 pub use self::health::*;
 pub use self::listener::*;
 pub use self::lists::*;
@@ -328,7 +330,7 @@ impl Default for Timeouts {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1 }`. At least one. Names are resolved when the gateway starts and every 30 s.
+    /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1, tags = ["v2"] }`. At least one. Names are resolved when the gateway starts and every 30 s.
     #[schemars(length(min = 1))]
     pub endpoints: Vec<Endpoint>,
     /// How an endpoint is picked: `round_robin` (default: in turn), `least_request` (of two drawn endpoints the one with fewer requests running), `peak_ewma` (of two the one that is expected to answer sooner), or `{ policy = "maglev", on = "client" }`: by what requests have in common. Always by weight.
@@ -369,59 +371,8 @@ pub struct Upstream {
     pub limits: UpstreamLimits,
 }
 
-/// An endpoint: its address alone, or with a weight.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(from = "EndpointText")]
-#[schemars(with = "EndpointText")]
-pub struct Endpoint {
-    pub address: String,
-    pub weight: u32,
-    pub priority: u8,
-}
-
-/// The two ways to write an endpoint.
-#[derive(Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum EndpointText {
-    /// `host:port` or `unix:/path`; weight 1.
-    Address(#[schemars(with = "words::EndpointAddress")] String),
-    Weighted(WeightedEndpoint),
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(inline)]
-struct WeightedEndpoint {
-    /// `host:port` or `unix:/path`.
-    #[schemars(with = "words::EndpointAddress")]
-    address: String,
-    /// Its share of the requests beside the other endpoints'. Default 1. 0 to 1000000; 0 sends it nothing.
-    #[serde(default = "one")]
-    #[schemars(range(max = 1_000_000))]
-    weight: u32,
-    /// Used only as far as the endpoints of lower numbers cannot take all requests. Default 0. 0 to 100.
-    #[serde(default)]
-    #[schemars(range(max = 100))]
-    priority: u8,
-}
-
-fn one() -> u32 {
-    1
-}
-
 fn half() -> Percentage {
     Percentage::HALF
-}
-
-impl From<EndpointText> for Endpoint {
-    fn from(text: EndpointText) -> Endpoint {
-        match text {
-            EndpointText::Address(address) => Endpoint { address, weight: one(), priority: 0 },
-            EndpointText::Weighted(WeightedEndpoint { address, weight, priority }) => {
-                Endpoint { address, weight, priority }
-            }
-        }
-    }
 }
 
 /// Waits on an upstream. All 10ms to 24h.
@@ -502,6 +453,9 @@ pub struct Route {
     #[serde(default)]
     #[schemars(with = "Option<words::Name>")]
     pub upstream: Option<String>,
+    /// Which of the upstream's endpoints: those that have all of these tags. Default: all of them.
+    #[serde(default)]
+    pub subset: Option<Subset>,
     /// Upstreams that share the requests by weight.
     #[serde(default)]
     pub split: Option<Split>,
@@ -581,6 +535,20 @@ impl Route {
     /// Its name in logs and metrics.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| format!("{}{}", self.host.names().next().unwrap_or(""), self.path.text()))
+    }
+
+    /// What its requests, and copies of them, are sent to: upstreams, and which of their endpoints. With the key that says so.
+    pub fn targets(&self) -> impl Iterator<Item = (String, &str, Option<&Subset>)> {
+        let own = self.upstream.as_deref().map(|upstream| ("subset".to_owned(), upstream, self.subset.as_ref()));
+        let split = self.split.iter().flat_map(|split| split.targets.iter().enumerate()).map(|(at, target)| {
+            (format!("split.targets[{at}].subset"), target.upstream.as_str(), target.subset.as_ref())
+        });
+        let mirrors = self
+            .mirror
+            .iter()
+            .enumerate()
+            .map(|(at, mirror)| (format!("mirror[{at}].subset"), mirror.upstream.as_str(), mirror.subset.as_ref()));
+        own.into_iter().chain(split).chain(mirrors)
     }
 
     /// The upstreams it sends requests to.

@@ -72,6 +72,7 @@ pub fn is_template(format: &str) -> bool {
 
 words! {
     Name "name" name, "1 to 64 letters, digits, `_`, `-` and `.`.";
+    Tag "tag" tag, "1 to 255 visible ASCII characters.";
     Token "token" token, "A token (RFC 9110 §5.6.2).";
     Cidr "cidr" cidr, "Addresses that share a prefix: `10.0.0.0/8`, `2001:db8::/32`.";
     FilePattern "file-pattern" file_pattern, "A file's path; `*` and `?` stand for part of its name.";
@@ -118,6 +119,14 @@ fn name(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     Err(Wrong::because("a name is 1 to 64 letters, digits, `_`, `-` and `.`: it becomes a label in metrics"))
+}
+
+/// As Consul's service tags are, but for spaces, which would not be seen in lists of them.
+fn tag(text: &str) -> Result<(), Wrong> {
+    match (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(Wrong::because("a tag is 1 to 255 visible ASCII characters")),
+    }
 }
 
 pub(super) fn secret(text: &str) -> Result<(), Wrong> {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::health::{again, is_usable};
-use crate::balance::{Endpoint, Endpoints, Identity, Settings};
+use crate::balance::{About, Endpoint, Endpoints, Identity, Settings, Subsets};
 use crate::config::model::Config;
 use crate::rt::Peer;
 use crate::rt::deadline::now_us;
@@ -48,6 +48,7 @@ struct Written {
     text: String,
     weight: u32,
     priority: u8,
+    about: Arc<About>,
     target: Target,
     /// Problems are told once, not at every look-up.
     failing: bool,
@@ -60,9 +61,10 @@ enum Target {
 
 impl Resolver {
     pub(super) fn new(config: &Config) -> Resolver {
+        let subsets = Subsets::of(config);
         let upstreams = config.upstream.iter().map(|(name, upstream)| Upstream {
             name: name.clone(),
-            balance: Arc::new(Settings::of(upstream)),
+            balance: Arc::new(Settings::of(upstream).with_subsets(subsets.of_upstream(name))),
             written: upstream
                 .endpoints
                 .iter()
@@ -70,6 +72,7 @@ impl Resolver {
                     text: endpoint.address.clone(),
                     weight: endpoint.weight,
                     priority: endpoint.priority,
+                    about: About::of(endpoint),
                     target: Target::of(&endpoint.address),
                     failing: false,
                 })
@@ -230,6 +233,7 @@ impl Upstream {
                     written: written.host_text(),
                     weight: written.weight,
                     priority: written.priority,
+                    about: written.about.clone(),
                     identity: Identity::new(peer),
                 }));
             };

@@ -186,7 +186,8 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     }
     let help = "Answers where clients are kept with their endpoint, by what the request's cookie said";
     let mut family = families.begin("bawab_upstream_sessions", help, MetricType::Counter)?;
-    const SESSIONS: [(&str, fn(&Core) -> &Counter); 4] = [
+    type Session = (&'static str, fn(&Core) -> &Counter);
+    const SESSIONS: [Session; 4] = [
         ("none", |core| &core.sessions_none),
         ("unknown", |core| &core.sessions_unknown),
         ("kept", |core| &core.sessions_kept),

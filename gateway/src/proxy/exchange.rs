@@ -224,26 +224,26 @@ impl<'a> Exchange<'a> {
             };
         }
         self.decode_body();
-        let upstream = match &route.action {
-            Action::Upstream(upstream) => *upstream,
+        let to = match &route.action {
+            Action::Upstream(to) => *to,
             Action::Split(split) => {
                 let lot = self.worker.ids.borrow_mut().next_u64();
                 split.pick(&self.head.fields, self.client.address, lot)
             }
             own => return Box::pin(self.answer_own(route, own)).await,
         };
-        self.seen.upstream = Some(upstream);
-        let settings = &self.snapshot.upstreams[upstream];
+        self.seen.upstream = Some(to.upstream);
+        let settings = &self.snapshot.upstreams[to.upstream];
         self.guard.arm_total(route.timeouts.over(settings.timeouts).total);
-        self.affinity = Affinity::take(&self.snapshot.endpoints[upstream], &mut self.head.fields);
+        self.affinity = Affinity::take(self.snapshot.endpoints[to.upstream].of(to.subset), &mut self.head.fields);
         if route.mirrors.is_empty() {
-            return self.attempts(route, upstream, settings).await;
+            return self.attempts(route, to, settings).await;
         }
         self.mirroring = Mirroring::draw(&route.mirrors, self.request_id.as_bytes());
         if self.body.ended() {
             self.mirror();
         }
-        let outcome = self.attempts(route, upstream, settings).await;
+        let outcome = self.attempts(route, to, settings).await;
         if self.body.ended() {
             self.mirror();
         }

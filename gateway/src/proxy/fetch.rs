@@ -20,7 +20,7 @@ use super::relay::{self, Failure, Sending, Sent};
 use super::retry::{Cause, Later, Missed, Tries};
 use super::upstream::{Aim, ConnectError, Connection, enter, h1, pick};
 use super::wire::Wait;
-use crate::balance::{Endpoint, Keyed};
+use crate::balance::{Destination, Endpoint, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{self, Guard, now_ms, now_us};
@@ -31,8 +31,7 @@ use crate::worker::{Pinned, Worker, outcome_of_connect, outcome_of_refusal};
 
 /// A request a filter makes.
 pub struct Subrequest {
-    /// index into `Snapshot::upstreams`
-    pub upstream: usize,
+    pub to: Destination,
     pub method: Method,
     /// The method, where it is none that has a name of its own.
     pub method_text: Option<Box<[u8]>>,
@@ -67,8 +66,9 @@ pub struct Fetched {
 /// Sends `subrequest` and waits for its whole answer. `pinned`: the snapshot it was made under, which says what its upstream
 /// is; the worker may have gone on to another. It is sent again as `retry` of the upstream says.
 pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subrequest) -> Result<Fetched, Refusal> {
-    let (snapshot, index) = (&pinned.snapshot, subrequest.upstream);
+    let (snapshot, index) = (&pinned.snapshot, subrequest.to.upstream);
     let settings = snapshot.upstreams.get(index).ok_or(Refusal::Internal)?;
+    let endpoints = snapshot.endpoints[index].of(subrequest.to.subset);
     let _running = enter(&worker, &pinned, index)?;
     let guard = Guard::new(None);
     guard.arm_total(subrequest.wait_ms);
@@ -81,8 +81,8 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
     // A kept connection may be closed by its service at this very moment, and not every request may be sent twice.
     let mut fresh = !repeatable;
     let path = subrequest.target.split('?').next().unwrap_or_default().as_bytes();
-    let key = snapshot.endpoints[index].key(Keyed { fields: &subrequest.fields, client: None, path });
-    let aim = Aim { upstream: index, key, held: None };
+    let key = endpoints.key(Keyed { fields: &subrequest.fields, client: None, path });
+    let aim = Aim { to: subrequest.to, key, held: None };
     let mut tried = Vec::new();
     let mut attempts = 0;
     loop {
@@ -189,7 +189,8 @@ impl Fetching<'_> {
     /// What it is sent again for, and after how many milliseconds. Its body is here, so there is nothing that could not be
     /// sent again.
     fn next(&self, came: &Came, attempts: u32, tried: usize, tries: Option<&mut Tries<'_>>) -> Option<(Cause, u64)> {
-        let endpoints = &self.pinned.snapshot.endpoints[self.subrequest.upstream];
+        let Destination { upstream, subset } = self.subrequest.to;
+        let endpoints = self.pinned.snapshot.endpoints[upstream].of(subset);
         let (cause, retry_after) = match came {
             Came::Answer(Fetched { status, fields, .. }) => (Cause::Status(*status), Later::of(*status, fields)),
             Came::Failure(failure) => (failure.cause()?, None),

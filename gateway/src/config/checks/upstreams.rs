@@ -12,6 +12,7 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
         let address = endpoint.get("address").unwrap_or(endpoint);
         let key = format!("{path}.endpoints[{index}]");
         addresses.see(key, address, address.text().map(str::to_ascii_lowercase), problems);
+        tags(&format!("{path}.endpoints[{index}].tags"), endpoint.get("tags"), problems);
     }
     let weight = |endpoint: &Node| endpoint.get("weight").and_then(Node::integer).flatten();
     if !endpoints.is_empty() && endpoints.iter().all(|endpoint| weight(endpoint) == Some(0)) {
@@ -50,6 +51,14 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
     }
     health::check(path, node, problems);
     sticky::check(path, node, problems);
+}
+
+/// Adds what is wrong with the tags at `path`.
+pub(in crate::config) fn tags(path: &str, tags: Option<&Node>, problems: &mut Vec<Problem>) {
+    let mut seen = Once::default();
+    for (index, tag) in tags.map(Node::items).unwrap_or_default().iter().enumerate() {
+        seen.see(format!("{path}[{index}]"), tag, tag.text().map(str::to_owned), problems);
+    }
 }
 
 /// Adds what is wrong in the `retry` table at `path`. `timeout`: that of the same upstream or route.

@@ -5,7 +5,7 @@
 //! closed is replaced once. A request for a tunnel knows no table: whoever opened one cannot open it again.
 
 use super::{Exchange, Expectation, facts};
-use crate::balance::{Endpoint, Endpoints, Keyed};
+use crate::balance::{Destination, Endpoint, Endpoints, Keyed};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, Length};
@@ -33,14 +33,15 @@ enum Attempt {
 }
 
 impl<'a> Exchange<'a> {
-    /// Tries endpoints of the upstream of this `index` until one answers or a repetition is not safe.
+    /// Tries endpoints of `to` until one answers or a repetition is not safe.
     pub(super) async fn attempts(
         &mut self,
         route: &'a Route,
-        index: usize,
+        to: Destination,
         upstream: &'a Upstream,
     ) -> Result<(), Refusal> {
-        let endpoints = &*self.snapshot.endpoints[index];
+        let index = to.upstream;
+        let endpoints = self.snapshot.endpoints[index].of(to.subset);
         let load = &self.snapshot.loads[index];
         let series = upstream.series.core(self.worker.id);
         let timeouts = route.timeouts.over(upstream.timeouts);
@@ -50,7 +51,7 @@ impl<'a> Exchange<'a> {
         }
         let (fields, client) = (&self.head.fields, Some(self.client.address));
         let key = endpoints.key(Keyed { fields, client, path: self.head.path() });
-        let aim = Aim { upstream: index, key, held: self.affinity.as_ref().and_then(Affinity::held) };
+        let aim = Aim { to, key, held: self.affinity.as_ref().and_then(Affinity::held) };
         let mut fresh = false;
         let mut tried = Vec::new();
         // What the attempt before came to, and the pause after it.

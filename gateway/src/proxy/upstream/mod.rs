@@ -8,7 +8,7 @@ use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
 use super::wire::Wire;
-use crate::balance::{Asking, Endpoint, Identity, Prehashed};
+use crate::balance::{Asking, Destination, Endpoint, Identity, Prehashed};
 use crate::limits::{ENDPOINT_PICKS_MAX, TICK_MS};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, Guard, now_ms};
@@ -48,8 +48,7 @@ impl Connection {
 /// Where a request is to go.
 #[derive(Clone, Copy)]
 pub struct Aim {
-    /// index into `Snapshot::upstreams`
-    pub upstream: usize,
+    pub to: Destination,
     /// What it has in common with others, [`Endpoints::key`](crate::balance::Endpoints::key).
     pub key: Option<u64>,
     /// The endpoint it is to stay with, as an index.
@@ -64,12 +63,13 @@ pub fn pick(
     aim: Aim,
     tried: &mut Vec<Arc<Endpoint>>,
 ) -> Result<(Arc<Endpoint>, InFlight), Refusal> {
-    let Aim { upstream: index, key, held } = aim;
-    let (upstream, endpoints) = (&pinned.snapshot.upstreams[index], &pinned.snapshot.endpoints[index]);
+    let Aim { to: Destination { upstream: index, subset }, key, held } = aim;
+    let (upstream, endpoints) = (&pinned.snapshot.upstreams[index], pinned.snapshot.endpoints[index].of(subset));
     // When all were tried they come in turn again: two rounds meet each of them.
     for _ in 0..(2 * endpoints.list().len()).clamp(1, ENDPOINT_PICKS_MAX) {
         let lot = worker.ids.borrow_mut().next_u64();
-        let asking = Asking { cursor: &pinned.cursors[index], tried, lot, key, held, now_ms: now_ms() };
+        let asking =
+            Asking { cursor: &pinned.cursors[index][usize::from(subset)], tried, lot, key, held, now_ms: now_ms() };
         let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
         let running = match upstream.limits.endpoint_requests_max {
             None => Some(endpoint.state.begin()),
