@@ -19,6 +19,7 @@ mod health;
 mod http2;
 mod http2_ends;
 mod lists;
+mod locality;
 mod logs;
 mod package;
 mod paths;

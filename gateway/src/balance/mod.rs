@@ -6,6 +6,7 @@
 //! keys ([`hash`]). [`Endpoints::pick`], for every attempt: a look into those, at most a few endpoints' states, and no search,
 //! however many endpoints there are.
 
+mod about;
 mod ewma;
 mod hash;
 mod key;
@@ -19,6 +20,7 @@ use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
+pub use self::about::{About, Distance};
 pub use self::ewma::Latency;
 use self::hash::{Member, Table, below, spread};
 pub use self::key::{Key, Keyed};
@@ -27,7 +29,7 @@ pub use self::settings::{Hashing, Policy, Settings};
 use self::sticky::Names;
 pub use self::sticky::{Session, Sticky};
 pub use self::subset::{Destination, Subset, Subsets};
-use crate::config::model::{self, HashTable};
+use crate::config::model::HashTable;
 use crate::limits::CONNECT_ATTEMPTS_MAX;
 use crate::rt::Peer;
 use crate::tables::health::State;
@@ -98,18 +100,6 @@ pub struct Endpoint {
     pub state: Arc<State>,
 }
 
-/// What is said of an endpoint.
-#[derive(Debug, Default)]
-pub struct About {
-    pub tags: Vec<String>,
-}
-
-impl About {
-    pub fn of(written: &model::Endpoint) -> Arc<About> {
-        Arc::new(About { tags: written.tags.clone() })
-    }
-}
-
 /// What a pick goes by.
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
@@ -136,6 +126,9 @@ pub struct Endpoints {
     slots: Vec<Slot>,
     /// Indices into `list` of those that get requests.
     live: Vec<u16>,
+    /// Indices of those that get none because nearer ones, or ones of an earlier priority, can take all: where these fail, or
+    /// are full, they come in. The first ones first.
+    spare: Vec<Vec<u16>>,
     /// How many some request may get to.
     reach: usize,
     order: Order,
@@ -264,7 +257,8 @@ impl Endpoints {
             let ramp = levels::ramp(usable_ms, settings.slow_start_ms);
             // Taken out by hand: it has no share, whoever is left.
             let weight = if endpoint.state.standing() == Stands::Drained { 0 } else { endpoint.weight };
-            Standing { weight, priority: endpoint.priority, usable, ramp }
+            let distance = if settings.prefers_near { endpoint.about.distance } else { None };
+            Standing { weight, level: (endpoint.priority, distance), usable, ramp }
         };
         let standing: Vec<Standing> = list.iter().map(standing).collect();
         let weights = levels::weights(&standing, settings.panic_threshold);
@@ -278,7 +272,9 @@ impl Endpoints {
         };
         let slots: Vec<Slot> = list.iter().zip(&standing).zip(&weights).map(slot).collect();
         let live: Vec<u16> = (0..list.len()).filter(|&at| weights[at] > 0).map(|at| at as u16).collect();
-        let reach = slots.iter().filter(|slot| slot.keeps || slot.share > 0.0).count();
+        let spare = spare(&standing, &weights);
+        let others = spare.iter().map(Vec::len).sum::<usize>();
+        let reach = live.len() + others.max(slots.iter().filter(|slot| slot.keeps && slot.share == 0.0).count());
         let mut ramps = live.iter().map(|&at| standing[usize::from(at)].ramp);
         let first = ramps.next();
         // Where all have begun at one time they weigh the same all the time.
@@ -308,6 +304,7 @@ impl Endpoints {
             settings: settings.clone(),
             slots,
             live,
+            spare,
             reach,
             order,
             names,
@@ -384,7 +381,7 @@ impl Endpoints {
             Order::Table { table, load_max } => self.at_home(table, *load_max, asking),
         }?;
         let picked = match self.is_tried(picked, asking) {
-            true => self.untried(asking).unwrap_or(picked),
+            true => self.untried(asking).or_else(|| self.untried_spare(asking)).unwrap_or(picked),
             false => picked,
         };
         self.list.get(usize::from(picked))
@@ -396,12 +393,20 @@ impl Endpoints {
 
     /// One that was not tried, whoever's turn it is: nobody is in `live` twice, so the first few hold one if there is one.
     fn untried(&self, asking: &Asking<'_>) -> Option<u16> {
-        self.some_live(asking.lot).take(asking.tried.len() + 1).find(|&index| !self.is_tried(index, asking))
+        self.some(&self.live, asking.lot).take(asking.tried.len() + 1).find(|&index| !self.is_tried(index, asking))
     }
 
-    /// Those that get requests, each once, from a drawn one on.
-    fn some_live(&self, lot: u64) -> impl Iterator<Item = u16> {
-        let (front, back) = self.live.split_at(below(lot, self.live.len()));
+    /// The same of those that get no requests while all is well.
+    fn untried_spare(&self, asking: &Asking<'_>) -> Option<u16> {
+        // Whoever has tried all of one group has tried so many; groups are not empty.
+        self.spare.iter().take(asking.tried.len() + 1).find_map(|group| {
+            self.some(group, asking.lot).take(asking.tried.len() + 1).find(|&index| !self.is_tried(index, asking))
+        })
+    }
+
+    /// These, each once, from a drawn one on.
+    fn some<'a>(&self, these: &'a [u16], lot: u64) -> impl Iterator<Item = u16> + use<'a> {
+        let (front, back) = these.split_at(below(lot, these.len()));
         back.iter().chain(front).copied()
     }
 
@@ -482,7 +487,7 @@ impl Endpoints {
             Some(table.at(place))
         });
         // Behind a heavy endpoint the same one may follow for long.
-        let all = behind.take(PROBES_MAX).chain(self.some_live(hash).take(PROBES_MAX));
+        let all = behind.take(PROBES_MAX).chain(self.some(&self.live, hash).take(PROBES_MAX));
         let mut best = (f32::INFINITY, home);
         for index in all.filter(|&index| !self.is_tried(index, asking)) {
             if has_room(index) {
@@ -506,6 +511,15 @@ impl Slot {
     fn cost(&self, now_ms: u64) -> f32 {
         self.state.cost(now_ms)
     }
+}
+
+/// Those that are usable and have no share, by their level.
+fn spare(standing: &[Standing], weights: &[u64]) -> Vec<Vec<u16>> {
+    let is_spare = |at: &usize| standing[*at].usable && standing[*at].weight > 0 && weights[*at] == 0;
+    let mut spare: Vec<usize> = (0..standing.len()).filter(is_spare).collect();
+    spare.sort_by_key(|&at| standing[at].level);
+    let groups = spare.chunk_by(|&one, &next| standing[one].level == standing[next].level);
+    groups.map(|group| group.iter().map(|&at| at as u16).collect()).collect()
 }
 
 /// The table of those that get requests.

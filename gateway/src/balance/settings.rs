@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::config::model::{self, Balance, HashTable};
+use crate::config::model::{self, Balance, HashTable, Locality};
 use crate::rt::deadline::ms;
 
 use super::key::Key;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub slow_start_ms: u64,
     /// Which share of the endpoints must be usable for it to matter who is, 0 to 1.
     pub panic_threshold: f64,
+    /// Whether those that are near go first.
+    pub prefers_near: bool,
     /// How clients are kept with the endpoint that answered them.
     pub sticky: Option<Arc<Sticky>>,
     /// Of the endpoints, those that some routes ask for.
@@ -52,6 +54,7 @@ impl Default for Settings {
             policy: Policy::RoundRobin,
             slow_start_ms: 0,
             panic_threshold: 0.5,
+            prefers_near: true,
             sticky: None,
             subsets: Vec::new(),
         }
@@ -79,6 +82,7 @@ impl Settings {
             policy,
             slow_start_ms: ms(upstream.slow_start.into()),
             panic_threshold: f64::from(upstream.panic_threshold.millionths()) / 1e6,
+            prefers_near: upstream.locality == Locality::Prefer,
             sticky: upstream.sticky.as_ref().map(|sticky| Arc::new(Sticky::of(sticky))),
             subsets: Vec::new(),
         }

@@ -30,14 +30,17 @@ struct World {
 }
 
 impl World {
-    /// Endpoints as `weight` or `weight/priority`, perhaps with `#tag`s behind.
+    /// Endpoints as `weight` or `weight/priority`, perhaps with `#tag`s behind, of which a
+    /// distance is one.
     fn new(text: &str, endpoints: &str) -> World {
         let health = Health::default();
         let endpoint = |(port, word): (u16, &str)| {
             let mut parts = word.split('#');
             let place = parts.next().unwrap_or_default();
             let (weight, priority) = place.split_once('/').unwrap_or((place, "0"));
-            let about = About { tags: parts.map(str::to_owned).collect() };
+            let tags: Vec<String> = parts.map(str::to_owned).collect();
+            let distance = Distance::ALL.into_iter().find(|distance| tags.iter().any(|tag| tag == distance.name()));
+            let about = About { tags, distance, ..About::default() };
             let peer = Peer::Tcp(([10, 0, 0, 1], port).into());
             let label = peer.to_string();
             Arc::new(Endpoint {
@@ -454,4 +457,67 @@ fn a_subset_none_of_whom_is_usable_falls_back_if_it_may_and_panics_if_not() {
         world.compile(&[0]);
         assert_eq!(world.shares_of(2, 100), [0, 100, 0, 0], "{policy}");
     }
+}
+
+#[test]
+fn who_is_near_goes_first_as_far_as_it_can() {
+    for policy in POLICIES {
+        // Points of a ring fall as they fall, and here two hold the whole of it.
+        let within = if policy.contains("ring") { 12 } else { 2 };
+        let check = |world: &mut World, down: &[usize], expected: &[u32]| {
+            world.compile(down);
+            let shares = world.shares(10_000);
+            assert!(close(&shares, expected, within), "{policy} without {down:?}: {shares:?}");
+        };
+        let mut world = World::new(policy, "1#zone 1#zone 1#datacenter 1#datacenter 2#far");
+        check(&mut world, &[], &[50, 50, 0, 0, 0]);
+        // Half of them take 1.4 times as much: the next ones have what is left over.
+        check(&mut world, &[0], &[0, 70, 15, 15, 0]);
+        check(&mut world, &[0, 2], &[0, 70, 0, 30, 0]);
+        check(&mut world, &[0, 1], &[0, 0, 50, 50, 0]);
+        check(&mut world, &[0, 1, 3], &[0, 0, 70, 0, 30]);
+        check(&mut world, &[0, 1, 2, 3], &[0, 0, 0, 0, 100]);
+        check(&mut world, &[0, 1, 2, 3, 4], &[17, 17, 17, 17, 33]);
+        // Priorities go before distance.
+        let mut world = World::new(policy, "1/1#zone 1/0#far 1/1#far 1/0#datacenter");
+        check(&mut world, &[], &[0, 0, 0, 100]);
+        check(&mut world, &[3], &[0, 100, 0, 0]);
+        check(&mut world, &[1, 3], &[100, 0, 0, 0]);
+        // Nobody near: nobody is preferred.
+        check(&mut World::new(policy, "1#far 3#far"), &[], &[25, 75]);
+        let ignored = format!("locality = 'ignore'\n{policy}");
+        check(&mut World::new(&ignored, "1#zone 3#far"), &[], &[25, 75]);
+    }
+}
+
+#[test]
+fn where_the_near_and_the_first_were_tried_others_come_in() {
+    for policy in POLICIES {
+        let mut world = World::new(policy, "1#zone 1#far 1/1#zone 1#datacenter 0#zone 1#far");
+        world.compile(&[5]);
+        assert_eq!(world.shares(100), [100, 0, 0, 0, 0, 0], "{policy}");
+        assert_eq!(world.endpoints.tries(), 3, "{policy}");
+        for key in 0..20 {
+            let mut tried = Vec::new();
+            let mut order = Vec::new();
+            for _ in 0..4 {
+                let at = world.pick_again(Some(key), &tried).expect("somebody");
+                order.push(at);
+                tried.push(world.list[at].clone());
+            }
+            assert_eq!(order, [0, 3, 1, 2], "{policy}: the nearest of the first priority first");
+            assert!(matches!(world.pick_again(Some(key), &tried), Some(0)), "{policy}: again when all were tried");
+        }
+    }
+}
+
+#[test]
+fn spares_of_one_rank_share_what_comes_to_them() {
+    let mut world = World::new("", "1#zone 1#far 1#far 1#far 1#far");
+    let tried = [world.list[0].clone()];
+    let mut counts = [0; 5];
+    for _ in 0..4_000 {
+        counts[world.pick_again(None, &tried).expect("somebody")] += 1;
+    }
+    assert!(counts[0] == 0 && counts[1..].iter().all(|count| (900..1_100).contains(count)), "{counts:?}");
 }

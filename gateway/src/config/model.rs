@@ -81,6 +81,12 @@ pub struct Gateway {
     /// The name this gateway gives itself in `Via`. Default `bawab`. A token (RFC 9110 §7.6.3).
     #[schemars(with = "Option<words::Token>")]
     pub via: Option<String>,
+    /// The zone it runs in: endpoints of the same one go first. Default: none goes before another.
+    #[schemars(with = "Option<words::Name>")]
+    pub zone: Option<String>,
+    /// The datacenter it runs in: where the zone cannot take all requests, endpoints of the same one go before others. Default: none does.
+    #[schemars(with = "Option<words::Name>")]
+    pub datacenter: Option<String>,
     /// Whether the configuration is loaded again when its files change. Default true; SIGHUP and the admin listener always do it.
     pub watch: bool,
     /// What happens when a worker ends by a mistake of ours: `exit` (default: the others finish what they run, then the process ends with 3, to be started anew) or `respawn` (another one takes its place; what the dead one held is lost until the process ends).
@@ -100,6 +106,8 @@ impl Default for Gateway {
             include: Vec::new(),
             trusted_hops: Vec::new(),
             via: None,
+            zone: None,
+            datacenter: None,
             watch: true,
             worker_failure: WorkerFailure::default(),
             worker_stall: Time::from_secs(10),
@@ -343,6 +351,9 @@ pub struct Upstream {
     #[serde(default)]
     #[schemars(extend("x-max" = "1h"))]
     pub slow_start: Time,
+    /// Whether endpoints of the gateway's own zone and datacenter go first, as far as they can take all requests: `prefer` (default) or `ignore`.
+    #[serde(default)]
+    pub locality: Locality,
     /// Below this share of usable endpoints, in every priority, all are used: they may be no worse than the few would be with everything. By weight. Default 50%; `0%` turns it off.
     #[serde(default = "half")]
     pub panic_threshold: Percentage,

@@ -72,7 +72,7 @@ impl Resolver {
                     text: endpoint.address.clone(),
                     weight: endpoint.weight,
                     priority: endpoint.priority,
-                    about: About::of(endpoint),
+                    about: About::of(&config.gateway, endpoint),
                     target: Target::of(&endpoint.address),
                     failing: false,
                 })

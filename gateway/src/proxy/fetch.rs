@@ -152,7 +152,7 @@ impl Fetching<'_> {
             },
         };
         guard.attach(Some(connection.wire.fd()));
-        settings.series.core(worker.id).requests.inc();
+        settings.series.core(worker.id).sent(endpoint.about.distance);
         let waits = settings.timeouts;
         let waits = tries.map_or(waits, |tries| tries.waits(waits, (now_us() - begun_us) / 1000));
         let result = converse(&mut connection, subrequest, endpoint, waits, settings.timeouts.idle).await;

@@ -79,7 +79,7 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
                 written: endpoint.address.clone(),
                 weight: endpoint.weight,
                 priority: endpoint.priority,
-                about: About::of(endpoint),
+                about: About::of(&config.gateway, endpoint),
                 state: health.of(name, &endpoint.address),
             }))
         });

@@ -14,6 +14,8 @@ pub struct Endpoint {
     pub weight: u32,
     pub priority: u8,
     pub tags: Vec<String>,
+    pub zone: Option<String>,
+    pub datacenter: Option<String>,
 }
 
 /// The two ways to write an endpoint.
@@ -44,6 +46,14 @@ struct EndpointTable {
     #[serde(default)]
     #[schemars(with = "Vec<words::Tag>")]
     tags: Vec<String>,
+    /// The zone it runs in, see `gateway.zone`. Default: not said.
+    #[serde(default)]
+    #[schemars(with = "Option<words::Name>")]
+    zone: Option<String>,
+    /// The datacenter it runs in, see `gateway.datacenter`. Default: not said.
+    #[serde(default)]
+    #[schemars(with = "Option<words::Name>")]
+    datacenter: Option<String>,
 }
 
 pub(super) fn one() -> u32 {
@@ -52,13 +62,24 @@ pub(super) fn one() -> u32 {
 
 impl From<EndpointText> for Endpoint {
     fn from(text: EndpointText) -> Endpoint {
-        match text {
-            EndpointText::Address(address) => Endpoint { address, weight: one(), priority: 0, tags: Vec::new() },
-            EndpointText::Table(EndpointTable { address, weight, priority, tags }) => {
-                Endpoint { address, weight, priority, tags }
+        let table = match text {
+            EndpointText::Table(table) => table,
+            EndpointText::Address(address) => {
+                EndpointTable { address, weight: one(), priority: 0, tags: Vec::new(), zone: None, datacenter: None }
             }
-        }
+        };
+        let EndpointTable { address, weight, priority, tags, zone, datacenter } = table;
+        Endpoint { address, weight, priority, tags, zone, datacenter }
     }
+}
+
+/// Whether endpoints that are near go first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Locality {
+    #[default]
+    Prefer,
+    Ignore,
 }
 
 /// Some of an upstream's endpoints: those that have all of these tags.

@@ -1,6 +1,7 @@
 //! What is counted of an upstream: by each worker of what it sends, by the control side of who is well.
 
 use super::{Counter, Gauge, Parts};
+use crate::balance::Distance;
 use crate::observe::histogram::Histogram;
 use crate::proxy::retry::{self, Denied};
 use crate::tables::health::Cause;
@@ -12,6 +13,8 @@ use crate::tables::health::record::Standing;
 pub struct UpstreamCore {
     /// Requests sent, each retry counted again.
     pub requests: Counter,
+    /// The same by how far away they went, [`Distance`]; where the gateway does not know none are counted.
+    pub by_distance: [Counter; Distance::ALL.len()],
     /// Connections opened.
     pub connects: Counter,
     /// Connections that could not be opened, or not in time.
@@ -43,6 +46,15 @@ pub struct UpstreamCore {
 }
 
 impl UpstreamCore {
+    /// Counts a request that is sent to an endpoint so far away.
+    #[inline]
+    pub fn sent(&self, distance: Option<Distance>) {
+        self.requests.inc();
+        if let Some(distance) = distance {
+            self.by_distance[distance as usize].inc();
+        }
+    }
+
     /// Counts why a request was not sent again, as far as that is counted.
     pub fn denied(&self, denied: Option<Denied>) {
         match denied {

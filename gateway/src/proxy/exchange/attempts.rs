@@ -231,7 +231,7 @@ impl<'a> Exchange<'a> {
         begun_us: u64,
     ) -> Result<Attempt, Failure> {
         let series = upstream.series.core(self.worker.id);
-        series.requests.inc();
+        series.sent(self.seen.endpoint.as_ref().and_then(|endpoint| endpoint.about.distance));
         self.guard.attach(Some(connection.wire.fd()));
         let length = if self.hop.websocket { Length::Absent } else { self.body.length() };
         let mut scratch = self.worker.take_scratch();
