@@ -117,6 +117,11 @@ pub const RETRIES_SAVED_MAX: u32 = 100;
 /// Endpoints that are asked whether they take one more request before it is refused.
 pub const ENDPOINT_PICKS_MAX: usize = 32;
 
+/// Subsets of one upstream's endpoints that routes may ask for: each has its turns or its table of keys.
+pub const SUBSETS_PER_UPSTREAM_MAX: usize = 256;
+
+const _: () = assert!(SUBSETS_PER_UPSTREAM_MAX < u16::MAX as usize);
+
 /// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
 pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
 

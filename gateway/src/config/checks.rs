@@ -6,6 +6,7 @@
 mod health;
 mod lists;
 pub(super) mod policies;
+mod sticky;
 mod tls;
 pub(super) mod upstreams;
 

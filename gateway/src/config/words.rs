@@ -73,6 +73,7 @@ pub fn is_template(format: &str) -> bool {
 
 words! {
     Name "name" name, "1 to 64 letters, digits, `_`, `-` and `.`.";
+    Tag "tag" tag, "1 to 255 visible ASCII characters.";
     Token "token" token, "A token (RFC 9110 §5.6.2).";
     Cidr "cidr" cidr, "Addresses that share a prefix: `10.0.0.0/8`, `2001:db8::/32`.";
     FilePattern "file-pattern" file_pattern, "A file's path; `*` and `?` stand for part of its name.";
@@ -93,6 +94,7 @@ words! {
     PerSecond "per-second" per_second, "A whole number a second: `50/s`.";
     SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
     HashOn "hash-on" hash_on, "`client`, `path`, `header:` and a field's name, or `cookie:` and a cookie's.";
+    CookiePath "cookie-path" cookie_path, "A path in canonical form, without `;`.";
     Host "host" host, "A host, perhaps with a port.";
     Regex "regex" regex, "A regular expression for a whole value.";
     Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
@@ -118,6 +120,14 @@ fn name(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     Err(Wrong::because("a name is 1 to 64 letters, digits, `_`, `-` and `.`: it becomes a label in metrics"))
+}
+
+/// As Consul's service tags are, but for spaces, which would not be seen in lists of them.
+fn tag(text: &str) -> Result<(), Wrong> {
+    match (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(Wrong::because("a tag is 1 to 255 visible ASCII characters")),
+    }
 }
 
 pub(super) fn secret(text: &str) -> Result<(), Wrong> {
@@ -421,6 +431,12 @@ fn path_prefix(text: &str) -> Result<(), Wrong> {
         }
         Err(fault) => Err(Wrong::because(format!("no path is like this: {}", fault.detail()))),
     }
+}
+
+/// RFC 6265 §4.1.1: a `;` ends an attribute.
+fn cookie_path(text: &str) -> Result<(), Wrong> {
+    path_prefix(text)?;
+    if text.contains(';') { Err(Wrong::because("a cookie's path holds no `;`")) } else { Ok(()) }
 }
 
 fn host_template(text: &str) -> Result<(), Wrong> {

@@ -60,6 +60,8 @@ pub(super) struct Care {
     kept: HashSet<Key>,
     /// Upstreams with too few usable endpoints.
     at_a_loss: BTreeSet<String>,
+    /// Subsets, each with its upstream, of which nobody gets requests.
+    missed: BTreeSet<(String, String)>,
     /// What each upstream's gauges have of it.
     counted: BTreeMap<String, (Arc<UpstreamSeries>, Counts)>,
 }
@@ -115,6 +117,7 @@ impl Care {
             ejected: Vec::new(),
             kept: HashSet::new(),
             at_a_loss: BTreeSet::new(),
+            missed: BTreeSet::new(),
             counted: BTreeMap::new(),
         }
     }
@@ -419,10 +422,30 @@ impl Care {
         self.count(&snapshot);
     }
 
+    /// Tells of subsets whose requests are refused. Where the upstream has nobody at all, that is what is told.
+    fn missed(&mut self, upstream: &Upstream, endpoints: &Endpoints, before: &BTreeSet<(String, String)>) {
+        for (subset, some) in endpoints.subsets() {
+            let key = (upstream.name.clone(), subset.to_string());
+            let is_missed = some.is_some_and(|some| some.live().is_empty()) && !endpoints.live().is_empty();
+            let (upstream, subset) = (&key.0, &key.1);
+            match (before.contains(&key), is_missed) {
+                (false, true) => tracing::error!(upstream, subset, "no endpoint of a subset gets requests"),
+                (true, false) if !endpoints.live().is_empty() => {
+                    tracing::info!(upstream, subset, "a subset has endpoints again");
+                }
+                _ => {}
+            }
+            if is_missed {
+                self.missed.insert(key);
+            }
+        }
+    }
+
     /// Brings the gauges up to date, and tells of upstreams that have nobody usable.
     fn count(&mut self, snapshot: &Snapshot) {
         let before = std::mem::take(&mut self.counted);
         let was_at_a_loss = std::mem::take(&mut self.at_a_loss);
+        let was_missed = std::mem::take(&mut self.missed);
         for (upstream, endpoints) in snapshot.upstreams.iter().zip(&snapshot.endpoints) {
             let list = endpoints.list();
             let mut counts = Counts::default();
@@ -433,6 +456,7 @@ impl Care {
             }
             add(&upstream.series, counts, 1);
             self.counted.insert(upstream.name.clone(), (upstream.series.clone(), counts));
+            self.missed(upstream, endpoints, &was_missed);
             let live = endpoints.live().len();
             if !endpoints.panics() && (live > 0 || list.is_empty()) {
                 if was_at_a_loss.contains(&upstream.name) {

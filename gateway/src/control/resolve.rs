@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::health::{again, is_usable};
-use crate::balance::{Endpoint, Endpoints, Identity, Link, Settings};
+use crate::balance::{About, Endpoint, Endpoints, Identity, Link, Settings, Subsets};
 use crate::config::model::Config;
 use crate::rt::Peer;
 use crate::rt::deadline::now_us;
@@ -49,6 +49,7 @@ struct Written {
     text: String,
     weight: u32,
     priority: u8,
+    about: Arc<About>,
     target: Target,
     /// Problems are told once, not at every look-up.
     failing: bool,
@@ -61,9 +62,10 @@ enum Target {
 
 impl Resolver {
     pub(super) fn new(config: &Config) -> Resolver {
+        let subsets = Subsets::of(config);
         let upstreams = config.upstream.iter().map(|(name, upstream)| Upstream {
             name: name.clone(),
-            balance: Arc::new(Settings::of(upstream)),
+            balance: Arc::new(Settings::of(upstream).with_subsets(subsets.of_upstream(name))),
             link: Arc::new(Link::of(upstream)),
             written: upstream
                 .endpoints
@@ -72,6 +74,7 @@ impl Resolver {
                     text: endpoint.address.clone(),
                     weight: endpoint.weight,
                     priority: endpoint.priority,
+                    about: About::of(&config.gateway, endpoint),
                     target: Target::of(&endpoint.address),
                     failing: false,
                 })
@@ -232,6 +235,7 @@ impl Upstream {
                     written: written.host_text(),
                     weight: written.weight,
                     priority: written.priority,
+                    about: written.about.clone(),
                     identity: Identity::new(peer, self.link.clone()),
                 }));
             };

@@ -230,6 +230,12 @@ impl State {
     pub fn standing(&self) -> Standing {
         self.record().standing()
     }
+
+    /// Taken out by hand, and nothing else speaks against it.
+    pub fn is_drained_well(&self) -> bool {
+        let record = self.record();
+        record.drained && record.unhealthy_since().is_none() && record.ejected().is_none()
+    }
 }
 
 /// How an attempt has ended, as far as its endpoint is to blame.

@@ -1,6 +1,6 @@
 //! What must fit together in an upstream: its endpoints, its waits, when it is asked again.
 
-use super::{Node, Once, Problem, health, in_order, join};
+use super::{Node, Once, Problem, health, in_order, join, sticky};
 use crate::config::model::Retry;
 use crate::config::units::Time;
 
@@ -12,6 +12,7 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
         let address = endpoint.get("address").unwrap_or(endpoint);
         let key = format!("{path}.endpoints[{index}]");
         addresses.see(key, address, address.text().map(str::to_ascii_lowercase), problems);
+        tags(&format!("{path}.endpoints[{index}].tags"), endpoint.get("tags"), problems);
     }
     let weight = |endpoint: &Node| endpoint.get("weight").and_then(Node::integer).flatten();
     if !endpoints.is_empty() && endpoints.iter().all(|endpoint| weight(endpoint) == Some(0)) {
@@ -49,6 +50,15 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
         problems.push(problem.also(all.place, "the smaller bound"));
     }
     health::check(path, node, problems);
+    sticky::check(path, node, problems);
+}
+
+/// Adds what is wrong with the tags at `path`.
+pub(in crate::config) fn tags(path: &str, tags: Option<&Node>, problems: &mut Vec<Problem>) {
+    let mut seen = Once::default();
+    for (index, tag) in tags.map(Node::items).unwrap_or_default().iter().enumerate() {
+        seen.see(format!("{path}[{index}]"), tag, tag.text().map(str::to_owned), problems);
+    }
 }
 
 /// Adds what is wrong in the `retry` table at `path`. `timeout`: that of the same upstream or route.

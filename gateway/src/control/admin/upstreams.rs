@@ -50,6 +50,12 @@ struct UpstreamShown {
 struct EndpointShown {
     address: String,
     weight: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datacenter: Option<String>,
     state: &'static str,
     /// What keeps it from being used.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,6 +86,9 @@ impl EndpointShown {
         EndpointShown {
             address: endpoint.label.clone(),
             weight: endpoint.weight,
+            tags: endpoint.about.tags.clone(),
+            zone: endpoint.about.zone.clone(),
+            datacenter: endpoint.about.datacenter.clone(),
             state: record.standing().name(),
             why: why(&record, now),
             in_flight: endpoint.state.in_flight(),
@@ -143,6 +152,14 @@ fn text_of(upstreams: &[UpstreamShown]) -> String {
             let why = endpoint.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             let (address, state) = (&endpoint.address, endpoint.state);
             let _ = write!(out, "  {address:<24} {state}{why}, weight {}, ", endpoint.weight);
+            for (what, place) in [("zone", &endpoint.zone), ("datacenter", &endpoint.datacenter)] {
+                if let Some(place) = place {
+                    let _ = write!(out, "{what} {place}, ");
+                }
+            }
+            if !endpoint.tags.is_empty() {
+                let _ = write!(out, "tagged {}, ", endpoint.tags.join(" "));
+            }
             let _ = write!(out, "{} in flight, ejected {} times", endpoint.in_flight, endpoint.ejections);
             if let Some(CheckShown { passed, seen, age, .. }) = &endpoint.last_check {
                 let outcome = if *passed { "passed" } else { "failed" };
