@@ -19,6 +19,7 @@ use super::access_log::{AccessLog, Counts};
 use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
+use super::names::Names;
 use super::reloads::Reloads;
 use crate::proxy::retry::{self, Denied};
 use crate::tables::health::Cause;
@@ -487,6 +488,7 @@ pub struct Metrics {
     access_log: OnceLock<Arc<Counts>>,
     pub reloads: Reloads,
     pub doors: Doors,
+    pub names: Arc<Names>,
     /// What listeners show now.
     pub tls: Mutex<Arc<Tls>>,
     started: SystemTime,
@@ -507,6 +509,7 @@ impl Metrics {
             access_log: OnceLock::new(),
             reloads: Reloads::default(),
             doors: Doors::default(),
+            names: Arc::default(),
             tls: Mutex::default(),
             started: SystemTime::now(),
             registry: exposition::registry(metrics.clone()),

@@ -1,5 +1,6 @@
 //! Connections to services: opening, keeping and reusing them. Each worker has its own.
 
+mod departed;
 pub mod h1;
 
 use std::cell::{Cell, RefCell};
@@ -109,6 +110,7 @@ impl ConnectError {
 pub struct Pool {
     idle: RefCell<HashMap<Identity, Vec<Idle>, BuildHasherDefault<Prehashed>>>,
     count: Cell<usize>,
+    present: RefCell<departed::Present>,
 }
 
 struct Idle {
@@ -151,6 +153,7 @@ impl Pool {
         }
         let kept = idle.get_mut(&connection.identity).expect("inserted above");
         if kept.len() < settings.idle_max && expires_ms > now {
+            self.present.borrow_mut().see(&connection.identity);
             kept.push(Idle { wire: connection.wire, born_ms: connection.born_ms, good_ms: now, expires_ms });
             self.count.set(self.count.get() + 1);
         }
