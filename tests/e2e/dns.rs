@@ -431,6 +431,20 @@ fn a_reload_and_another_process_go_on_with_what_is_known() {
 }
 
 #[test]
+fn other_servers_are_asked_at_once() {
+    let (first, second) = (Dns::start().unwrap(), Dns::start().unwrap());
+    let (port, _services) = on_one_port(&["127.0.0.1", "127.0.0.2"]);
+    first.says(NAME, Kind::A, Say::addresses(60, &["127.0.0.1"]));
+    second.says(NAME, Kind::A, Say::addresses(60, &["127.0.0.2"]));
+    let gateway = start(&first, &[ONCE, BY_ADDRESS], port);
+    assert_eq!(tally(&gateway, 2), counts(&[("127.0.0.1", 2)]));
+    gateway.rewrite(&whole(&[&ONCE.replace("{dns}", &second.address()), BY_ADDRESS], port)).unwrap();
+    assert_eq!(gateway.reload().unwrap().head.status(), 200);
+    gateway.event("endpoints changed").unwrap();
+    assert_eq!(tally(&gateway, 2), counts(&[("127.0.0.2", 2)]));
+}
+
+#[test]
 fn a_request_at_an_endpoint_that_goes_is_finished_and_its_connections_are_closed() {
     let dns = Dns::start().unwrap();
     let (port, mut services) = on_one_port(&["127.0.0.1", "127.0.0.2"]);

@@ -126,7 +126,7 @@ impl Directory {
         if moved.is_empty() {
             return false;
         }
-        let why: BTreeMap<&Question, &str> = moved.iter().map(|Moved { question, why }| (question, &**why)).collect();
+        let why: BTreeMap<&Question, &str> = moved.iter().map(|moved| (&moved.question, &*moved.why)).collect();
         let mut snapshot = Snapshot::clone(&shared.snapshot.load());
         let mut before = Vec::new();
         let mut events = Vec::new();
@@ -144,6 +144,7 @@ impl Directory {
         }
         leave(&before, &snapshot.endpoints);
         shared.snapshot.store(Arc::new(snapshot));
+        self.show();
         // Told when it is so: who reads it may rely on it.
         for (upstream, question, why, old, new) in events {
             let (added, removed) = (beyond(&new, &old), beyond(&old, &new));
@@ -154,7 +155,9 @@ impl Directory {
                 _ => tracing::info!(upstream, name, kind, added, removed, endpoints, why, "endpoints changed"),
             }
         }
-        self.show();
+        for Moved { question, why, .. } in moved.iter().filter(|moved| moved.is_gone) {
+            tracing::error!(name = question.name, kind = question.kind.name(), why, "a name leads nowhere any more");
+        }
         true
     }
 

@@ -110,13 +110,12 @@ impl Client {
     pub(super) async fn ask(&self, system: &System, name: &Name, kind: RecordType) -> Reply {
         let mut name = name.clone();
         let mut least = Duration::MAX;
-        let mut begun = None;
         for _ in 0..=DNS_ALIASES_MAX {
             let (answers, code, denied) = match self.exchange(system, &name, kind).await {
                 Ok(answers) => answers,
                 Err(why) => return Reply::Failed(why),
             };
-            let (end, data, ttl) = follow(&answers, &name, kind);
+            let Some((end, data, ttl)) = follow(&answers, &name, kind) else { break };
             least = least.min(ttl);
             if !data.is_empty() {
                 return Reply::Records { data, ttl: least };
@@ -126,10 +125,9 @@ impl Client {
                 let why = if code == ResponseCode::NXDomain { "no such name" } else { "the name has no such record" };
                 return Reply::Denied { why, ttl: denied };
             }
-            begun.get_or_insert(name);
             name = end;
         }
-        Reply::Failed(format!("more than {DNS_ALIASES_MAX} aliases (CNAME)"))
+        Reply::Failed(format!("more than {DNS_ALIASES_MAX} aliases (CNAME), or they lead to themselves"))
     }
 
     /// The answers to one question, with the code and for how long what is not there is said not to be.
@@ -207,28 +205,30 @@ fn is_referral(none: &NoRecords) -> bool {
     none.response_code == ResponseCode::NoError && none.soa.is_none() && none.ns.is_some()
 }
 
-/// Goes along the aliases in one answer: where they end, what is there, and the least TTL on the way.
-fn follow(answers: &[Record], name: &Name, kind: RecordType) -> (Name, Vec<RData>, Duration) {
+/// Goes along the aliases in one answer: where they end, what is there, and the least TTL on the way. `None`: there are too many, or
+/// they have no end.
+fn follow(answers: &[Record], name: &Name, kind: RecordType) -> Option<(Name, Vec<RData>, Duration)> {
     let mut name = name.clone();
     let mut least = u32::MAX;
-    // As many steps as there may be: one more is a loop.
     for _ in 0..=DNS_ALIASES_MAX {
         let here = || answers.iter().filter(|record| record.name == name);
         let data: Vec<&Record> = here().filter(|record| record.record_type() == kind).collect();
         if !data.is_empty() {
             least = data.iter().map(|record| record.ttl).fold(least, u32::min);
             let data = data.into_iter().map(|record| record.data.clone()).collect();
-            return (name, data, Duration::from_secs(least.into()));
+            return Some((name, data, Duration::from_secs(least.into())));
         }
         let alias = here().find_map(|record| match &record.data {
             RData::CNAME(alias) => Some((alias.0.clone(), record.ttl)),
             _ => None,
         });
-        let Some((next, ttl)) = alias else { break };
+        let Some((next, ttl)) = alias else {
+            return Some((name, Vec::new(), Duration::from_secs(least.into())));
+        };
         least = least.min(ttl);
         name = next;
     }
-    (name, Vec::new(), Duration::from_secs(least.into()))
+    None
 }
 
 impl System {

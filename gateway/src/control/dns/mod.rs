@@ -83,6 +83,8 @@ pub(super) struct Answer(Answered);
 pub(super) struct Moved {
     pub(super) question: Question,
     pub(super) why: String,
+    /// It leads nowhere.
+    pub(super) is_gone: bool,
 }
 
 /// What is known of names, for a configuration that is about to take the place of this one.
@@ -152,9 +154,11 @@ impl Dns {
         handed.collect()
     }
 
-    /// Goes on where `before` has got meanwhile, and asks by the same client if it would ask the same servers. Which names that
-    /// changes.
+    /// Goes on where `before` has got meanwhile, and asks by the same client if it would ask the same servers; other servers are asked
+    /// at once. Which names that changes.
     pub(super) fn catch_up(&mut self, before: &Dns) -> BTreeSet<Question> {
+        let now = Instant::now();
+        let is_elsewhere = self.settings.resolvers != before.settings.resolvers;
         if self.settings == before.settings {
             self.client = before.client.clone();
         }
@@ -170,6 +174,7 @@ impl Dns {
                 tracked.name = other.name.clone();
                 tracked.asking = None;
             }
+            tracked.name.adopt(&self.rules, now, is_elsewhere);
         }
         changed
     }
@@ -213,9 +218,7 @@ impl Dns {
         let mut moved = Vec::new();
         for (question, tracked) in &mut self.names {
             if let Change::Gone(why) = tracked.name.expire(&self.rules, now) {
-                let (name, kind) = (&question.name, question.kind.name());
-                tracing::error!(name, kind, why, "a name leads nowhere any more");
-                moved.push(Moved { question: question.clone(), why });
+                moved.push(Moved { question: question.clone(), why, is_gone: true });
             }
             if tracked.asking.is_some() || tracked.name.due() > now {
                 continue;
@@ -262,13 +265,10 @@ impl Dns {
                 None
             }
             Change::Elsewhere => Some("the answer of DNS has changed".to_owned()),
-            Change::Gone(why) => {
-                tracing::error!(name, kind, why, "a name leads nowhere any more");
-                Some(why)
-            }
+            Change::Gone(why) => Some(why),
         };
         self.show(&question);
-        why.map(|why| Moved { question, why })
+        why.map(|why| Moved { question, why, is_gone: kept == 0 })
     }
 
     /// Lets metrics and the admin listener see how things are, from now on.

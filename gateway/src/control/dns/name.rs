@@ -174,6 +174,13 @@ impl Name {
         self.fresh_until.checked_add(stale_max)
     }
 
+    /// Goes on by other rules; `at_once`: whoever is asked may say something else.
+    pub(super) fn adopt(&mut self, rules: &Rules, now: Instant, at_once: bool) {
+        let latest = if at_once { now } else { now + rules.max_ttl };
+        self.due = self.due.min(latest);
+        self.fresh_until = self.fresh_until.min(now + rules.max_ttl);
+    }
+
     /// Takes in what was said. `lot`: 32 random bits.
     pub(super) fn take(&mut self, said: Said, rules: &Rules, now: Instant, lot: u32) -> Change {
         self.version += 1;

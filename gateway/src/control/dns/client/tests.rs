@@ -64,17 +64,29 @@ fn alias(of: &str, ttl: u32, to: &str) -> Record {
 }
 
 /// Where the aliases from `a.` end, how many records are there, and the TTL.
-fn followed(answers: &[Record]) -> (String, usize, u64) {
-    let (end, data, ttl) = follow(answers, &name("a."), RecordType::A);
-    (end.to_string(), data.len(), ttl.as_secs())
+fn followed(answers: &[Record]) -> Option<(String, usize, u64)> {
+    let (end, data, ttl) = follow(answers, &name("a."), RecordType::A)?;
+    Some((end.to_string(), data.len(), ttl.as_secs()))
 }
 
 #[test]
 fn aliases_are_followed_and_the_least_ttl_counts() {
-    assert_eq!(followed(&[a("a.", 60, 1), a("A.", 30, 2), a("b.", 1, 3)]), ("a.".to_owned(), 2, 30));
-    assert_eq!(followed(&[a("c.", 60, 1), alias("b.", 9, "c."), alias("a.", 20, "b.")]), ("c.".to_owned(), 1, 9));
-    assert_eq!(followed(&[alias("a.", 20, "b.")]), ("b.".to_owned(), 0, 20), "the rest is to be asked for");
-    let (end, count, _) = followed(&[alias("a.", 20, "b."), alias("b.", 20, "a.")]);
-    assert_eq!((end.len(), count), (2, 0), "a loop ends");
-    assert_eq!(followed(&[]).1, 0);
+    let check = |answers: &[Record], expected: Option<(&str, usize, u64)>| {
+        let expected = expected.map(|(end, count, ttl)| (end.to_owned(), count, ttl));
+        assert_eq!(followed(answers), expected, "{answers:?}");
+    };
+    check(&[a("a.", 60, 1), a("A.", 30, 2), a("b.", 1, 3)], Some(("a.", 2, 30)));
+    check(&[a("c.", 60, 1), alias("b.", 9, "c."), alias("a.", 20, "b.")], Some(("c.", 1, 9)));
+    // The rest is to be asked for.
+    check(&[alias("a.", 20, "b.")], Some(("b.", 0, 20)));
+    check(&[a("b.", 20, 1)], Some(("a.", 0, u64::from(u32::MAX))));
+    check(&[alias("a.", 20, "b."), alias("b.", 20, "a.")], None);
+    check(&[alias("a.", 20, "a.")], None);
+    let chain = |steps: usize| -> Vec<Record> {
+        let step = |nth: usize| if nth == 0 { "a.".to_owned() } else { format!("{nth}.") };
+        let last = Record::from_rdata(name(&step(steps)), 20, RData::A(A::new(10, 0, 0, 1)));
+        (0..steps).map(|nth| alias(&step(nth), 20, &step(nth + 1))).chain([last]).collect()
+    };
+    check(&chain(DNS_ALIASES_MAX), Some((&format!("{DNS_ALIASES_MAX}."), 1, 20)));
+    check(&chain(DNS_ALIASES_MAX + 1), None);
 }

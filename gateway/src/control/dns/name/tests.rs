@@ -195,3 +195,16 @@ fn what_another_process_knew_is_gone_by_and_looked_up_at_once() {
     assert_eq!((&**name.found(), name.due(), name.version()), (&*found, now, 1));
     assert!(name.good_at().unwrap() <= now);
 }
+
+#[test]
+fn other_rules_hold_at_once() {
+    let mut world = World::new(None);
+    world.take(answer(&["10.0.0.1"], MAX));
+    let (now, same) = (world.now, world.rules);
+    world.name.adopt(&same, now, false);
+    assert_eq!(world.due_ms(), u128::from(MAX) * 1000);
+    world.name.adopt(&Rules { max_ttl: Duration::from_secs(7), ..same }, now, false);
+    assert_eq!(world.due_ms(), 7_000);
+    world.name.adopt(&same, now, true);
+    assert_eq!((world.due_ms(), world.addresses().len()), (0, 1), "other servers are asked");
+}
