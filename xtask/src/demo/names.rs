@@ -8,7 +8,7 @@ use super::services::Services;
 use super::stage::Stage;
 
 pub(super) fn moved(stage: &mut Stage, gateway: &mut Gateway, services: &Services) -> Result<()> {
-    const GET: &str = "GET /shelves/1 HTTP/1.1\r\nHost: api.example\r\n\r\n";
+    const GET: &str = "GET /moving/1 HTTP/1.1\r\nHost: api.example\r\n\r\n";
     let answer = stage.ask(gateway.public, GET)?;
     stage.check("an SRV record says host and port", answer.text().starts_with("books-a received"));
     services.runs_at(1);

@@ -19,7 +19,7 @@ const SILENCE: Duration = Duration::from_secs(24 * 3600);
 const DOWNLOAD_PAUSE: Duration = Duration::from_secs(2);
 
 /// What `conf/demo.toml` looks up, and the host it leads to.
-const NAME: &str = "_http._tcp.shelves.example";
+const NAME: &str = "_http._tcp.moving.example";
 const HOST: &str = "host.example";
 
 pub(super) struct Services {
@@ -62,7 +62,7 @@ impl Services {
         Ok(services)
     }
 
-    /// From now on DNS says that the shelves are where this one of the books is.
+    /// From now on DNS says that what moves is where this one of the books is.
     pub(super) fn runs_at(&self, nth: usize) {
         let port = self.address(nth).rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default();
         self.dns.says(NAME, Kind::Srv, Say::services(1, &[(10, 1, port, HOST)]));
