@@ -12,6 +12,7 @@ mod compression;
 mod cors;
 mod crowd;
 mod decompress_request;
+mod dns;
 mod door;
 mod drain;
 mod explain;

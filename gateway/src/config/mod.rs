@@ -14,6 +14,7 @@ pub mod words;
 
 mod checks;
 mod digest;
+mod dns_name;
 mod expand;
 mod places;
 mod read;

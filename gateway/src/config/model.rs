@@ -6,6 +6,7 @@
 //! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
 mod balance;
+mod dns;
 mod endpoint;
 mod health;
 mod listener;
@@ -25,6 +26,7 @@ use super::units::{Secret, Size, Time};
 use super::words;
 
 pub use self::balance::*;
+pub use self::dns::*;
 pub use self::endpoint::*;
 pub use self::health::*;
 pub use self::listener::*;
@@ -54,6 +56,8 @@ pub struct Config {
     /// Services requests are sent to, by name.
     #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub upstream: BTreeMap<String, Upstream>,
+    /// How names of upstreams are resolved.
+    pub dns: Dns,
     /// Addresses by name: who is turned away, who is not limited, and what listeners and routes name.
     #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub list: BTreeMap<String, List>,
@@ -340,9 +344,13 @@ impl Default for Timeouts {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1, tags = ["v2"] }`. At least one. Names are resolved when the gateway starts and every 30 s.
-    #[schemars(length(min = 1))]
+    /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1, tags = ["v2"] }`. At least one, or `dns`. Names are looked up as those of `dns` are, and each of their addresses is an endpoint.
+    // Left out of the schema's defaults: an upstream without any must have `dns`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints by a name of DNS: its addresses, or what its SRV records say. Default: none but those of `endpoints`.
+    #[serde(default)]
+    pub dns: Option<UpstreamDns>,
     /// What it speaks: `http1` (default), or `http2` without asking first (prior knowledge), many requests on one connection.
     #[serde(default)]
     pub protocol: UpstreamProtocol,

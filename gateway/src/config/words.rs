@@ -7,7 +7,7 @@ use http1::{Canonical, Fault, PathPolicy};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::units::{Percentage, Size, Time};
-use super::{origin, template};
+use super::{dns_name, origin, template};
 use crate::problem::closest;
 use crate::proxy::grpc;
 use crate::route::pattern::{self as route, PatternError, whole_regex};
@@ -81,6 +81,8 @@ words! {
     ListenAddress "listen-address" listen_address, "`ip:port`, IPv6 in brackets.";
     AdminAddress "admin-address" admin_address, "`ip:port`, or `unix:` and an absolute path.";
     EndpointAddress "endpoint-address" endpoint_address, "`host:port`, `ip:port`, or `unix:` and an absolute path.";
+    DnsName "dns-name" dns_name::dns_name, "A name of DNS.";
+    DnsServer "dns-server" dns_name::dns_server, "`ip:port`, IPv6 in brackets.";
     UpstreamHost "upstream-host" upstream_host, "`keep`, `endpoint`, or a host, perhaps with a port.";
     HostPattern "host-pattern" host_pattern, "A host name in lower case, or `*.` and a suffix of one.";
     PathPattern "path-pattern" path_pattern, "`/exact`, `/prefix/**`, `/a/{name}/b` or `/a/{rest=**}`, in canonical form.";
@@ -237,6 +239,10 @@ fn endpoint_address(text: &str) -> Result<(), Wrong> {
         return Err(Wrong { why: why.to_owned(), instead: with_port });
     }
     match http1::host_parts(text.as_bytes()) {
+        Ok((host, Some(_))) if text.parse::<SocketAddr>().is_err() => {
+            let name = std::str::from_utf8(host).unwrap_or_default();
+            dns_name::malformed(name).map_or(Ok(()), |why| Err(Wrong::because(why)))
+        }
         Ok((_, Some(_))) => Ok(()),
         Ok((_, None)) => Err(Wrong::because("the port is missing: write `host:port`")),
         Err(Fault::HostPort) => Err(Wrong::because("a port is a number from 1 to 65535")),

@@ -1,6 +1,7 @@
 //! The counters as text for a scraper: adds the cores up and writes them out through `prometheus-client`, which knows the
 //! format and its escapes. Runs on the control side; reads every cell once and keeps nothing.
 
+mod dns;
 #[cfg(test)]
 mod scraper;
 
@@ -51,6 +52,7 @@ impl Collector for Scrape {
         refusals(&mut families, &metrics)?;
         routes(&mut families, &metrics)?;
         upstreams(&mut families, &metrics)?;
+        dns::names(&mut families, &metrics)?;
         logs(&mut families, &metrics)?;
         names(&mut families, &metrics)?;
         configuration(&mut families, &metrics)?;
@@ -445,6 +447,8 @@ impl Family<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::{NameShown, Outcome};
+    use crate::config::model::RecordKind;
     use proptest::prelude::*;
 
     use super::scraper::{labels_text, parse};
@@ -485,6 +489,11 @@ mod tests {
         health.health.ejection(Cause::ConsecutiveLocal).inc();
         health.health.check(CheckOutcome::Passed).add(5);
         health.health.check(CheckOutcome::NotMade).inc();
+        let tally = metrics.names.tally("shelf.internal", RecordKind::Srv);
+        tally.count(Outcome::Answered);
+        tally.count(Outcome::Failed);
+        let (name, kind) = ("shelf.internal".to_owned(), RecordKind::Srv);
+        metrics.names.set(vec![NameShown { name, kind, addresses: 2, good_at: None, why: None, tally }]);
         metrics.doors.set(vec![DoorStatus {
             interface: "eth0".to_owned(),
             mode: Some("native".to_owned()),

@@ -22,6 +22,7 @@ use super::access_log::{AccessLog, Counts};
 use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
+use super::names::Names;
 use super::reloads::Reloads;
 use crate::proxy::grpc;
 use crate::tls::Tls;
@@ -368,6 +369,7 @@ pub struct Metrics {
     access_log: OnceLock<Arc<Counts>>,
     pub reloads: Reloads,
     pub doors: Doors,
+    pub names: Arc<Names>,
     /// What listeners show now.
     pub tls: Mutex<Arc<Tls>>,
     started: SystemTime,
@@ -385,6 +387,7 @@ impl Metrics {
             access_log: OnceLock::new(),
             reloads: Reloads::default(),
             doors: Doors::default(),
+            names: Arc::default(),
             tls: Mutex::default(),
             started: SystemTime::now(),
             registry: exposition::registry(metrics.clone()),

@@ -298,7 +298,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
                 rt::free_spare_buffers();
             }
             // An idle worker would hold on to the last snapshot until its next request.
-            drop(worker.pinned());
+            worker.pool.keep_to(&worker.pinned().snapshot, &worker.sessions);
         }
         if worker.draining.get() {
             deadline::cut_waiting(DRAIN_QUIET_MS);

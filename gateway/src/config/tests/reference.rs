@@ -52,6 +52,7 @@ fn every_file_in_conf_loads() {
             // The demo's services are where the demo starts them.
             let environment = |name: &str| match name {
                 "DEMO_FOLDER" => Some("/demo".to_owned()),
+                "DEMO_DNS" => Some("192.0.2.53:53".to_owned()),
                 name => name.starts_with("DEMO_").then(|| format!("{}.test:9", name.replace('_', "-"))),
             };
             if let Err(problems) = load_with(&path, &environment) {

@@ -4,6 +4,7 @@
 //! it shares ([`h2`]). How it is sent and answered there is [`call`].
 
 pub mod call;
+mod departed;
 pub mod h1;
 pub mod h2;
 pub mod pool;
