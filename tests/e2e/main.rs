@@ -37,6 +37,7 @@ mod service;
 mod slow;
 mod sticky;
 mod subsets;
+mod suites;
 mod systemd;
 mod takeover;
 mod tickets;

@@ -63,7 +63,7 @@ usage: cargo xtask bench WHAT [options]
             --protocols A,B
                            plain, tls, h2 (all)
   instructions
-          user-space instructions of one exchange (callgrind), against a recorded bound
+          user-space instructions of one exchange (callgrind), over HTTP/1.1 and HTTP/2, against recorded bounds
   reload  10,000 routes, reloaded once a second beside a load of 40 % of capacity
             --rounds N     pairs of windows, with reloads and without (7)
             --seconds N    length of one window (10)

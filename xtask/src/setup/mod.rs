@@ -50,6 +50,9 @@ const NEEDS: &[Need] = &[
     need(Purpose::Test, Sign::Program("nginx"), "nginx-light", "a service behind the gateway"),
     need(Purpose::Test, Sign::Program("python3"), "python3", "another one, of its standard library"),
     need(Purpose::Test, Sign::Program("curl"), "curl", "a client"),
+    need(Purpose::Test, Sign::Program("nghttp"), "nghttp2-client", "a client that speaks HTTP/2"),
+    need(Purpose::Test, Sign::Program("varnishtest"), "varnish", "the same, frame by frame"),
+    need(Purpose::Test, Sign::Python("venv, ensurepip"), "python3-venv", "other clients come as Python packages"),
     need(Purpose::Test, Sign::Program("logrotate"), "logrotate", "rotates the access log as the package has it"),
     need(Purpose::Bench, Sign::Program("wrk"), "wrk", "the load"),
     need(Purpose::Bench, Sign::Program("nginx"), "nginx-light", "a peer, and the service behind all peers"),
@@ -74,6 +77,9 @@ const NEEDS: &[Need] = &[
     need(Purpose::Package, Sign::Program("dpkg-shlibdeps"), "dpkg-dev", "the libraries the package depends on"),
     need(Purpose::Package, Sign::Program("debootstrap"), "debootstrap", "a fresh Debian, where the package is tried"),
 ];
+
+/// Python packages: a scanner of TLS, and a client that speaks HTTP/2. Pinned like cargo's tools; what they depend on is not.
+const PYTHON_PACKAGES: [&str; 2] = ["sslyze==6.3.1", "httpx[http2]==0.28.1"];
 
 const fn need(purpose: Purpose, sign: Sign, package: &'static str, what_for: &'static str) -> Need {
     Need { purpose, sign, package, what_for }
@@ -149,7 +155,40 @@ pub(crate) fn provide(purposes: &[Purpose]) -> Result<Vec<String>> {
             tool.install()?;
         }
     }
+    if purposes.contains(&Purpose::Test) && !has_python_packages()? {
+        install_python_packages()?;
+    }
     missing(purposes)
+}
+
+/// Where Python packages go: an environment of their own, made anew when others are wanted.
+fn python() -> Result<PathBuf> {
+    Ok(tools()?.join("python"))
+}
+
+fn python_packages() -> String {
+    PYTHON_PACKAGES.join(" ")
+}
+
+fn has_python_packages() -> Result<bool> {
+    let mark = std::fs::read_to_string(python()?.join("packages")).unwrap_or_default();
+    Ok(mark == python_packages())
+}
+
+/// A machine without Python or a network goes on without them.
+fn install_python_packages() -> Result<()> {
+    let (folder, packages) = (python()?, python_packages());
+    println!("installing {packages} into {}", folder.display());
+    let made = process::status(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
+    let mut pip = Command::new(folder.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES);
+    if made.is_ok_and(|status| status.success()) && process::status(&mut pip).is_ok_and(|status| status.success()) {
+        // Last, so that what is half there is made anew.
+        std::fs::write(folder.join("packages"), packages)?;
+    } else {
+        println!("{packages} could not be installed");
+    }
+    Ok(())
 }
 
 impl CargoTool {
@@ -191,6 +230,9 @@ fn missing(purposes: &[Purpose]) -> Result<Vec<String>> {
                 tool.name, tool.version, tool.purpose, tool.what_for
             ));
         }
+    }
+    if purposes.contains(&Purpose::Test) && !has_python_packages()? {
+        lines.push(format!("{} (pip), for Test: clients and a scanner of TLS", python_packages()));
     }
     Ok(lines)
 }
