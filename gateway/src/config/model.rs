@@ -331,9 +331,13 @@ pub struct Upstream {
     /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1 }`. At least one. Names are resolved when the gateway starts and every 30 s.
     #[schemars(length(min = 1))]
     pub endpoints: Vec<Endpoint>,
-    /// What it speaks: `http1` (default), or `http2` without asking first (prior knowledge), many requests on one connection.
+    /// What it speaks: `http1`, or `http2`, many requests on one connection. Without TLS that is not asked first (prior knowledge); with `tls` it is what is offered by ALPN, and `auto` offers both. Default: `auto` with `tls`, else `http1`.
     #[serde(default)]
-    pub protocol: UpstreamProtocol,
+    pub protocol: Option<UpstreamProtocol>,
+    /// It speaks TLS, and is verified: `true`, or a table. Default: plain HTTP.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<UpstreamTls>>")]
+    pub tls: Option<UpstreamTls>,
     /// How an endpoint is picked: `round_robin` (default: in turn), `least_request` (of two drawn endpoints the one with fewer requests running), `peak_ewma` (of two the one that is expected to answer sooner), or `{ policy = "maglev", on = "client" }`: by what requests have in common. Always by weight.
     #[serde(default)]
     pub balance: Balance,

@@ -62,7 +62,7 @@ impl Compiled {
     async fn resolve(self, known: &Found, health: &Health) -> Fresh {
         let Compiled { config, digest, mut snapshot, watched } = self;
         let watch = Watch::over(watched);
-        let mut resolver = Resolver::new(&config);
+        let mut resolver = Resolver::new(&config, &snapshot.tls);
         resolver.adopt(known);
         resolver.take(&look_up(resolver.names(true)).await);
         resolver.fill(&mut snapshot, health);

@@ -18,6 +18,7 @@ use crate::rt::Peer;
 use crate::rt::deadline::now_us;
 use crate::snapshot::Snapshot;
 use crate::tables::health::{Health, State};
+use crate::tls::Tls;
 use crate::worker::Shared;
 
 /// How long one name may take. The system's resolver has waits of its own, which are longer.
@@ -40,7 +41,6 @@ pub(super) struct Resolver {
 struct Upstream {
     name: String,
     balance: Arc<Settings>,
-    link: Arc<Link>,
     written: Vec<Written>,
 }
 
@@ -49,6 +49,7 @@ struct Written {
     text: String,
     weight: u32,
     priority: u8,
+    link: Arc<Link>,
     target: Target,
     /// Problems are told once, not at every look-up.
     failing: bool,
@@ -60,11 +61,11 @@ enum Target {
 }
 
 impl Resolver {
-    pub(super) fn new(config: &Config) -> Resolver {
+    /// `tls`: what was read for the upstreams of `config`.
+    pub(super) fn new(config: &Config, tls: &Tls) -> Resolver {
         let upstreams = config.upstream.iter().map(|(name, upstream)| Upstream {
             name: name.clone(),
             balance: Arc::new(Settings::of(upstream)),
-            link: Arc::new(Link::of(upstream)),
             written: upstream
                 .endpoints
                 .iter()
@@ -72,6 +73,7 @@ impl Resolver {
                     text: endpoint.address.clone(),
                     weight: endpoint.weight,
                     priority: endpoint.priority,
+                    link: Arc::new(Link::of(upstream, &endpoint.address, tls.upstreams.get(name))),
                     target: Target::of(&endpoint.address),
                     failing: false,
                 })
@@ -232,7 +234,7 @@ impl Upstream {
                     written: written.host_text(),
                     weight: written.weight,
                     priority: written.priority,
-                    identity: Identity::new(peer, self.link.clone()),
+                    identity: Identity::new(peer, written.link.clone()),
                 }));
             };
             match &written.target {
@@ -278,7 +280,7 @@ mod tests {
                 "[[listener]]\naddress = '127.0.0.1:80'\n[upstream.orders]\nslow_start = '30s'\nendpoints = {addresses:?}\n"
             );
             let config: Config = toml::from_str(&text).expect("a configuration");
-            [Arc::new(Resolver::new(&config).upstreams[0].endpoints(&health))]
+            [Arc::new(Resolver::new(&config, &Tls::default()).upstreams[0].endpoints(&health))]
         };
         let (stays, goes) = ("10.0.0.1:80", "10.0.0.2:80");
         let before = endpoints(&[stays, goes]);

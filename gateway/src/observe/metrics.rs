@@ -21,9 +21,11 @@ use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
 use crate::proxy::retry::{self, Denied};
+use crate::proxy::upstream::{ConnectError, Connection};
+use crate::refusal::Refusal;
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
-use crate::tls::Tls;
+use crate::tls::{Reason, Tls};
 
 /// Names of routes, and names of upstreams, that are counted apart. At 64 workers a thousand routes are 24 MiB of counters
 /// and a scrape of some 40 lines each; what more there is shares [`OTHER`].
@@ -269,6 +271,12 @@ pub struct UpstreamCore {
     pub connects: Counter,
     /// Connections that could not be opened, or not in time.
     pub connect_failures: Counter,
+    /// TLS handshakes with its endpoints.
+    pub handshakes_full: Counter,
+    /// TLS handshakes of which the endpoint remembered an earlier one.
+    pub handshakes_resumed: Counter,
+    /// TLS handshakes that came to nothing, in the order of [`Reason::ALL`].
+    pub handshakes_failed: [Counter; Reason::ALL.len()],
     /// Requests sent on a connection that had served one before.
     pub reused: Counter,
     /// Requests sent again, by [`retry::Cause::index`].
@@ -288,6 +296,34 @@ pub struct UpstreamCore {
 }
 
 impl UpstreamCore {
+    /// Counts what opening a connection came to.
+    pub fn opened(&self, opened: &Result<Connection, ConnectError>) {
+        match opened {
+            Ok(connection) => {
+                self.connects.inc();
+                match connection.resumed {
+                    Some(true) => self.handshakes_resumed.inc(),
+                    Some(false) => self.handshakes_full.inc(),
+                    None => {}
+                }
+            }
+            Err(error) => {
+                self.connect_failures.inc();
+                if let ConnectError::Tls(error) = error {
+                    self.handshakes_failed[error.reason as usize].inc();
+                }
+            }
+        }
+    }
+
+    /// Counts what an attempt on an open connection failed for, as far as that is counted: a service says what it thinks of
+    /// our certificate when an answer is awaited already.
+    pub fn failed(&self, refusal: Refusal) {
+        if refusal == Refusal::UpstreamTlsFailed {
+            self.handshakes_failed[Reason::ClientCertificate as usize].inc();
+        }
+    }
+
     /// Counts why a request was not sent again, as far as that is counted.
     pub fn denied(&self, denied: Option<Denied>) {
         match denied {
@@ -367,6 +403,8 @@ pub enum CheckOutcome {
     Malformed,
     /// It cannot be connected to.
     Connect,
+    /// It is not who it must be, or TLS was not agreed on.
+    Tls,
     /// It hung up before it had answered.
     Closed,
     Timeout,
@@ -375,11 +413,12 @@ pub enum CheckOutcome {
 }
 
 impl CheckOutcome {
-    pub const ALL: [CheckOutcome; 7] = [
+    pub const ALL: [CheckOutcome; 8] = [
         CheckOutcome::Passed,
         CheckOutcome::Status,
         CheckOutcome::Malformed,
         CheckOutcome::Connect,
+        CheckOutcome::Tls,
         CheckOutcome::Closed,
         CheckOutcome::Timeout,
         CheckOutcome::NotMade,
@@ -391,6 +430,7 @@ impl CheckOutcome {
             CheckOutcome::Status => "status",
             CheckOutcome::Malformed => "malformed",
             CheckOutcome::Connect => "connect",
+            CheckOutcome::Tls => "tls",
             CheckOutcome::Closed => "closed",
             CheckOutcome::Timeout => "timeout",
             CheckOutcome::NotMade => "not_made",
@@ -487,7 +527,7 @@ pub struct Metrics {
     access_log: OnceLock<Arc<Counts>>,
     pub reloads: Reloads,
     pub doors: Doors,
-    /// What listeners show now.
+    /// What clients and services are shown now.
     pub tls: Mutex<Arc<Tls>>,
     started: SystemTime,
     registry: Registry,

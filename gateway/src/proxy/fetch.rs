@@ -145,10 +145,14 @@ impl Fetching<'_> {
         let connect_ms = tries.map_or(connect_ms, |tries| tries.connect(connect_ms));
         let mut connection = match kept {
             Some(kept) => kept,
-            None => match Connection::open(&endpoint.identity, guard, connect_ms).await {
-                Ok(opened) => opened,
-                Err(error) => return Came::NoConnection(error),
-            },
+            None => {
+                let opened = Connection::open(&endpoint.identity, guard, connect_ms).await;
+                settings.series.core(worker.id).opened(&opened);
+                match opened {
+                    Ok(opened) => opened,
+                    Err(error) => return Came::NoConnection(error),
+                }
+            }
         };
         guard.attach(Some(connection.wire.fd()));
         settings.series.core(worker.id).requests.inc();
@@ -165,7 +169,10 @@ impl Fetching<'_> {
                 Came::Answer(fetched)
             }
             Err(failure) if connection.reused && failure.unanswered => Came::Stale,
-            Err(failure) => Came::Failure(failure),
+            Err(failure) => {
+                settings.series.core(worker.id).failed(failure.refusal);
+                Came::Failure(failure)
+            }
         }
     }
 
@@ -192,15 +199,14 @@ impl Fetching<'_> {
         let (cause, retry_after) = match came {
             Came::Answer(Fetched { status, fields, .. }) => (Cause::Status(*status), Later::of(*status, fields)),
             Came::Failure(failure) => (failure.cause()?, None),
-            Came::NoConnection(ConnectError::Failed(_) | ConnectError::Over(deadline::Cause::Connect)) => {
-                (Cause::Connect, None)
-            }
-            Came::NoConnection(ConnectError::Over(_)) | Came::Stale => return None,
+            Came::NoConnection(ConnectError::Over(cause)) if *cause != deadline::Cause::Connect => return None,
+            Came::NoConnection(_) => (Cause::Connect, None),
+            Came::Stale => return None,
         };
         let lot = self.worker.ids.borrow_mut().next_u64();
         let left_ms = self.guard.left();
         let missed = Missed { cause, retry_after, replayable: true, left_ms, lot, now_us: now_us() };
-        let refused = matches!(came, Came::NoConnection(ConnectError::Failed(_)));
+        let refused = matches!(came, Came::NoConnection(error) if error.is_refused());
         let elsewhere = tried + 1 < endpoints.list().len();
         let refusals_max = if refused { endpoints.tries() } else { 0 };
         let wait_ms = match tries {

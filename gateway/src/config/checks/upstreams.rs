@@ -49,6 +49,7 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
         problems.push(problem.also(all.place, "the smaller bound"));
     }
     health::check(path, node, problems);
+    super::tls::upstream(path, node, problems);
 }
 
 /// Adds what is wrong in the `retry` table at `path`. `timeout`: that of the same upstream or route.

@@ -106,6 +106,7 @@ impl<'a> Exchange<'a> {
                     // A kept connection that was closed meanwhile says nothing about those that come.
                     if !(reused && failure.unanswered) {
                         self.judge(upstream, &endpoint, refusal);
+                        series.failed(refusal);
                     }
                     let lives = over.is_none() && !self.answer.started();
                     // A kept connection that its service closed meanwhile is nobody's failure. Once: the next one is new.
@@ -153,24 +154,20 @@ impl<'a> Exchange<'a> {
         let wait_ms = upstream.timeouts.connect;
         let wait_ms = self.tries.as_ref().map_or(wait_ms, |tries| tries.connect(wait_ms));
         let opened = Box::pin(Connection::open(&endpoint.identity, &self.guard, wait_ms)).await;
-        match &opened {
-            Ok(_) => series.connects.inc(),
-            Err(_) => series.connect_failures.inc(),
-        }
+        series.opened(&opened);
         opened
     }
 
     fn connect_refusal(&mut self, error: ConnectError) -> Refusal {
-        if let ConnectError::Failed(error) = &error {
-            self.seen.detail = error.to_string();
-        }
-        error.refusal()
+        let refusal = error.refusal();
+        self.seen.detail = error.detail().unwrap_or_default();
+        refusal
     }
 
     /// Whether there is another attempt where no connection could be opened, and after how many milliseconds. Nothing was sent:
     /// another endpoint may take any request.
     fn after_no_connection(&mut self, error: &ConnectError, endpoints: &Endpoints, tried: usize) -> Option<u64> {
-        let refused = matches!(error, ConnectError::Failed(_));
+        let refused = error.is_refused();
         if !refused && !matches!(error, ConnectError::Over(Cause::Connect)) {
             return None;
         }
