@@ -35,4 +35,5 @@ mod systemd;
 mod takeover;
 mod tickets;
 mod tls;
+mod upstream_tls;
 mod wire;
