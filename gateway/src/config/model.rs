@@ -432,7 +432,7 @@ impl From<EndpointText> for Endpoint {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamTimeout {
-    /// To open a connection. Default 1s. Refused with 504 `upstream_connect_timeout`.
+    /// To open a connection, TLS included. Default 1s. Refused with 504 `upstream_connect_timeout`.
     #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub connect: Time,
     /// From the whole request sent to the first byte of the answer. Default 15s. Refused with 504 `upstream_first_byte_timeout`.
