@@ -156,7 +156,6 @@ impl Reader<'_> {
     }
 
     /// The roots in `file` and their revocation lists.
-    #[expect(clippy::type_complexity, reason = "two lists of what a file holds")]
     fn authorities(
         &mut self,
         key: &str,
