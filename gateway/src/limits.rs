@@ -222,6 +222,9 @@ pub const HTTP2_POINTS_MAX: u32 = 4_000;
 /// Points that come back in a second: 40 resets or 80 pings.
 pub const HTTP2_POINTS_PER_SECOND: u32 = 400;
 
+/// Connections a worker opens to one endpoint that speaks HTTP/2; what finds no room on them waits on the least busy one.
+pub const HTTP2_UPSTREAM_CONNECTIONS_MAX: usize = 32;
+
 const _: () = assert!(HTTP2_STREAM_WINDOW_BYTES <= HTTP2_CONNECTION_WINDOW_BYTES);
 
 // --- routes ----------------------------------------------------------------------------------------

@@ -54,6 +54,8 @@ pub enum Refusal {
     UpstreamClosed,
     /// The upstream closed its connection, or broke its framing, inside its answer's body.
     UpstreamBodyCut,
+    /// The upstream's connection breaks HTTP/2.
+    UpstreamHttp2Broken,
     /// The upstream's answer breaks HTTP.
     UpstreamMalformed(Fault),
     /// The upstream answered an upgrade with another protocol, or one that nobody asked for.
@@ -111,7 +113,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 36] = [
+    const PLAIN: [Refusal; 37] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -137,6 +139,7 @@ impl Refusal {
         Refusal::UpstreamTotalTimeout,
         Refusal::UpstreamClosed,
         Refusal::UpstreamBodyCut,
+        Refusal::UpstreamHttp2Broken,
         Refusal::UpgradeMismatch,
         Refusal::AddressDenied,
         Refusal::AddressBanned,
@@ -320,6 +323,13 @@ impl Refusal {
                 Upstream,
                 false,
                 "the service's answer ended early; it may have acted on the request",
+            ),
+            Refusal::UpstreamHttp2Broken => line(
+                502,
+                "upstream_http2_broken",
+                Upstream,
+                false,
+                "the service's connection broke HTTP/2; it may have acted on the request",
             ),
             Refusal::UpstreamMalformed(_) => line(
                 502,

@@ -284,7 +284,10 @@ fn what_speaks_no_tls_or_another_one_is_told_apart() {
     // No protocol in common, said and not said.
     let mut config = serving(&stand.books, &[], None).unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let detail = is_refused(&before(&service(config), &stand.ca()), "h2 alone", "protocol");
+    let origin = service(config);
+    let config = format!("[upstream.main]\nprotocol = \"http1\"\n{TLS}{}", stand.ca());
+    let gateway = Gateway::start(&config, origin.address()).unwrap();
+    let detail = is_refused(&gateway, "h2 alone", "protocol");
     assert!(detail.contains("ALPN"), "{detail}");
     let origin = service(serving(&stand.books, &[], None).unwrap());
     let config = format!("[upstream.main]\nprotocol = \"http2\"\n{TLS}{}", stand.ca());

@@ -6,7 +6,8 @@
 //! - [`origin`] is where the gateway connects to.
 //! - [`message`] reads HTTP messages strictly and knows nothing of the gateway's own codec: two readers that share a
 //!   mistake would agree.
-//! - [`http2`] is a client that speaks HTTP/2, whole or frame by frame; [`tls`] one that speaks TLS.
+//! - [`http2`] is a client that speaks HTTP/2, whole or frame by frame, and [`http2_service`] a service; [`tls`] is a client that
+//!   speaks TLS.
 //! - [`netns`] is two network namespaces, for what only the kernel's door can show.
 //! - [`notified`] is where sd_notify goes; [`root`] is a fresh Debian to install a package into.
 //! - [`wire`] runs the scripts in `tests/wire/*.txt`; `tests/wire/README.md` explains their format.
@@ -23,6 +24,7 @@ pub mod binary;
 pub mod config;
 pub mod gateway;
 pub mod http2;
+pub mod http2_service;
 pub mod kept;
 pub mod message;
 pub mod metrics;
@@ -36,6 +38,7 @@ pub mod tls;
 pub mod wire;
 
 pub use gateway::Gateway;
+pub use http2_service::Http2Service;
 pub use kept::Kept;
 pub use origin::Origin;
 pub use peer::{End, Peer};

@@ -243,8 +243,13 @@ impl Peer {
         self.socket.set_nonblocking(true)?;
         let mut piece = [0; 16 * 1024];
         while self.end.is_none() {
-            match (&self.socket).read(&mut piece) {
+            let read = match &mut self.tls {
+                None => (&self.socket).read(&mut piece),
+                Some(tls) => read_tls(tls, &self.socket, &mut piece),
+            };
+            match read {
                 Ok(0) => self.end = Some(End::Eof),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => self.end = Some(End::Cut),
                 Ok(n) => {
                     self.received += n as u64;
                     self.buffer.extend_from_slice(&piece[..n]);

@@ -13,16 +13,24 @@ static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 /// How an endpoint is spoken to: the same for all addresses of one host.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub struct Link {
-    /// What is spoken unless something else is agreed on within TLS.
-    pub http: Http,
+    pub http: Wanted,
     /// `None`: plain HTTP.
     pub tls: Option<Service>,
 }
 
-/// Which HTTP is spoken.
+/// Which HTTP is to be spoken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Http {
+pub enum Wanted {
     #[default]
+    One,
+    Two,
+    /// What is agreed on within TLS.
+    Either,
+}
+
+/// Which HTTP is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http {
     One,
     Two,
 }
@@ -32,8 +40,9 @@ impl Link {
     /// speaks TLS.
     pub fn of(upstream: &model::Upstream, address: &str, tls: Option<&Arc<ServiceTls>>) -> Link {
         let http = match upstream.protocol() {
-            UpstreamProtocol::Http1 | UpstreamProtocol::Auto => Http::One,
-            UpstreamProtocol::Http2 => Http::Two,
+            UpstreamProtocol::Http1 => Wanted::One,
+            UpstreamProtocol::Http2 => Wanted::Two,
+            UpstreamProtocol::Auto => Wanted::Either,
         };
         let tls = upstream.tls.as_ref().map(|_| {
             let service = tls.and_then(|tls| tls.service(endpoint_host(address).unwrap_or_default()));

@@ -464,6 +464,9 @@ pub struct Pool {
     /// Idle connections kept per worker and endpoint: at least what runs at one time, or some are opened anew. Default 512. 0 to 10000; 0 opens one per request.
     #[schemars(range(max = 10_000))]
     pub idle_max: u32,
+    /// Requests at one time on one connection of an upstream that speaks HTTP/2; with more, another one is opened. The service may allow fewer. Default 100. 1 to 10000.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub streams_max: u32,
     /// How long one may be idle. Default 30s: below what most services close at.
     #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub idle: Time,
@@ -474,7 +477,7 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Pool {
-        Pool { idle_max: 512, idle: Time::from_secs(30), age: Time::from_secs(3600) }
+        Pool { idle_max: 512, streams_max: 100, idle: Time::from_secs(30), age: Time::from_secs(3600) }
     }
 }
 

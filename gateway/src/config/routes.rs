@@ -106,6 +106,7 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
         let what = "nothing goes wrong: write `delay` or `abort`";
         problems.push(Problem::new(format!("{path}.fault"), what).at(fault.place));
     }
+    websocket(tree, path, route, problems);
     let forwards = written.iter().any(|(key, _)| matches!(*key, "upstream" | "split"));
     for key in ["rewrite", "timeout", "retry", "mirror", "buffer_request"] {
         if let Some(node) = route.get(key).filter(|_| !forwards && !written.is_empty()) {
@@ -154,6 +155,25 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
 fn ends_in_rest(route: &Node) -> bool {
     let Some(text) = route.get("path").and_then(Node::text) else { return false };
     matches!(PathPattern::parse(text), Ok(PathPattern::Segments(pattern)) if pattern.end != End::Exact)
+}
+
+/// WebSocket is a switch of protocols, which HTTP/2 does not have; extended CONNECT is for clients alone so far.
+fn websocket(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
+    let Some(upgrade) = route.get("upgrade") else { return };
+    if !upgrade.items().iter().any(|protocol| protocol.text() == Some("websocket")) {
+        return;
+    }
+    let split = route.get("split").and_then(|split| split.get("targets")).map(Node::items).unwrap_or_default();
+    let named = split.iter().filter_map(|target| target.get("upstream")).chain(route.get("upstream"));
+    for name in named.filter_map(Node::text) {
+        let upstream = chosen(tree, "upstream").find(|(known, _)| *known == name);
+        let protocol = upstream.and_then(|(_, upstream)| upstream.get("protocol"));
+        if let Some(protocol) = protocol.filter(|protocol| protocol.text() == Some("http2")) {
+            let what = "`websocket` needs an upstream that speaks HTTP/1.1";
+            let problem = Problem::new(join(path, "upgrade"), what).at(upgrade.place);
+            problems.push(problem.also(protocol.place, "this one speaks HTTP/2"));
+        }
+    }
 }
 
 fn known_upstream(tree: &Node, key: &str, upstream: &Node, problems: &mut Vec<Problem>) {

@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::units::{Percentage, Size, Time};
 use super::{origin, template};
 use crate::problem::closest;
+use crate::proxy::grpc;
 use crate::route::pattern::{self as route, PatternError, whole_regex};
 
 /// Why a string is not what its key wants, and perhaps what was meant.
@@ -375,11 +376,13 @@ fn statuses(text: &str) -> Result<(), Wrong> {
 
 fn retry_on(text: &str) -> Result<(), Wrong> {
     const CAUSES: [&str; 3] = ["connect", "reset", "timeout"];
-    if CAUSES.contains(&text) || status_range(text).is_some() {
+    // A call that went well is not made again.
+    let grpc = &grpc::Status::NAMES[1..];
+    if CAUSES.contains(&text) || grpc.contains(&text) || status_range(text).is_some() {
         return Ok(());
     }
-    let why = r#"expected "connect", "reset", "timeout", or statuses from 400 to 599: "503", "5xx", "502-504""#;
-    Err(Wrong { why: why.to_owned(), instead: closest(text, CAUSES).map(str::to_owned) })
+    let why = r#"expected "connect", "reset", "timeout", statuses from 400 to 599 such as "503", "5xx", "502-504", or a status of gRPC such as "unavailable""#;
+    Err(Wrong { why: why.to_owned(), instead: closest(text, CAUSES.iter().chain(grpc).copied()).map(str::to_owned) })
 }
 
 /// The first and the last status that a text such as `5xx` stands for, if it is an error.

@@ -19,7 +19,7 @@ use super::histogram::{BOUNDS_US, BUCKET_COUNT, Histogram, Sum};
 use super::metrics::{CLASSES, CORE_ROWS, CheckOutcome, Counter, Metrics, Reading, Row, UpstreamSeries};
 use super::reloads::Outcome;
 use super::{events, process};
-use crate::proxy::retry;
+use crate::proxy::{grpc, retry};
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
 use crate::tls::Reason;
@@ -113,6 +113,17 @@ fn refusals(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
 
 fn routes(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let routes = metrics.routes();
+    let help = "Calls of gRPC by their status: as the service says, or as they are refused with";
+    let mut family = families.begin("bawab_route_grpc_calls", help, MetricType::Counter)?;
+    for (name, route) in &routes {
+        for (at, status) in grpc::Status::NAMES.into_iter().enumerate() {
+            let total = sum(route.cores().map(|core| &core.grpc[at]));
+            // Most routes have none, and most statuses are seldom seen.
+            if total > 0 {
+                family.counter(&[("route", name.as_str()), ("grpc_status", status)], total)?;
+            }
+        }
+    }
     let help = "Exchanges of a route by the class of the status the client got; none: it got no answer";
     let mut family = families.begin("bawab_route_requests", help, MetricType::Counter)?;
     for (name, route) in &routes {

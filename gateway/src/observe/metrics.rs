@@ -20,8 +20,9 @@ use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
 use super::reloads::Reloads;
+use crate::proxy::grpc;
 use crate::proxy::retry::{self, Denied};
-use crate::proxy::upstream::{ConnectError, Connection};
+use crate::proxy::upstream::{ConnectError, Reached};
 use crate::refusal::Refusal;
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
@@ -245,6 +246,8 @@ pub const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 pub struct RouteCore {
     /// Exchanges by `status / 100`; 0: the client got no answer.
     pub by_class: [Counter; CLASSES.len()],
+    /// Calls of gRPC by their status.
+    pub grpc: [Counter; grpc::Status::NAMES.len()],
     /// From the first byte of the head to the last byte of the answer.
     pub duration: Histogram,
     /// Body bytes from the client, without framing.
@@ -296,12 +299,13 @@ pub struct UpstreamCore {
 }
 
 impl UpstreamCore {
-    /// Counts what opening a connection came to.
-    pub fn opened(&self, opened: &Result<Connection, ConnectError>) {
-        match opened {
-            Ok(connection) => {
+    /// Counts what reaching an endpoint came to.
+    pub fn reached(&self, reached: &Result<Reached, ConnectError>) {
+        match reached {
+            Ok((_, None)) => self.reused.inc(),
+            Ok((_, Some(opened))) => {
                 self.connects.inc();
-                match connection.resumed {
+                match opened.resumed {
                     Some(true) => self.handshakes_resumed.inc(),
                     Some(false) => self.handshakes_full.inc(),
                     None => {}

@@ -96,6 +96,15 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// Whether a piece, or the end, can be had without waiting.
+    pub fn is_buffered(&mut self) -> bool {
+        match self {
+            Body::Wire { body, .. } => body.buffered(),
+            Body::Stream { body } => body.is_buffered(),
+            Body::Tunnel { .. } | Body::Held { .. } | Body::Decoded(_) | Body::Again(_) => self.ended(),
+        }
+    }
+
     /// Drops what is here already of a body nobody wants any more.
     pub fn skip_buffered(&mut self) {
         match self {

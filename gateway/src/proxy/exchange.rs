@@ -18,6 +18,7 @@ use http1::{ConnectionOptions, Known, Method};
 use super::answer::Answer;
 use super::body::{Body, Length};
 use super::forward;
+use super::grpc;
 use super::head::{Client, Protocol, RequestHead};
 use super::mirror::Mirroring;
 use super::reply;
@@ -57,6 +58,8 @@ pub struct Exchange<'a> {
     kept: Kept,
     guard: Guard,
     hop: Hop,
+    /// The client speaks gRPC.
+    is_grpc: bool,
     expectation: Expectation,
     mirroring: Option<Box<Mirroring<'a>>>,
     /// Where the request may be sent again (`retry`).
@@ -80,6 +83,8 @@ struct Seen {
     sent_us: u64,
     upstream_us: u64,
     refusal: Option<Refusal>,
+    /// How a call of gRPC went, as far as its service has said.
+    grpc: Option<grpc::Status>,
     detail: String,
     tunnelled: (u64, u64),
 }
@@ -132,6 +137,7 @@ impl<'a> Exchange<'a> {
         if expectation == Expectation::Ignored {
             head.fields.remove_known(Known::Expect);
         }
+        let is_grpc = head.protocol == Protocol::Http2 && head.method == Method::Post && grpc::is_spoken(&head.fields);
         let mut kept = Kept::default();
         if arrival.websocket {
             kept.put(websocket::ask(&mut head, &mut worker.ids.borrow_mut()));
@@ -154,6 +160,7 @@ impl<'a> Exchange<'a> {
             kept,
             guard: Guard::new(arrival.client_fd),
             hop,
+            is_grpc,
             expectation,
             mirroring: None,
             tries: None,
@@ -230,7 +237,10 @@ impl<'a> Exchange<'a> {
         };
         self.seen.upstream = Some(upstream);
         let settings = &self.snapshot.upstreams[upstream];
-        self.guard.arm_total(route.timeouts.over(settings.timeouts).total);
+        let total = route.timeouts.over(settings.timeouts).total;
+        // Who does not wait any longer needs no answer.
+        let waited = if self.is_grpc { grpc::timeout_ms(&self.head.fields) } else { None };
+        self.guard.arm_total(waited.map_or(total, |ms| ms.min(total)));
         if route.mirrors.is_empty() {
             return self.attempts(route, upstream, settings).await;
         }
@@ -299,6 +309,12 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// How a call of gRPC went: as we have said, or the service.
+    fn grpc_status(&self) -> Option<grpc::Status> {
+        let refusal = self.seen.refusal.filter(|_| self.is_grpc);
+        refusal.map(grpc::Status::of_refusal).or(self.seen.grpc)
+    }
+
     /// Counts, logs, and says what becomes of the connection.
     pub fn finish(self) -> Departure {
         let (worker, seen) = (self.worker, &self.seen);
@@ -310,17 +326,22 @@ impl<'a> Exchange<'a> {
             Some(refusal) if !self.answer.started() => refusal.status(),
             _ => self.answer.status(),
         };
+        let grpc = self.grpc_status();
         if let Some(route) = self.route {
             let series = route.series.core(worker.id);
             series.class(status).inc();
             series.duration.observe_us(duration_us);
             series.request_bytes.add(request_bytes);
             series.response_bytes.add(response_bytes);
+            if let Some(grpc) = grpc {
+                series.grpc[grpc.index()].inc();
+            }
         }
         let mut retried_for = itoa::Buffer::new();
         let retried_for = match seen.retried_for {
             None => "",
             Some(retry::Cause::Status(status)) => retried_for.format(status),
+            Some(retry::Cause::Grpc(status)) => status.name(),
             Some(cause) => retry::Cause::LABELS[cause.index()],
         };
         let denied = self.tries.as_ref().and_then(|tries| tries.denied);
@@ -344,6 +365,7 @@ impl<'a> Exchange<'a> {
                 path: head.path(),
                 protocol: head.protocol.name(),
                 status,
+                grpc_status: grpc.map_or("", grpc::Status::name),
                 route: self.route.map_or("", |route| &route.name),
                 upstream: seen.upstream.map_or("", |index| &self.snapshot.upstreams[index].name),
                 endpoint: seen.endpoint.as_ref().map_or("", |endpoint| &endpoint.label),

@@ -10,15 +10,16 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http1::{Method, encode};
+use http1::Method;
 
 use super::body::{Body, Length};
 use super::fields::Fields;
-use super::h1::outgoing::Outgoing;
 use super::head::ResponseHead;
 use super::relay::{self, Failure, Sending, Sent};
 use super::retry::{Cause, Later, Missed, Tries};
-use super::upstream::{ConnectError, Connection, enter, h1, pick};
+use super::upstream::call::Asked;
+use super::upstream::h1::Hop;
+use super::upstream::{Channel, ConnectError, Reaching, enter, pick, reach};
 use super::wire::Wait;
 use crate::balance::{Endpoint, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
@@ -77,22 +78,28 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
     let mut tries = table.map(|table| Tries::new(table, &snapshot.loads[index], method, text));
     let repeatable = method.is_idempotent() || tries.as_ref().is_some_and(Tries::takes_method);
     let series = settings.series.core(worker.id);
-    let fetching = Fetching { worker: &worker, pinned: &pinned, subrequest: &subrequest, settings, guard: &guard };
+    let fetching =
+        Fetching { worker: &worker, pinned: &pinned, subrequest: &subrequest, settings, guard: &guard, repeatable };
     // A kept connection may be closed by its service at this very moment, and not every request may be sent twice.
     let mut fresh = !repeatable;
+    let mut stale = false;
     let path = subrequest.target.split('?').next().unwrap_or_default().as_bytes();
     let key = snapshot.endpoints[index].key(Keyed { fields: &subrequest.fields, client: None, path });
     let mut tried = Vec::new();
     let mut attempts = 0;
     loop {
         let (endpoint, attempt) = pick(&worker, &pinned, index, key, &mut tried)?;
-        let came = fetching.attempt(&endpoint, fresh, tries.as_ref()).await;
+        let mut came = fetching.attempt(&endpoint, fresh, tries.as_ref()).await;
         drop(attempt);
+        if let Came::Stale(failure) = came {
+            came = if stale { Came::Failure(failure) } else { Came::Stale(failure) };
+        }
         fetching.judge(&endpoint, &came);
         if guard.fired().is_some() {
             return Err(Refusal::UpstreamTotalTimeout);
         }
-        if let Came::Stale = came {
+        if let Came::Stale(_) = came {
+            stale = true;
             series.stale_connections.inc();
             series.retries[Cause::Stale.index()].inc();
             fresh = true;
@@ -105,7 +112,7 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
                 Came::Answer(fetched) => Ok(fetched),
                 Came::Failure(failure) => Err(failure.refusal),
                 Came::NoConnection(error) => Err(error.refusal()),
-                Came::Stale => unreachable!("sent again above"),
+                Came::Stale(_) => unreachable!("sent again above"),
             };
         };
         tried.push(endpoint);
@@ -125,6 +132,8 @@ struct Fetching<'f> {
     subrequest: &'f Subrequest,
     settings: &'f Upstream,
     guard: &'f Guard,
+    /// It may be sent again where it is not known to have arrived once.
+    repeatable: bool,
 }
 
 /// What an attempt came to.
@@ -132,48 +141,66 @@ enum Came {
     Answer(Fetched),
     Failure(Failure),
     NoConnection(ConnectError),
-    /// A kept connection was closed meanwhile, and is replaced once.
-    Stale,
+    /// A kept connection was closed meanwhile, or a stream not taken: it is replaced once.
+    Stale(Failure),
 }
 
 impl Fetching<'_> {
     async fn attempt(&self, endpoint: &Endpoint, fresh: bool, tries: Option<&Tries<'_>>) -> Came {
         let Fetching { worker, subrequest, settings, guard, .. } = *self;
         let begun_us = now_us();
-        let kept = if fresh { None } else { worker.pool.take(&endpoint.identity) };
         let connect_ms = settings.timeouts.connect;
         let connect_ms = tries.map_or(connect_ms, |tries| tries.connect(connect_ms));
-        let mut connection = match kept {
-            Some(kept) => kept,
-            None => {
-                let opened = Connection::open(&endpoint.identity, guard, connect_ms).await;
-                settings.series.core(worker.id).opened(&opened);
-                match opened {
-                    Ok(opened) => opened,
-                    Err(error) => return Came::NoConnection(error),
-                }
-            }
+        let mut channel = match self.channel(endpoint, fresh, connect_ms).await {
+            Ok(channel) => channel,
+            Err(error) => return Came::NoConnection(error),
         };
-        guard.attach(Some(connection.wire.fd()));
+        guard.attach(channel.fd());
         settings.series.core(worker.id).requests.inc();
         let waits = settings.timeouts;
         let waits = tries.map_or(waits, |tries| tries.waits(waits, (now_us() - begun_us) / 1000));
-        let result = converse(&mut connection, subrequest, endpoint, waits, settings.timeouts.idle).await;
+        let reused = channel.reused();
+        let conversation = converse(worker, &mut channel, subrequest, endpoint, waits, settings.timeouts.idle);
+        // A connection of its own is shut down when the fetch is over; one that others use is not.
+        let result = match select(conversation, guard.over()).await {
+            Either::Left(result) => result,
+            Either::Right(_) => Err(Failure::over()),
+        };
         guard.attach(None);
         match result {
             Ok((fetched, reusable)) => {
                 worker.judge(settings, endpoint, Some(Outcome::of_status(fetched.status)));
-                if reusable {
+                if let Channel::H1(connection) = channel
+                    && reusable
+                {
                     worker.pool.put(connection, settings.pool);
                 }
                 Came::Answer(fetched)
             }
-            Err(failure) if connection.reused && failure.unanswered => Came::Stale,
+            Err(failure) if failure.unprocessed || (reused && failure.unanswered && self.repeatable) => {
+                Came::Stale(failure)
+            }
             Err(failure) => {
                 settings.series.core(worker.id).failed(failure.refusal);
                 Came::Failure(failure)
             }
         }
+    }
+
+    async fn channel(&self, endpoint: &Endpoint, fresh: bool, connect_ms: u64) -> Result<Channel, ConnectError> {
+        let Fetching { worker, settings, guard, .. } = *self;
+        let to = Reaching {
+            worker,
+            identity: &endpoint.identity,
+            settings: settings.pool,
+            fresh,
+            http1: false,
+            guard,
+            wait_ms: connect_ms,
+        };
+        let reached = reach(&to).await;
+        settings.series.core(worker.id).reached(&reached);
+        reached.map(|(channel, _)| channel)
     }
 
     /// Takes in what an attempt says about its endpoint.
@@ -184,7 +211,7 @@ impl Fetching<'_> {
             Came::Failure(failure) => outcome_of_refusal(over.unwrap_or(failure.refusal), true),
             Came::NoConnection(error) => outcome_of_connect(error),
             // A kept connection that was closed meanwhile says nothing about those that come.
-            Came::Stale => None,
+            Came::Stale(_) => None,
         };
         self.worker.judge(self.settings, endpoint, outcome);
         if matches!(came, Came::Failure(_) | Came::NoConnection(_)) {
@@ -201,7 +228,7 @@ impl Fetching<'_> {
             Came::Failure(failure) => (failure.cause()?, None),
             Came::NoConnection(ConnectError::Over(cause)) if *cause != deadline::Cause::Connect => return None,
             Came::NoConnection(_) => (Cause::Connect, None),
-            Came::Stale => return None,
+            Came::Stale(_) => return None,
         };
         let lot = self.worker.ids.borrow_mut().next_u64();
         let left_ms = self.guard.left();
@@ -218,54 +245,52 @@ impl Fetching<'_> {
     }
 }
 
-/// One request and its answer on one connection; also whether the connection can be used again. `body_idle_ms`: how long a
+/// One request and its answer; also whether the connection can be used again, if it is one's own. `body_idle_ms`: how long a
 /// piece of the answer's body may take.
 async fn converse(
-    connection: &mut Connection,
+    worker: &Worker,
+    channel: &mut Channel,
     subrequest: &Subrequest,
     endpoint: &Endpoint,
     timeouts: UpstreamTimeouts,
     body_idle_ms: u64,
 ) -> Result<(Fetched, bool), Failure> {
-    let mut head = Vec::with_capacity(512);
     let (path, query) = match subrequest.target.split_once('?') {
         Some((path, query)) => (path, Some(query.as_bytes())),
         None => (&*subrequest.target, None),
     };
-    encode::request_line(&mut head, subrequest.method_text(), path.as_bytes(), query);
-    encode::field(&mut head, b"host", subrequest.host.as_deref().unwrap_or(endpoint.written.as_bytes()));
-    subrequest.fields.encode(&mut head, |_| true);
     let length = match subrequest.body.is_empty() {
         true => Length::Absent,
         false => Length::Exact(subrequest.body.len() as u64),
     };
-    h1::encode_framing(&mut head, length);
-    encode::end(&mut head);
-    let mut sending = Sending {
-        body: &mut Body::held(Some(subrequest.body.clone())),
-        outgoing: Outgoing::new(head, false),
-        timeouts,
-        mirror: None,
-        replay: None,
-        settles: false,
+    let asked = Asked {
+        method: subrequest.method_text(),
+        path: path.as_bytes(),
+        query,
+        host: subrequest.host.as_deref().unwrap_or(endpoint.written.as_bytes()),
+        fields: &subrequest.fields,
+        length,
+        hop: Hop::default(),
     };
-    let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
+    let (up, mut down) = channel.begin(&asked, worker);
+    let body = &mut Body::held(Some(subrequest.body.clone()));
+    let mut sending = Sending { body, up, timeouts, mirror: None, replay: None, settles: false };
+    let sent = relay::send_first(&mut sending).await?;
+    sending.up.into_scratch(worker);
     let sent_us = now_us();
-    let reader = &mut connection.wire.reader;
-    let mut received = relay::receive_unseen(reader, timeouts).await?;
+    let mut received = relay::receive_unseen(&mut down, timeouts).await?;
     let now_us = now_us();
     endpoint.state.answered(received.head.status, now_us - sent_us, now_us / 1000);
-    let (mut body, _, reusable) = relay::framed(&received, subrequest.method)?;
-    if let Some(rest) = h1::take_rest_keeping_fields(&mut received) {
-        body.feed(rest);
-    }
     let idle = Wait { ms: body_idle_ms, cause: deadline::Cause::Idle };
+    let (mut source, _, reusable) = received.source(subrequest.method, idle).map_err(relay::malformed)?;
+    source.feed(received.take_rest_keeping_fields());
+    let body = source.body(&mut down, idle);
     let whole = match subrequest.keep_body {
-        true => relay::collect(&mut body, reader, SUBREQUEST_BODY_BYTES_MAX, idle).await?,
-        false => relay::pass_over(&mut body, reader, idle).await.map(|()| Bytes::new())?,
+        true => relay::collect(body, SUBREQUEST_BODY_BYTES_MAX).await?,
+        false => relay::pass_over(body).await.map(|()| Bytes::new())?,
     };
     let ResponseHead { status, fields } = received.head;
-    let reusable = reusable && sent == Sent::All && body.take_carry().is_none();
+    let reusable = reusable && sent == Sent::All && source.is_clean();
     Ok((Fetched { status, fields, body: whole }, reusable))
 }
 

@@ -18,6 +18,7 @@ pub mod fetch;
 pub mod fields;
 pub mod finishing;
 pub mod forward;
+pub mod grpc;
 pub mod h1;
 pub mod h2;
 pub mod head;

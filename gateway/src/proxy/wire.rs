@@ -2,6 +2,7 @@
 //!
 //! A socket, and on top of it TLS where it was spoken (`tls`); nothing above sees which.
 
+mod handle;
 mod stream;
 mod tls;
 
@@ -9,6 +10,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+pub use self::handle::StreamHandle;
 pub use self::stream::Stream;
 use self::tls::Session;
 pub use self::tls::{Handshake, NoHandshake};
@@ -123,12 +125,12 @@ impl Wire {
         }
     }
 
-    /// Makes a fresh connection one that speaks TLS, as the client. All of it takes no longer than `wait`, which is then in
-    /// [`Wire::fired`].
-    pub async fn connect_tls(&mut self, service: &Service, wait: Wait) -> Result<Agreed, NoAgreement> {
+    /// Makes a fresh connection one that speaks TLS, as the client. `http1`: nothing else is offered to be spoken within. All of
+    /// it takes no longer than `wait`, which is then in [`Wire::fired`].
+    pub async fn connect_tls(&mut self, service: &Service, http1: bool, wait: Wait) -> Result<Agreed, NoAgreement> {
         self.reader.arm(wait);
         self.writer.socket.watch().arm(wait.ms, wait.cause);
-        let done = Session::connect(service, &mut self.reader.socket, &mut self.writer.socket).await;
+        let done = Session::connect(service, http1, &mut self.reader.socket, &mut self.writer.socket).await;
         self.reader.disarm();
         self.writer.socket.watch().disarm();
         let (session, agreed) = done?;

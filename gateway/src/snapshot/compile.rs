@@ -44,6 +44,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
             },
             pool: PoolSettings {
                 idle_max: upstream.pool.idle_max as usize,
+                streams_max: upstream.pool.streams_max,
                 idle_ms: ms(upstream.pool.idle.into()),
                 age_ms: ms(upstream.pool.age.into()),
             },

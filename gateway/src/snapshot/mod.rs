@@ -202,6 +202,8 @@ pub struct UpstreamLimits {
 #[derive(Debug, Clone, Copy)]
 pub struct PoolSettings {
     pub idle_max: usize,
+    /// Requests at one time on one connection that can carry several.
+    pub streams_max: u32,
     pub idle_ms: u64,
     pub age_ms: u64,
 }

@@ -10,7 +10,7 @@ use crate::limits::TLS_DETAIL_BYTES_MAX;
 use crate::observe::rfc3339;
 
 /// A handshake with a service that came to nothing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NoAgreement {
     pub reason: Reason,
     /// What we saw, for the log. Of bounded length.

@@ -80,6 +80,9 @@ impl Roots {
     }
 }
 
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
 /// What was read for an upstream.
 pub(super) struct Parts {
     /// `None`: any certificate is good.
@@ -108,8 +111,9 @@ impl Parts {
     /// In the order in which we like them (RFC 7301 §3.2).
     fn offered(&self) -> Vec<Vec<u8>> {
         let protocols: &[&[u8]] = match self.protocol {
-            UpstreamProtocol::Http1 | UpstreamProtocol::Auto => &[b"http/1.1"],
-            UpstreamProtocol::Http2 => &[b"h2"],
+            UpstreamProtocol::Http1 => &[HTTP1],
+            UpstreamProtocol::Http2 => &[HTTP2],
+            UpstreamProtocol::Auto => &[HTTP2, HTTP1],
         };
         protocols.iter().map(|protocol| protocol.to_vec()).collect()
     }
@@ -226,8 +230,13 @@ pub struct Agreed {
 }
 
 impl Service {
-    pub fn begin(&self) -> Result<ClientConnection, NoAgreement> {
-        let begun = ClientConnection::new(self.tls.client.config.clone(), self.name.clone());
+    /// `http1`: nothing else is offered, whatever the settings say.
+    pub fn begin(&self, http1: bool) -> Result<ClientConnection, NoAgreement> {
+        let (config, name) = (self.tls.client.config.clone(), self.name.clone());
+        let begun = match http1 {
+            true => ClientConnection::new_with_alpn(config, name, vec![HTTP1.to_vec()]),
+            false => ClientConnection::new(config, name),
+        };
         begun.map_err(|error| NoAgreement::of(&error))
     }
 
@@ -243,7 +252,7 @@ impl Service {
                 return Err(NoAgreement { is_stale: true, ..NoAgreement::of(&error) });
             }
         }
-        let http2 = connection.alpn_protocol() == Some(b"h2");
+        let http2 = connection.alpn_protocol() == Some(HTTP2);
         match client.needs_http2 && !http2 {
             true => Err(NoAgreement::not_http2()),
             false => Ok(Agreed { http2, resumed }),
@@ -255,7 +264,7 @@ impl Service {
         let mut config = ClientConfig::clone(&self.tls.client.config);
         config.resumption = Resumption::disabled();
         if http {
-            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            config.alpn_protocols = vec![HTTP1.to_vec()];
         }
         Checking { connector: TlsConnector::from(Arc::new(config)), name: self.name.clone() }
     }

@@ -29,6 +29,7 @@ use crate::observe::metrics::{Core, Metrics};
 use crate::proxy::head::Protocol;
 use crate::proxy::trace::{Ids, RequestId};
 use crate::proxy::upstream::Pool;
+use crate::proxy::upstream::h2::Sessions;
 use crate::refusal::Refusal;
 use crate::rt::deadline::Remote;
 use crate::rt::wake::{Receiver, Sender, Unopened};
@@ -87,6 +88,7 @@ pub struct Worker {
     pub ids: RefCell<Ids>,
     pub lines: RefCell<Lines>,
     pub pool: Pool,
+    pub sessions: Sessions,
     /// One reference for each copy of a request that is on its way, and one more.
     mirrors: Rc<()>,
     scratch: RefCell<Vec<Vec<u8>>>,
@@ -203,6 +205,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         ids: RefCell::new(ids),
         lines: RefCell::new(lines),
         pool: Pool::default(),
+        sessions: Sessions::default(),
         scratch: RefCell::default(),
         tickets: desk::Tickets::default(),
         mailbox: sender,
@@ -246,6 +249,7 @@ async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>) {
                     worker.draining.set(true);
                     worker.unlisten(None, queued, &until);
                     worker.pool.clear();
+                    worker.sessions.clear();
                 }
                 Message::Stop => {
                     worker.stopping.set(true);
@@ -278,6 +282,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
         worker.core().deadline_sweeps.inc();
         if sweeps.is_multiple_of(SWEEPS_PER_ROUND) {
             worker.pool.sweep();
+            worker.sessions.sweep();
             worker.lines.borrow_mut().flush();
             worker.publish();
             if sweeps.is_multiple_of(SWEEPS_PER_LOOK) {
@@ -401,7 +406,7 @@ impl Worker {
     fn publish(&self) {
         let core = self.core();
         let set = |counter: &crate::observe::metrics::Counter, now: u64| counter.add(now.wrapping_sub(counter.get()));
-        core.upstream_pool_idle.set(self.pool.len() as i64);
+        core.upstream_pool_idle.set((self.pool.len() + self.sessions.idle()) as i64);
         core.buffers_live.set(rt::buffers_live() as i64);
         set(&core.buffers_missed, rt::buffers_missed());
         set(&core.compressions_missed, encode::missed());
@@ -438,6 +443,7 @@ impl Worker {
             upstream: "",
             endpoint: "",
             attempts: 0,
+            grpc_status: "",
             retried_for: "",
             not_retried: "",
             reused: false,

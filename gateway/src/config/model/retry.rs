@@ -12,7 +12,7 @@ use super::super::words;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
-    /// What it is sent again for: `connect` (no connection, or not in time), `reset` (the service hung up before its answer), `timeout` (no answer within `per_try` or `timeout.first_byte`), statuses (`503`, `5xx`, `502-504`). Default `connect`, `reset`, `502`, `503`, `504`.
+    /// What it is sent again for: `connect` (no connection, or not in time), `reset` (the service hung up before its answer), `timeout` (no answer within `per_try` or `timeout.first_byte`), statuses (`503`, `5xx`, `502-504`), statuses of gRPC (`unavailable`), where a call ends with one before any message. Default `connect`, `reset`, `502`, `503`, `504`.
     #[schemars(with = "Vec<words::RetryOn>", length(min = 1))]
     pub on: Vec<String>,
     /// Attempts in all, the first one included. Default 2. 2 to 10.

@@ -10,6 +10,7 @@ use http1::{Fault, Field, Known, Span};
 
 use crate::limits::{TRAILER_BYTES_MAX, TRAILER_FIELDS_MAX};
 use crate::proxy::body::Length;
+use crate::proxy::fields::Fields;
 use crate::proxy::h1::body::BodyError;
 use crate::proxy::wire::{Halt, Pace, Wait};
 use crate::rt::deadline::Guard;
@@ -62,6 +63,19 @@ impl H2Body {
             wait,
             pace,
         }
+    }
+
+    /// The body of a service's answer. `idle`: how long a piece may take.
+    pub fn of_answer(stream: RecvStream, fields: &Fields, idle: Wait) -> H2Body {
+        let announced = announced(fields);
+        let mut body = H2Body::new(stream, announced, idle, Pace::new(0));
+        // One without a body that does not say so has none, and not one of unknown length. What gRPC has to say without one is
+        // in the head, and nobody there expects a length.
+        if body.length == Length::Absent {
+            let is_grpc = fields.get(b"grpc-status").is_some();
+            body.length = if is_grpc { Length::Unknown } else { Length::Exact(0) };
+        }
+        body
     }
 
     pub fn length(&self) -> Length {
@@ -121,6 +135,23 @@ impl H2Body {
             Poll::Ready(piece) => piece,
             Poll::Pending => Ok(None),
         }
+    }
+
+    /// Whether a piece, or the end, can be had without waiting.
+    pub fn is_buffered(&mut self) -> bool {
+        if self.pending.is_none() && !self.ended() {
+            match self.next_buffered() {
+                // It is handed out as if it came only then.
+                Ok(Some(piece)) => {
+                    self.received -= piece.len() as u64;
+                    self.room += piece.len() as u64;
+                    self.pending = Some(piece);
+                }
+                Ok(None) => {}
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        self.pending.is_some() || self.failed.is_some() || self.ended()
     }
 
     /// The whole body, taken, when it is at most `bytes_max`, nothing was taken before, and all of it is here.
@@ -191,6 +222,11 @@ impl H2Body {
             let _ = self.stream.flow_control().release_capacity(std::mem::take(&mut self.taken));
         }
     }
+}
+
+/// What `Content-Length` says of a message that came by HTTP/2, where nothing is framed by it.
+pub fn announced(fields: &Fields) -> Option<u64> {
+    std::str::from_utf8(fields.first(Known::ContentLength)?).ok()?.parse().ok()
 }
 
 /// The client ended the stream, or its connection did.

@@ -107,14 +107,15 @@ impl Session {
         Ok((session, handshake))
     }
 
-    /// The same as the client, with a service that must be who it is to be. What is agreed on is returned; nothing but that
-    /// was sent.
+    /// The same as the client, with a service that must be who it is to be. `http1`: nothing else is offered. What is agreed
+    /// on is returned; nothing but that was sent.
     pub(super) async fn connect(
         service: &Service,
+        http1: bool,
         reader: &mut Reader,
         writer: &mut Writer,
     ) -> Result<(Session, Agreed), NoAgreement> {
-        let session = Session::new(service.begin()?, None);
+        let session = Session::new(service.begin(http1)?, None);
         match session.shake_hands(reader, writer).await {
             Ok(()) => {}
             Err(NoHandshake::Halted(Halt::Broken(error))) => return Err(NoAgreement::broken(&error)),
