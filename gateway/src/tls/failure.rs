@@ -216,3 +216,56 @@ fn words(name: &str) -> String {
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_stand_where_they_are_counted() {
+        for (at, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, at, "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn every_error_has_a_reason_and_words() {
+        let time = |s| UnixTime::since_unix_epoch(Duration::from_secs(s));
+        let wrong = |error: CertificateError| Error::InvalidCertificate(error);
+        let long = CertificateError::NotValidForNameContext {
+            expected: rustls::pki_types::ServerName::try_from("a.test").unwrap(),
+            presented: (0..1000).map(|number| format!("\u{17e}{number}.test")).collect(),
+        };
+        let cases = [
+            (
+                wrong(CertificateError::ExpiredContext { time: time(9), not_after: time(0) }),
+                Reason::Expired,
+                "certificate expired: it was good until 1970-01-01T00:00:00",
+            ),
+            (wrong(CertificateError::UnknownIssuer), Reason::UnknownIssuer, "unknown issuer"),
+            (wrong(long), Reason::Name, "certificate not valid for name \"a.test\""),
+            (wrong(CertificateError::BadEncoding), Reason::Certificate, "invalid certificate: BadEncoding"),
+            (
+                Error::AlertReceived(AlertDescription::HandshakeFailure),
+                Reason::Alert,
+                "the service refused: alert handshake failure",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::UnknownCA),
+                Reason::ClientCertificate,
+                "the service takes no client certificate like ours: alert unknown ca",
+            ),
+            (
+                Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType),
+                Reason::NoTls,
+                "what the service speaks is no TLS",
+            ),
+        ];
+        for (error, reason, words) in cases {
+            let failure = NoAgreement::of(&error);
+            assert_eq!(failure.reason, reason, "{error:?}");
+            assert!(failure.detail.starts_with(words), "{}", failure.detail);
+            assert!(failure.detail.len() <= TLS_DETAIL_BYTES_MAX + 3, "{}", failure.detail);
+        }
+    }
+}

@@ -292,3 +292,62 @@ impl std::fmt::Debug for Checking {
         f.debug_struct("Checking").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::tests::Root;
+
+    fn settings(roots: Option<&Arc<Roots>>, pins: &[[u8; 32]], protocol: UpstreamProtocol) -> Arc<ServiceTls> {
+        let parts = Parts {
+            roots: roots.cloned(),
+            crls: Vec::new(),
+            pins: pins.to_vec(),
+            server_name: None,
+            own: None,
+            versions: TlsVersions::Intermediate,
+            protocol,
+        };
+        Arc::new(ServiceTls::new(parts).unwrap())
+    }
+
+    fn root(name: &str) -> Arc<Roots> {
+        use rustls::pki_types::pem::PemObject as _;
+        let certificate = CertificateDer::from_pem_slice(Root::new(name).pem().as_bytes()).unwrap();
+        Arc::new(Roots::new(&[certificate]).unwrap())
+    }
+
+    #[test]
+    fn a_connection_serves_those_who_would_have_made_the_same() {
+        use UpstreamProtocol::{Auto, Http1};
+        let (one, other) = (root("one"), root("other"));
+        let same = settings(Some(&one), &[], Auto).service("books.test").unwrap();
+        assert_eq!(settings(Some(&one), &[], Auto).service("Books.Test."), Some(same.clone()));
+        let different = [
+            settings(Some(&other), &[], Auto).service("books.test"),
+            settings(None, &[], Auto).service("books.test"),
+            settings(Some(&one), &[[7; 32]], Auto).service("books.test"),
+            settings(Some(&one), &[], Http1).service("books.test"),
+            settings(Some(&one), &[], Auto).service("films.test"),
+            settings(Some(&one), &[], Auto).service("10.0.0.1"),
+        ];
+        for different in different {
+            assert_ne!(different, Some(same.clone()));
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_are_told_apart() {
+        let check = |host: &str, name: Option<&str>| {
+            assert_eq!(server_name(host).map(|name| name.to_str().into_owned()).as_deref(), name, "{host}");
+        };
+        check("Books.Internal", Some("books.internal"));
+        check("books.internal.", Some("books.internal"));
+        check("10.0.0.1", Some("10.0.0.1"));
+        check("[2001:db8::1]", Some("2001:db8::1"));
+        check("my_service", Some("my_service"));
+        check("", None);
+        check("[books]", None);
+        check("books internal", None);
+    }
+}

@@ -101,3 +101,37 @@ impl ServerCertVerifier for Verifier {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_was_good_once_is_looked_at_again() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["books.test".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2026, 2, 1));
+        let own = params.self_signed(&key).unwrap().der().clone();
+        let verifier = Verifier::new(Some(&Roots::new(&[own.clone()]).unwrap()), &[], &[]).unwrap();
+        let at = |s| UnixTime::since_unix_epoch(Duration::from_secs(s));
+        let (within, later) = (at(1_767_312_000), at(1_772_000_000));
+        let (books, films) = (ServerName::try_from("books.test").unwrap(), ServerName::try_from("films.test").unwrap());
+        let shown = [own];
+        assert_eq!(verifier.still_good(Some(&shown), &books, within), Ok(()));
+        assert!(matches!(
+            verifier.still_good(Some(&shown), &books, later),
+            Err(Error::InvalidCertificate(CertificateError::ExpiredContext { .. }))
+        ));
+        assert!(verifier.still_good(Some(&shown), &films, within).is_err());
+        assert_eq!(verifier.still_good(None, &books, within), Err(Error::NoCertificatesPresented));
+        // A key that is pinned, and whatever is written in the certificate.
+        let pinned = |pin| Verifier::new(None, &[], &[pin]).unwrap().still_good(Some(&shown), &films, later);
+        assert_eq!(pinned([7; 32]), Err(NOT_PINNED.into()));
+        let spki = ParsedCertificate::try_from(&shown[0]).unwrap().subject_public_key_info();
+        assert_eq!(pinned(Sha256::digest(&spki[..]).into()), Ok(()));
+    }
+}
