@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use e2e::message::{Head, Message};
 use e2e::origin::{Serving, ok};
@@ -412,6 +412,55 @@ fn tickets_spare_handshakes_and_are_counted() {
             |outcome| metrics.sum("bawab_upstream_tls_handshakes_total", &[("upstream", "main"), ("outcome", outcome)]);
         assert_eq!((counted("full"), counted("resumed")), (2.0, 2.0));
     }
+}
+
+#[test]
+fn a_ticket_does_not_outlive_the_certificate_it_was_given_with() {
+    let stand = stand();
+    let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
+    let showing = |own: &Made| {
+        let mut config = serving(own, &[], None).unwrap();
+        config.ticketer = ticketer.clone();
+        Arc::new(config)
+    };
+    let shown = Arc::new(Mutex::new(showing(&stand.books)));
+    let service = shown.clone();
+    let origin = Origin::tcp().unwrap().serve(move |peer| {
+        let config = service.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        peer.accept_tls(&config)?;
+        while Message::request(peer).is_ok() {
+            let answer = ok(seen(peer));
+            peer.send(answer)?;
+        }
+        Ok(())
+    });
+    let config = format!("[upstream.main.pool]\nidle_max = 0\n{TLS}server_name = \"books.internal\"\n{}", stand.ca());
+    let gateway = Gateway::start(&config, origin.address()).unwrap();
+    let now_s = || UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let put = |own: &Made| *shown.lock().unwrap() = showing(own);
+    // A busy machine may need longer than a short life.
+    let over_s = [2, 4, 8, 16].into_iter().find_map(|life_s| {
+        let over_s = now_s() + life_s;
+        let short = stand.authority.service("short", over_s, NAMES, |params| {
+            params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(over_s);
+        });
+        // No ticket of another certificate is left: those there are are taken with each request, and as many given.
+        put(&short.unwrap());
+        let fresh = (0..10).all(|_| gateway.get("/").unwrap().head.status() == 200);
+        (fresh && now_s() < over_s).then_some(over_s)
+    });
+    let over_s = over_s.expect("a life that is long enough");
+    assert!(passes(&gateway).contains("resumed=true"));
+    let refused = || gateway.metrics().unwrap().sum("bawab_refusals_total", &[("code", "upstream_tls_failed")]);
+    let refused_before = refused();
+    put(&stand.books);
+    while now_s() <= over_s {
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    // The ticket is good for the service, and what it stands for is over: asked anew, and nobody hears of it.
+    assert!(passes(&gateway).contains("resumed=false"));
+    assert!(passes(&gateway).contains("resumed=true"));
+    assert_eq!(refused(), refused_before);
 }
 
 #[test]
