@@ -282,6 +282,13 @@ pub const REVOCATION_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// more does not come in: cut, it would be somebody else's.
 pub const CLIENT_CERTIFICATE_TEXT_BYTES_MAX: usize = 4 * 1024;
 
+/// Tickets of services that are kept for the settings of an upstream: of 64 names, eight each. What is beyond shakes hands anew. A
+/// ticket is some 2 KiB with the service's certificates.
+pub const SERVICE_TICKETS_MAX: usize = 512;
+
+/// Bytes of what is told about a handshake with a service that failed: a certificate may be for a thousand names.
+pub const TLS_DETAIL_BYTES_MAX: usize = 400;
+
 /// Seconds a ticket is good whose key comes from a file: as long as those of rustls.
 pub const TICKET_AGE_S_MAX: u64 = 12 * 3600;
 

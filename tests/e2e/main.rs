@@ -42,4 +42,6 @@ mod systemd;
 mod takeover;
 mod tickets;
 mod tls;
+mod upstream_alpn;
+mod upstream_tls;
 mod wire;

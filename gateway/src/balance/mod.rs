@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub use self::about::{About, Distance};
 pub use self::ewma::Latency;
 use self::hash::{Member, Table, below, spread};
-pub use self::identity::{Http, Identity, Link, Prehashed};
+pub use self::identity::{Http, Identity, Link, Prehashed, Wanted};
 pub use self::key::{Key, Keyed};
 use self::levels::Standing;
 pub use self::settings::{Hashing, Policy, Settings};

@@ -351,9 +351,13 @@ pub struct Upstream {
     /// Endpoints by a name of DNS: its addresses, or what its SRV records say. Default: none but those of `endpoints`.
     #[serde(default)]
     pub dns: Option<UpstreamDns>,
-    /// What it speaks: `http1` (default), or `http2` without asking first (prior knowledge), many requests on one connection.
+    /// What it speaks: `http1`, or `http2`, many requests on one connection. Without TLS that is not asked first (prior knowledge); with `tls` it is what is offered by ALPN, and `auto` offers both. Default: `auto` with `tls`, else `http1`.
     #[serde(default)]
-    pub protocol: UpstreamProtocol,
+    pub protocol: Option<UpstreamProtocol>,
+    /// It speaks TLS, and is verified: `true`, or a table. Default: plain HTTP.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<UpstreamTls>>")]
+    pub tls: Option<UpstreamTls>,
     /// How an endpoint is picked: `round_robin` (default: in turn), `least_request` (of two drawn endpoints the one with fewer requests running), `peak_ewma` (of two the one that is expected to answer sooner), or `{ policy = "maglev", on = "client" }`: by what requests have in common. Always by weight.
     #[serde(default)]
     pub balance: Balance,
@@ -403,7 +407,7 @@ fn half() -> Percentage {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamTimeout {
-    /// To open a connection. Default 1s. Refused with 504 `upstream_connect_timeout`.
+    /// To open a connection, TLS included. Default 1s. Refused with 504 `upstream_connect_timeout`.
     #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub connect: Time,
     /// From the whole request sent to the first byte of the answer. Default 15s. Refused with 504 `upstream_first_byte_timeout`.

@@ -92,6 +92,8 @@ words! {
     HostTemplate "host-template" host_template, "A host, perhaps with a port; `${path.name}` and the like are replaced.";
     Network "network" network, "An address, or addresses that share a prefix: `192.0.2.1`, `10.0.0.0/8`, `2001:db8::/32`.";
     FilePath "file-path" path_text, "A file's path.";
+    ServerName "server-name" server_name, "A host's name, or an IP address.";
+    Pin "pin" pin, "`sha256/` and the SHA-256 of a public key (SubjectPublicKeyInfo) in base64.";
     Interface "interface" interface, "Name of a network interface.";
     PerSecond "per-second" per_second, "A whole number a second: `50/s`.";
     SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
@@ -248,6 +250,54 @@ fn endpoint_address(text: &str) -> Result<(), Wrong> {
         Err(Fault::HostPort) => Err(Wrong::because("a port is a number from 1 to 65535")),
         Err(_) => Err(Wrong::because(why)),
     }
+}
+
+/// The host of an endpoint's address. `None`: a Unix socket has none.
+pub fn endpoint_host(address: &str) -> Option<&str> {
+    match address.starts_with("unix:") {
+        true => None,
+        false => Some(address.rsplit_once(':').map_or(address, |(host, _)| host)),
+    }
+}
+
+/// The host that a name of DNS is about: for `_http._tcp.orders.internal` that is `orders.internal` (RFC 2782).
+pub fn dns_host(name: &str) -> &str {
+    let mut host = name;
+    while let Some((label, rest)) = host.split_once('.')
+        && label.starts_with('_')
+    {
+        host = rest;
+    }
+    host.trim_end_matches('.')
+}
+
+/// What a certificate can be for.
+fn server_name(text: &str) -> Result<(), Wrong> {
+    let why = r#"expected a name such as "orders.internal", or an IP address"#;
+    match (crate::tls::server_name(text), http1::host_parts(text.as_bytes())) {
+        (Some(_), _) => Ok(()),
+        (None, Ok((host, Some(_)))) => {
+            Err(Wrong::write("no certificate is for a port", String::from_utf8_lossy(host).into_owned()))
+        }
+        (None, _) => Err(Wrong::because(why)),
+    }
+}
+
+fn pin(text: &str) -> Result<(), Wrong> {
+    match pinned_key(text) {
+        Some(_) => Ok(()),
+        None => Err(Wrong::because(
+            "expected `sha256/` and 32 bytes in base64: `openssl x509 -in CERT -pubkey -noout | openssl pkey -pubin -outform DER \
+             | openssl dgst -sha256 -binary | base64`",
+        )),
+    }
+}
+
+/// The SHA-256 a pin is.
+pub fn pinned_key(text: &str) -> Option<[u8; 32]> {
+    use base64::Engine as _;
+    let digest = base64::engine::general_purpose::STANDARD.decode(text.strip_prefix("sha256/")?).ok()?;
+    digest.try_into().ok()
 }
 
 fn upstream_host(text: &str) -> Result<(), Wrong> {

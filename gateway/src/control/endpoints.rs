@@ -16,12 +16,14 @@ use super::dns::{Dns, Handed, Known, Moved, Question, Seen};
 use super::health::{again, is_usable};
 use crate::balance::{About, Endpoint, Endpoints, Identity, Link, Settings, Subsets};
 use crate::config::model::{self, Config, RecordKind};
+use crate::config::words::dns_host;
 use crate::limits::DNS_FIRST_WAIT_MS;
 use crate::observe::names::{Names, SourceShown};
 use crate::rt::Peer;
 use crate::rt::deadline::now_us;
 use crate::snapshot::Snapshot;
 use crate::tables::health::{Health, State};
+use crate::tls::{ServiceTls, Tls};
 use crate::worker::Shared;
 
 /// Addresses that one event tells of.
@@ -74,11 +76,12 @@ struct Terms {
 }
 
 impl Directory {
-    /// By `config`, beginning with what is `known` of names.
-    pub(super) fn new(config: &Config, known: &Known, names: &Arc<Names>) -> Directory {
+    /// By `config`, beginning with what is `known` of names. `tls`: what was read for its upstreams.
+    pub(super) fn new(config: &Config, tls: &Tls, known: &Known, names: &Arc<Names>) -> Directory {
         let subsets = Subsets::of(config);
-        let upstream =
-            |(name, written): (&String, &model::Upstream)| Upstream::of(name, written, &config.gateway, &subsets);
+        let upstream = |(name, written): (&String, &model::Upstream)| {
+            Upstream::of(name, written, tls.upstreams.get(name), &config.gateway, &subsets)
+        };
         let upstreams: Vec<Upstream> = config.upstream.iter().map(upstream).collect();
         let questions: BTreeSet<Question> =
             upstreams.iter().flat_map(|upstream| &upstream.sources).filter_map(Source::question).cloned().collect();
@@ -237,11 +240,22 @@ pub(super) fn ramp(shared: &Shared) {
 }
 
 impl Upstream {
-    fn of(name: &str, written: &model::Upstream, gateway: &model::Gateway, subsets: &Subsets) -> Upstream {
-        let link = Arc::new(Link::of(written));
+    /// `tls`: what was read for it.
+    fn of(
+        name: &str,
+        written: &model::Upstream,
+        tls: Option<&Arc<ServiceTls>>,
+        gateway: &model::Gateway,
+        subsets: &Subsets,
+    ) -> Upstream {
         let source = |endpoint: &model::Endpoint| {
             let (weight, priority) = (endpoint.weight, endpoint.priority);
-            let terms = Terms { weight, priority, about: About::of(gateway, endpoint), link: link.clone() };
+            let terms = Terms {
+                weight,
+                priority,
+                about: About::of(gateway, endpoint),
+                link: Arc::new(Link::of(written, &endpoint.address, tls)),
+            };
             Source::of(&endpoint.address, terms)
         };
         let mut sources: Vec<Source> = written.endpoints.iter().map(source).collect();
@@ -249,6 +263,8 @@ impl Upstream {
             let question = Question { name: dns.name.to_ascii_lowercase(), kind: dns.kind };
             let port = dns.port.unwrap_or_default();
             let host = format!("{}:{port}", dns.name.trim_end_matches('.'));
+            // Not the host an SRV record names, which anybody who can forge an answer could choose.
+            let link = Arc::new(Link::of(written, &format!("{}:{port}", dns_host(&dns.name)), tls));
             let terms = Terms { weight: 1, priority: 0, about: Arc::default(), link };
             sources.push(Source::Name { question, port, host, terms });
         }
@@ -344,7 +360,7 @@ mod tests {
                 "[[listener]]\naddress = '127.0.0.1:80'\n[upstream.orders]\nslow_start = '30s'\nendpoints = {addresses:?}\n"
             );
             let config: Config = toml::from_str(&text).expect("a configuration");
-            let directory = Directory::new(&config, &Known::default(), &Arc::default());
+            let directory = Directory::new(&config, &Tls::default(), &Known::default(), &Arc::default());
             [Arc::new(directory.upstreams[0].endpoints(&directory.dns, &health))]
         };
         let (stays, goes) = ("10.0.0.1:80", "10.0.0.2:80");

@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use self::probe::Probe;
 use super::admin::{Drain, Drained};
-use crate::balance::{Endpoint, Endpoints};
+use crate::balance::{Endpoint, Endpoints, Link};
 use crate::config::model::{Config, HealthCheck};
 use crate::config::units::Time;
 use crate::limits::CHECKS_MAX;
@@ -72,6 +72,7 @@ type Counts = [i64; Standing::ALL.len()];
 struct Running {
     check: HealthCheck,
     host: String,
+    link: Arc<Link>,
     task: AbortHandle,
 }
 
@@ -194,14 +195,16 @@ impl Care {
         }
         self.running.retain(|key, running| {
             let same = |(check, upstream, endpoint): &(&HealthCheck, &Upstream, &Arc<Endpoint>)| {
-                running.check == **check && running.host == host(upstream, endpoint)
+                let is_same_link = running.link == endpoint.identity.link;
+                running.check == **check && running.host == host(upstream, endpoint) && is_same_link
             };
             wanted.get(key).is_some_and(same)
         });
         for (key, (check, upstream, endpoint)) in wanted {
             if !self.running.contains_key(&key) {
                 let host = host(upstream, endpoint).to_owned();
-                let probe = Probe::new(check, &endpoint.identity.peer, &host);
+                let link = endpoint.identity.link.clone();
+                let probe = Probe::new(check, &endpoint.identity.peer, &host, link.tls.as_ref());
                 let rounds = rounds(
                     probe,
                     (check.interval.into(), check.jitter.millionths()),
@@ -210,7 +213,7 @@ impl Care {
                     self.tell.clone(),
                 );
                 let task = tokio::task::spawn_local(rounds).abort_handle();
-                self.running.insert(key, Running { check: check.clone(), host, task });
+                self.running.insert(key, Running { check: check.clone(), host, link, task });
             }
         }
         self.count(snapshot);

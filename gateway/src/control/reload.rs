@@ -63,7 +63,7 @@ impl Compiled {
     async fn resolve(self, known: &Known, metrics: &Metrics, health: &Health) -> Fresh {
         let Compiled { config, digest, mut snapshot, watched } = self;
         let watch = Watch::over(watched);
-        let mut directory = Directory::new(&config, known, &metrics.names);
+        let mut directory = Directory::new(&config, &snapshot.tls, known, &metrics.names);
         directory.wait().await;
         directory.fill(&mut snapshot, health);
         Fresh { config, digest, snapshot, directory, watch }

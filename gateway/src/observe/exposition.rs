@@ -24,6 +24,7 @@ use crate::balance::Distance;
 use crate::proxy::{grpc, retry};
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
+use crate::tls::Reason;
 
 /// A registry whose only entry reads `metrics`.
 pub(super) fn registry(metrics: Weak<Metrics>) -> Registry {
@@ -181,6 +182,7 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
             family.counter(&[("upstream", name)], sum(upstream.cores().map(field)))?;
         }
     }
+    handshakes(families, metrics, &upstreams)?;
     let help = "Requests sent again, by what the attempt before came to";
     let mut family = families.begin("bawab_upstream_retries", help, MetricType::Counter)?;
     for (name, upstream) in &upstreams {
@@ -229,6 +231,44 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
         family.histogram(&[("upstream", name)], upstream.cores().map(|core| &core.first_byte))?;
     }
     endpoints(families, &upstreams)
+}
+
+fn handshakes(
+    families: &mut Families<'_>,
+    metrics: &Metrics,
+    upstreams: &[(String, Arc<UpstreamSeries>)],
+) -> fmt::Result {
+    let tls = metrics.tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let secured = || upstreams.iter().filter(|(name, _)| tls.upstreams.contains_key(name));
+    let help = "TLS handshakes with services";
+    let mut family = families.begin("bawab_upstream_tls_handshakes", help, MetricType::Counter)?;
+    for (name, upstream) in secured() {
+        let upstream_label = ("upstream", name.as_str());
+        let total = sum(upstream.cores().map(|core| &core.handshakes_full));
+        family.counter(&[upstream_label, ("outcome", "full")], total)?;
+        let total = sum(upstream.cores().map(|core| &core.handshakes_resumed));
+        family.counter(&[upstream_label, ("outcome", "resumed")], total)?;
+    }
+    let help = "TLS handshakes with services that came to nothing, by what was wrong";
+    let mut family = families.begin("bawab_upstream_tls_failures", help, MetricType::Counter)?;
+    for (name, upstream) in secured() {
+        for (at, reason) in Reason::ALL.into_iter().enumerate() {
+            let total = sum(upstream.cores().map(|core| &core.handshakes_failed[at]));
+            family.counter(&[("upstream", name.as_str()), ("reason", reason.name())], total)?;
+        }
+    }
+    let help = "Upstreams of which any certificate is taken (danger_accept_any_certificate)";
+    let unverified = tls.upstreams.values().filter(|tls| tls.accepts_any).count();
+    families.begin("bawab_upstream_tls_unverified", help, MetricType::Gauge)?.value(unverified as i64)?;
+    let help = "When a certificate that services are shown ends, since the Unix epoch";
+    let mut family = families.begin("bawab_upstream_tls_certificate_expiry_seconds", help, MetricType::Gauge)?;
+    for (name, tls) in &tls.upstreams {
+        if let Some(certificate) = &tls.certificate {
+            let file = certificate.file.display().to_string();
+            family.gauge(&[("upstream", name.as_str()), ("file", file.as_str())], certificate.not_after_s)?;
+        }
+    }
+    Ok(())
 }
 
 fn endpoints(families: &mut Families<'_>, upstreams: &[(String, Arc<UpstreamSeries>)]) -> fmt::Result {

@@ -370,7 +370,7 @@ pub struct Metrics {
     pub reloads: Reloads,
     pub doors: Doors,
     pub names: Arc<Names>,
-    /// What listeners show now.
+    /// What clients and services are shown now.
     pub tls: Mutex<Arc<Tls>>,
     started: SystemTime,
     registry: Registry,

@@ -19,9 +19,9 @@ use super::relay::{self, Failure, Sending, Sent};
 use super::retry::{Cause, Later, Missed, Tries};
 use super::upstream::call::Asked;
 use super::upstream::h1::Hop;
-use super::upstream::{Aim, Channel, ConnectError, Connection, enter, pick};
+use super::upstream::{Aim, Channel, ConnectError, Reaching, enter, pick, reach};
 use super::wire::Wait;
-use crate::balance::{Destination, Endpoint, Http, Keyed};
+use crate::balance::{Destination, Endpoint, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{self, Guard, now_ms, now_us};
@@ -181,21 +181,27 @@ impl Fetching<'_> {
             Err(failure) if failure.unprocessed || (reused && failure.unanswered && self.repeatable) => {
                 Came::Stale(failure)
             }
-            Err(failure) => Came::Failure(failure),
+            Err(failure) => {
+                settings.series.core(worker.id).failed(failure.refusal);
+                Came::Failure(failure)
+            }
         }
     }
 
     async fn channel(&self, endpoint: &Endpoint, fresh: bool, connect_ms: u64) -> Result<Channel, ConnectError> {
         let Fetching { worker, settings, guard, .. } = *self;
-        let identity = &endpoint.identity;
-        if identity.link.http == Http::Two {
-            let called = worker.sessions.call(identity, settings.pool, guard, connect_ms).await;
-            return called.map(|(call, _)| Channel::H2(call));
-        }
-        match worker.pool.take(identity).filter(|_| !fresh) {
-            Some(kept) => Ok(Channel::H1(kept)),
-            None => Connection::open(identity, guard, connect_ms).await.map(Channel::H1),
-        }
+        let to = Reaching {
+            worker,
+            identity: &endpoint.identity,
+            settings: settings.pool,
+            fresh,
+            http1: false,
+            guard,
+            wait_ms: connect_ms,
+        };
+        let reached = reach(&to).await;
+        settings.series.core(worker.id).reached(&reached);
+        reached.map(|(channel, _)| channel)
     }
 
     /// Takes in what an attempt says about its endpoint.
@@ -222,15 +228,14 @@ impl Fetching<'_> {
         let (cause, retry_after) = match came {
             Came::Answer(Fetched { status, fields, .. }) => (Cause::Status(*status), Later::of(*status, fields)),
             Came::Failure(failure) => (failure.cause()?, None),
-            Came::NoConnection(ConnectError::Failed(_) | ConnectError::Over(deadline::Cause::Connect)) => {
-                (Cause::Connect, None)
-            }
-            Came::NoConnection(ConnectError::Over(_)) | Came::Stale(_) => return None,
+            Came::NoConnection(ConnectError::Over(cause)) if *cause != deadline::Cause::Connect => return None,
+            Came::NoConnection(_) => (Cause::Connect, None),
+            Came::Stale(_) => return None,
         };
         let lot = self.worker.ids.borrow_mut().next_u64();
         let left_ms = self.guard.left();
         let missed = Missed { cause, retry_after, replayable: true, left_ms, lot, now_us: now_us() };
-        let refused = matches!(came, Came::NoConnection(ConnectError::Failed(_)));
+        let refused = matches!(came, Came::NoConnection(error) if error.is_refused());
         let elsewhere = tried + 1 < endpoints.list().len();
         let refusals_max = if refused { endpoints.tries() } else { 0 };
         let wait_ms = match tries {

@@ -71,11 +71,10 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
     let health = Arc::new(Health::default());
     let subsets = Subsets::of(config);
     for (endpoints, (name, upstream)) in snapshot.endpoints.iter_mut().zip(&config.upstream) {
-        let link = Arc::new(Link::of(upstream));
         let list = upstream.endpoints.iter().filter_map(|endpoint| {
             let peer = Peer::Tcp(endpoint.address.parse().ok()?);
             Some(Arc::new(Endpoint {
-                identity: Identity::new(peer, link.clone()),
+                identity: Identity::new(peer, Arc::new(Link::of(upstream, &endpoint.address, None))),
                 label: endpoint.address.clone(),
                 written: endpoint.address.clone(),
                 weight: endpoint.weight,

@@ -53,6 +53,7 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
     }
     health::check(path, node, problems);
     sticky::check(path, node, problems);
+    super::tls::upstream(path, node, problems);
 }
 
 /// Adds what is wrong with the tags at `path`.

@@ -10,10 +10,10 @@ use super::super::words;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthCheck {
-    /// Path, perhaps with a query, that is asked for by GET over HTTP/1.1, without TLS.
+    /// Path, perhaps with a query, that is asked for by GET over HTTP/1.1, within TLS where the upstream has `tls`.
     #[schemars(with = "Option<words::RequestTarget>")]
     pub http: Option<String>,
-    /// Only open a connection. Default false.
+    /// Only open a connection, TLS included. Default false.
     pub tcp: bool,
     /// The `Host` of a check by `http`. Default: the upstream's `host` if that is a host, else the endpoint's address.
     #[schemars(with = "Option<words::Host>")]

@@ -93,11 +93,12 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     }
 }
 
-/// What `tls` names: certificates and keys, a root of clients and its revocation list, an OCSP response, ticket keys.
+/// What `tls` names: certificates and keys, roots of clients and of services with their revocation lists, an OCSP response,
+/// ticket keys.
 fn certificate(folder: &Path) {
     let folder = folder.join("tls");
     fs::create_dir(&folder).unwrap();
-    for name in ["api", "partners"] {
+    for name in ["api", "partners", "gateway"] {
         let made = rcgen::generate_simple_self_signed(vec![format!("{name}.example.com")]).unwrap();
         fs::write(folder.join(format!("{name}.pem")), made.cert.pem()).unwrap();
         fs::write(folder.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
@@ -105,9 +106,11 @@ fn certificate(folder: &Path) {
         fs::write(folder.join(format!("{name}.ocsp")), crate::tls::tests::staple(read.raw_serial(), 0x80, NEVER))
             .unwrap();
     }
-    let root = crate::tls::tests::Root::new("Clients");
-    fs::write(folder.join("clients.pem"), root.pem()).unwrap();
-    fs::write(folder.join("clients.crl"), root.list(&[], 2090)).unwrap();
+    for name in ["clients", "services"] {
+        let root = crate::tls::tests::Root::new(name);
+        fs::write(folder.join(format!("{name}.pem")), root.pem()).unwrap();
+        fs::write(folder.join(format!("{name}.crl")), root.list(&[], 2090)).unwrap();
+    }
     for name in ["now", "before"] {
         fs::write(folder.join(format!("ticket-{name}.key")), [7; 80]).unwrap();
     }

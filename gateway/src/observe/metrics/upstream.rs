@@ -4,8 +4,11 @@ use super::{Counter, Gauge, Parts};
 use crate::balance::Distance;
 use crate::observe::histogram::Histogram;
 use crate::proxy::retry::{self, Denied};
+use crate::proxy::upstream::{ConnectError, Reached};
+use crate::refusal::Refusal;
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
+use crate::tls::Reason;
 
 /// One worker's part of an upstream.
 #[derive(Debug, Default)]
@@ -19,6 +22,12 @@ pub struct UpstreamCore {
     pub connects: Counter,
     /// Connections that could not be opened, or not in time.
     pub connect_failures: Counter,
+    /// TLS handshakes with its endpoints.
+    pub handshakes_full: Counter,
+    /// TLS handshakes of which the endpoint remembered an earlier one.
+    pub handshakes_resumed: Counter,
+    /// TLS handshakes that came to nothing, in the order of [`Reason::ALL`].
+    pub handshakes_failed: [Counter; Reason::ALL.len()],
     /// Requests sent on a connection that had served one before.
     pub reused: Counter,
     /// Requests sent again, by [`retry::Cause::index`].
@@ -52,6 +61,35 @@ impl UpstreamCore {
         self.requests.inc();
         if let Some(distance) = distance {
             self.by_distance[distance as usize].inc();
+        }
+    }
+
+    /// Counts what reaching an endpoint came to.
+    pub fn reached(&self, reached: &Result<Reached, ConnectError>) {
+        match reached {
+            Ok((_, None)) => self.reused.inc(),
+            Ok((_, Some(opened))) => {
+                self.connects.inc();
+                match opened.resumed {
+                    Some(true) => self.handshakes_resumed.inc(),
+                    Some(false) => self.handshakes_full.inc(),
+                    None => {}
+                }
+            }
+            Err(error) => {
+                self.connect_failures.inc();
+                if let ConnectError::Tls(error) = error {
+                    self.handshakes_failed[error.reason as usize].inc();
+                }
+            }
+        }
+    }
+
+    /// Counts what an attempt on an open connection failed for, as far as that is counted: a service says what it thinks of
+    /// our certificate when an answer is awaited already.
+    pub fn failed(&self, refusal: Refusal) {
+        if refusal == Refusal::UpstreamTlsFailed {
+            self.handshakes_failed[Reason::ClientCertificate as usize].inc();
         }
     }
 
@@ -95,6 +133,8 @@ pub enum CheckOutcome {
     Malformed,
     /// It cannot be connected to.
     Connect,
+    /// It is not who it must be, or TLS was not agreed on.
+    Tls,
     /// It hung up before it had answered.
     Closed,
     Timeout,
@@ -103,11 +143,12 @@ pub enum CheckOutcome {
 }
 
 impl CheckOutcome {
-    pub const ALL: [CheckOutcome; 7] = [
+    pub const ALL: [CheckOutcome; 8] = [
         CheckOutcome::Passed,
         CheckOutcome::Status,
         CheckOutcome::Malformed,
         CheckOutcome::Connect,
+        CheckOutcome::Tls,
         CheckOutcome::Closed,
         CheckOutcome::Timeout,
         CheckOutcome::NotMade,
@@ -119,6 +160,7 @@ impl CheckOutcome {
             CheckOutcome::Status => "status",
             CheckOutcome::Malformed => "malformed",
             CheckOutcome::Connect => "connect",
+            CheckOutcome::Tls => "tls",
             CheckOutcome::Closed => "closed",
             CheckOutcome::Timeout => "timeout",
             CheckOutcome::NotMade => "not_made",

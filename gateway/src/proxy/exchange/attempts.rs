@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use super::{Exchange, Expectation, facts};
-use crate::balance::{Destination, Endpoint, Endpoints, Http, Keyed};
+use crate::balance::{Destination, Endpoint, Endpoints, Keyed};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, Length};
@@ -21,7 +21,7 @@ use crate::proxy::retry::{self, Missed, Tries};
 use crate::proxy::sticky::Affinity;
 use crate::proxy::tunnel::{self, Ear, Mouth};
 use crate::proxy::upstream::call::{Asked, Down};
-use crate::proxy::upstream::{Aim, Channel, ConnectError, Connection, enter, pick};
+use crate::proxy::upstream::{Aim, Channel, ConnectError, Connection, Reaching, enter, pick, reach};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::snapshot::{HostPolicy, Route, Upstream, UpstreamTimeouts};
@@ -124,6 +124,7 @@ impl<'a> Exchange<'a> {
                     // A kept connection that was closed meanwhile says nothing about those that come.
                     if !(reused && failure.unanswered) {
                         self.judge(upstream, &endpoint, refusal);
+                        series.failed(refusal);
                     }
                     let lives = over.is_none() && !self.answer.started();
                     // A kept connection that its service closed meanwhile is nobody's failure, nor is a stream that it did not
@@ -163,57 +164,33 @@ impl<'a> Exchange<'a> {
         endpoint: &Endpoint,
         fresh: bool,
     ) -> Result<Channel, ConnectError> {
-        let series = upstream.series.core(self.worker.id);
-        if endpoint.identity.link.http == Http::Two {
-            return Box::pin(self.join(upstream, endpoint)).await;
-        }
-        if !fresh && let Some(kept) = self.worker.pool.take(&endpoint.identity) {
-            series.reused.inc();
-            self.seen.reused = true;
-            return Ok(Channel::H1(kept));
-        }
-        self.seen.reused = false;
-        let wait_ms = self.connect_wait(upstream);
-        let opened = Box::pin(Connection::open(&endpoint.identity, &self.guard, wait_ms)).await;
-        match &opened {
-            Ok(_) => series.connects.inc(),
-            Err(_) => series.connect_failures.inc(),
-        }
-        opened.map(Channel::H1)
-    }
-
-    /// A stream on a connection that other requests use, too.
-    async fn join(&mut self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Channel, ConnectError> {
-        let series = upstream.series.core(self.worker.id);
-        let wait_ms = self.connect_wait(upstream);
-        let came = self.worker.sessions.call(&endpoint.identity, upstream.pool, &self.guard, wait_ms).await;
-        match &came {
-            Ok((_, true)) => series.connects.inc(),
-            Ok((_, false)) => series.reused.inc(),
-            Err(_) => series.connect_failures.inc(),
-        }
-        let (call, opened) = came?;
-        self.seen.reused = !opened;
-        Ok(Channel::H2(call))
-    }
-
-    /// How long a connection may take to open, milliseconds.
-    fn connect_wait(&self, upstream: &Upstream) -> u64 {
         let wait_ms = upstream.timeouts.connect;
-        self.tries.as_ref().map_or(wait_ms, |tries| tries.connect(wait_ms))
+        let to = Reaching {
+            worker: self.worker,
+            identity: &endpoint.identity,
+            settings: upstream.pool,
+            fresh,
+            http1: self.hop.websocket,
+            guard: &self.guard,
+            wait_ms: self.tries.as_ref().map_or(wait_ms, |tries| tries.connect(wait_ms)),
+        };
+        let reached = reach(&to).await;
+        upstream.series.core(self.worker.id).reached(&reached);
+        let (channel, opened) = reached?;
+        self.seen.reused = opened.is_none();
+        Ok(channel)
     }
 
     fn connect_refusal(&mut self, error: ConnectError) -> Refusal {
-        if let ConnectError::Failed(error) = &error {
-            self.seen.detail = error.to_string();
-        }
-        error.refusal()
+        let refusal = error.refusal();
+        self.seen.detail = error.detail().unwrap_or_default();
+        refusal
     }
 
     /// Whether there is another attempt where no connection could be opened, and after how many milliseconds. Nothing was sent:
     /// another endpoint may take any request.
     fn after_no_connection(&mut self, error: &ConnectError, endpoints: &Endpoints, tried: usize) -> Option<u64> {
-        let refused = matches!(error, ConnectError::Failed(_));
+        let refused = error.is_refused();
         if !refused && !matches!(error, ConnectError::Over(Cause::Connect)) {
             return None;
         }

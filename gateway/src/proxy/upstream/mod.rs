@@ -8,17 +8,20 @@ mod departed;
 pub mod h1;
 pub mod h2;
 pub mod pool;
+mod reach;
 
 use std::sync::Arc;
 
 pub use self::call::Channel;
-pub use self::pool::{Connection, Pool};
+pub use self::pool::{Connection, Opened, Pool};
+pub use self::reach::{Reached, Reaching, reach};
 use crate::balance::{Asking, Destination, Endpoint};
 use crate::limits::ENDPOINT_PICKS_MAX;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_ms};
 use crate::tables::health::InFlight;
 use crate::tables::load::Running;
+use crate::tls::NoAgreement;
 use crate::worker::{Pinned, Worker};
 
 /// Where a request is to go.
@@ -76,15 +79,32 @@ pub fn enter(worker: &Worker, pinned: &Pinned, index: usize) -> Result<Option<Ru
 #[derive(Debug)]
 pub enum ConnectError {
     Failed(std::io::Error),
+    /// It was opened, and TLS not agreed on.
+    Tls(NoAgreement),
     /// The wait, or the exchange as a whole, is over.
     Over(Cause),
 }
 
 impl ConnectError {
+    /// What we saw, for the log.
+    pub fn detail(self) -> Option<String> {
+        match self {
+            ConnectError::Failed(error) => Some(error.to_string()),
+            ConnectError::Tls(error) => Some(error.detail),
+            ConnectError::Over(_) => None,
+        }
+    }
+
+    /// Whether the endpoint turned us away, so that another one may be asked at once: no time was lost.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, ConnectError::Failed(_) | ConnectError::Tls(_))
+    }
+
     /// The same, for another one who waits for the same connection.
     pub fn again(&self) -> ConnectError {
         match self {
             ConnectError::Failed(error) => ConnectError::Failed(std::io::Error::new(error.kind(), error.to_string())),
+            ConnectError::Tls(error) => ConnectError::Tls(error.clone()),
             ConnectError::Over(cause) => ConnectError::Over(*cause),
         }
     }
@@ -92,6 +112,7 @@ impl ConnectError {
     pub fn refusal(&self) -> Refusal {
         match self {
             ConnectError::Failed(_) => Refusal::UpstreamConnectFailed,
+            ConnectError::Tls(_) => Refusal::UpstreamTlsFailed,
             ConnectError::Over(Cause::Connect) => Refusal::UpstreamConnectTimeout,
             ConnectError::Over(Cause::ClientGone) => Refusal::ClientGone,
             ConnectError::Over(_) => Refusal::UpstreamTotalTimeout,
