@@ -21,6 +21,7 @@ mod http2_ends;
 mod lists;
 mod locality;
 mod logs;
+mod outliers;
 mod package;
 mod paths;
 mod policies;

@@ -5,6 +5,7 @@
 //! timers, and the one place that says who is usable ([`is_usable`]): whatever changes is published by replacing the endpoints of the
 //! one upstream in the snapshot.
 
+mod eject;
 mod probe;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -25,7 +26,7 @@ use crate::observe::metrics::{CheckOutcome, UpstreamSeries};
 use crate::problem::closest;
 use crate::rt::deadline::now_us;
 use crate::snapshot::{HostPolicy, Snapshot, Upstream};
-use crate::tables::health::record::{Change, Check, CheckRules, Standing, may_eject};
+use crate::tables::health::record::{Change, Check, CheckRules, Standing};
 use crate::tables::health::{Notice, State};
 use crate::worker::Shared;
 
@@ -56,6 +57,8 @@ pub(super) struct Care {
     noticed: mpsc::Receiver<Notice>,
     /// Who is to be let back.
     ejected: Vec<Out>,
+    /// Upstreams whose endpoints' failures are counted over a time, by its end.
+    windows: BTreeMap<String, eject::Due>,
     /// Failing endpoints that could not be ejected, which is told once.
     kept: HashSet<Key>,
     /// Upstreams with too few usable endpoints.
@@ -99,7 +102,7 @@ pub(super) struct Checked {
 pub(super) enum Seen {
     Checked(Checked),
     Failing(Notice),
-    /// Somebody's time is over.
+    /// Somebody's time is over, or the one in which failures are counted.
     Over,
 }
 
@@ -115,6 +118,7 @@ impl Care {
             told,
             noticed,
             ejected: Vec::new(),
+            windows: BTreeMap::new(),
             kept: HashSet::new(),
             at_a_loss: BTreeSet::new(),
             missed: BTreeSet::new(),
@@ -124,7 +128,7 @@ impl Care {
 
     /// The next thing to act on. May be dropped at any time and loses nothing.
     pub(super) async fn next(&mut self) -> Seen {
-        let until = self.ejected.iter().map(|out| out.until).min();
+        let until = self.ejected.iter().map(|out| out.until).chain(self.windows.values().map(|due| due.at)).min();
         let over = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
@@ -142,7 +146,11 @@ impl Care {
         match seen {
             Seen::Checked(checked) => self.checked(checked, shared),
             Seen::Failing(notice) => self.failing(&notice, shared, Instant::now()),
-            Seen::Over => self.let_back(shared, Instant::now()),
+            Seen::Over => {
+                let now = Instant::now();
+                self.judge(shared, now);
+                self.let_back(shared, now);
+            }
         }
     }
 
@@ -153,6 +161,7 @@ impl Care {
             config.upstream.iter().filter_map(|(name, upstream)| Some((name.clone(), upstream.health.clone()?)));
         self.checks = checked.collect();
         self.kept.clear();
+        self.count_anew(snapshot, Instant::now());
         for (upstream, endpoints) in snapshot.upstreams.iter().zip(&mut snapshot.endpoints) {
             for endpoint in endpoints.list() {
                 let mut record = endpoint.state.record();
@@ -260,67 +269,6 @@ impl Care {
                 tracing::info!(upstream, endpoint, seen, checks, %unhealthy_for, "an endpoint is healthy again");
             }
             None => {}
-        }
-    }
-
-    fn failing(&mut self, notice: &Notice, shared: &Shared, now: Instant) {
-        let snapshot = shared.snapshot.load_full();
-        let Notice { upstream, endpoint, cause } = notice;
-        // A reload may have come in between.
-        let Some(index) = index_of(&snapshot, upstream) else { return };
-        let (settings, list) = (&snapshot.upstreams[index], snapshot.endpoints[index].list());
-        let Some(eject) = settings.eject else { return };
-        let Some(failing) = list.iter().find(|candidate| candidate.label == *endpoint) else { return };
-        // It is out already, and these are requests that were running.
-        if failing.state.standing() != Standing::Usable {
-            return;
-        }
-        let key = (upstream.clone(), endpoint.clone());
-        let weighed = list.iter().filter(|endpoint| endpoint.weight > 0);
-        if !may_eject(weighed.map(|endpoint| endpoint.state.standing()), eject.share_max) {
-            settings.series.health.ejections_refused.inc();
-            if self.kept.insert(key) {
-                let cause = cause.name();
-                tracing::warn!(
-                    upstream,
-                    endpoint,
-                    cause,
-                    "an endpoint fails and stays: too many are out, or it is the last"
-                );
-            }
-            return;
-        }
-        let time = failing.state.record().eject(*cause, now, eject.times);
-        settings.series.health.ejection(*cause).inc();
-        self.kept.remove(&key);
-        self.ejected.push(Out { key, state: failing.state.clone(), until: now + time });
-        self.publish(upstream, shared);
-        let (threshold, cause, time) = (eject.thresholds.of(*cause), cause.name(), shown(time));
-        tracing::warn!(upstream, endpoint, cause, threshold, %time, "an endpoint is ejected");
-    }
-
-    fn let_back(&mut self, shared: &Shared, now: Instant) {
-        let (over, still) = std::mem::take(&mut self.ejected).into_iter().partition(|out| out.until <= now);
-        self.ejected = still;
-        let over: Vec<Out> = over;
-        let back: Vec<(Key, Duration)> = over
-            .into_iter()
-            .filter_map(|Out { key, state, .. }| {
-                let ejected_for = state.record().let_back(now, false)?;
-                // Whatever ended meanwhile began before.
-                state.begin_anew();
-                Some((key, ejected_for))
-            })
-            .collect();
-        let upstreams: BTreeSet<&String> = back.iter().map(|((upstream, _), _)| upstream).collect();
-        for upstream in upstreams {
-            // There is room again: who still fails then is told of once more.
-            self.kept.retain(|(of, _)| of != upstream);
-            self.publish(upstream, shared);
-        }
-        for ((upstream, endpoint), ejected_for) in &back {
-            let ejected_for = shown(*ejected_for);
-            tracing::info!(upstream, endpoint, %ejected_for, "an endpoint's ejection is over");
         }
     }
 
