@@ -24,6 +24,7 @@ mod http2_upstream;
 mod lists;
 mod locality;
 mod logs;
+mod outliers;
 mod package;
 mod paths;
 mod policies;
