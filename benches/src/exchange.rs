@@ -17,27 +17,36 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Mon, 23
 Content-Type: text/plain\r\nContent-Length: 6\r\nConnection: keep-alive\r\n\r\nhello\n";
 
 /// Runs `count` exchanges, one after the other, on one client connection. Returns how long they took, after some that are
-/// not counted.
-pub fn run(count: u64) -> Result<Duration> {
-    let mut sockets = bind("127.0.0.1:0".parse()?, 1, false)?;
-    let service = sockets[0].local_addr()?;
+/// not counted. `endpoints`: how many the service has; more than one are checked, and ejected when they fail.
+pub fn run(count: u64, endpoints: usize) -> Result<Duration> {
+    let mut sockets = Vec::new();
+    let mut services = String::new();
+    for _ in 0..endpoints {
+        let bound = bind("127.0.0.1:0".parse()?, 1, false)?;
+        services.push_str(&format!("\"{}\", ", bound[0].local_addr()?));
+        sockets.extend(bound);
+    }
+    let health = if endpoints > 1 { "upstream.o.health.http = \"/healthz\"\nupstream.o.eject = true\n" } else { "" };
     let text = format!(
         "limits.requests_per_connection = 4294967295\n\
          listener = [{{ address = \"127.0.0.1:0\" }}]\n\
-         upstream.o.endpoints = [\"{service}\"]\n\
+         upstream.o.endpoints = [{services}]\n\
+         {health}\
          route = [{{ path = \"/**\", upstream = \"o\", auth = \"none\" }}]\n"
     );
     let config = toml::from_str(&text)?;
     let (tell, told) = std::sync::mpsc::channel();
     solo::run_here(&config, move |gateway, mailbox| {
-        let (listener, stop) = rt::Listener::new(sockets.remove(0)).expect("the service listens");
-        // Dropping it would not stop the accept, and nobody does before the end.
-        std::mem::forget(stop);
-        rt::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                rt::spawn(serve(socket));
-            }
-        });
+        for socket in sockets {
+            let (listener, stop) = rt::Listener::new(socket).expect("the service listens");
+            // Dropping it would not stop the accept, and nobody does before the end.
+            std::mem::forget(stop);
+            rt::spawn(async move {
+                while let Ok((socket, _)) = listener.accept().await {
+                    rt::spawn(serve(socket));
+                }
+            });
+        }
         rt::spawn(async move {
             let took = ask(gateway, count).await;
             tell.send(took).expect("the caller waits");
