@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! `exchange N [http2]`: runs N whole exchanges on one thread, for `cargo xtask bench instructions` to count.
 #![expect(clippy::print_stdout, reason = "its answer")]
 
@@ -9,6 +10,16 @@ fn main() -> anyhow::Result<()> {
         _ => anyhow::bail!("usage: exchange N [http2]"),
     };
     let took = if is_http2 { benches::exchange::run_http2(count)? } else { benches::exchange::run(count)? };
+=======
+//! `exchange N [ENDPOINTS]`: runs N whole exchanges on one thread, for `cargo xtask bench instructions` to count.
+#![expect(clippy::print_stdout, reason = "its answer")]
+
+fn main() -> anyhow::Result<()> {
+    let mut words = std::env::args().skip(1);
+    let count = words.next().unwrap_or_default().parse()?;
+    let endpoints = words.next().map_or(Ok(1), |word| word.parse())?;
+    let took = benches::exchange::run(count, endpoints)?;
+>>>>>>> chaos
     println!("{count} exchanges in {took:?}");
     Ok(())
 }
