@@ -14,6 +14,7 @@ use super::body::Body;
 use super::finishing::Done;
 use super::forward;
 use super::h1::body::BodyError;
+use super::h2::body::Answered;
 use super::retry;
 use super::tee::Tee;
 use super::upstream::call::{Deadline, Down, HeadError, Received, Up};
@@ -78,6 +79,8 @@ pub struct Sending<'s, 'b> {
     pub replay: Option<&'s Tee>,
     /// The rest of it can be waited for when this attempt has ended: the client does not ask first whether to send it.
     pub settles: bool,
+    /// Who is told that the answer has begun.
+    pub answered: Option<Answered>,
 }
 
 impl Sending<'_, '_> {
@@ -196,7 +199,7 @@ pub async fn upload_and_receive(
     finish: impl AsyncFnOnce(Headed, &mut Down<'_>, &mut Answer<'_>, bool) -> Result<Done, Failure>,
 ) -> Result<(Done, Upload), Failure> {
     let timeouts = sending.timeouts;
-    let (replay, settles) = (sending.replay, sending.settles);
+    let (replay, settles, answered) = (sending.replay, sending.settles, sending.answered.take());
     let (deadline, stop) = (down.deadline(), sending.up.deadline());
     let mut upload = pin!(upload(&mut sending));
     let mut uploaded = None;
@@ -226,6 +229,9 @@ pub async fn upload_and_receive(
             }
         }
     };
+    if let Some(answered) = answered {
+        answered.set();
+    }
     let stop_at_once = headed.received.head.status >= 400;
     let finishing = finish(headed, down, answer, uploaded == Some(true));
     let done = match uploaded {
