@@ -4,8 +4,9 @@ each named below, and prints `ok CASE` behind each that is as it should be; the 
 
 import asyncio
 import json
+import os
 import sys
-import time
+import traceback
 
 import grpc
 
@@ -249,9 +250,15 @@ async def steady():
 
 
 async def main():
-    for name in sys.argv[3:]:
-        await asyncio.wait_for(globals()[name](), 6 * PATIENCE)
-        print(f"ok {name}", flush=True)
+    try:
+        for name in sys.argv[3:]:
+            await asyncio.wait_for(globals()[name](), 6 * PATIENCE)
+            print(f"ok {name}", flush=True)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # Without waiting for a line that nobody may write.
+        os._exit(1)
 
 
 asyncio.run(main())

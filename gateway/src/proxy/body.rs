@@ -81,6 +81,15 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// A wait for its next piece may be broken off: nothing is lost.
+    pub fn is_resumable(&self) -> bool {
+        match self {
+            Body::Stream { .. } | Body::Tunnel { .. } | Body::Held { .. } => true,
+            Body::Again(again) => again.source().is_resumable(),
+            Body::Wire { .. } | Body::Decoded(_) => false,
+        }
+    }
+
     /// The next piece; `None`: the body has ended.
     pub async fn next(&mut self) -> Result<Option<Chunk>, BodyError> {
         match self {

@@ -4,7 +4,9 @@
 //! uploaded both directions move at the same time: an answer that comes early is passed on early. An early error (4xx or
 //! 5xx), or an early answer that is complete, stops the upload; any other one lets it go on beside it.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http1::Fault;
@@ -200,6 +202,7 @@ pub async fn upload_and_receive(
 ) -> Result<(Done, Upload), Failure> {
     let timeouts = sending.timeouts;
     let (replay, settles, answered) = (sending.replay, sending.settles, sending.answered.take());
+    let resumable = sending.body.is_resumable();
     let (deadline, stop) = (down.deadline(), sending.up.deadline());
     let mut upload = pin!(upload(&mut sending));
     let mut uploaded = None;
@@ -210,7 +213,7 @@ pub async fn upload_and_receive(
             Either::Right(Err(failure)) => {
                 match replay {
                     Some(tee) if settles && !tee.is_over() && failure.cause().is_some() => {
-                        settle(upload.as_mut(), stop).await?;
+                        settle(upload.as_mut(), stop, resumable).await?;
                     }
                     Some(tee) => tee.lose(),
                     None => {}
@@ -239,7 +242,7 @@ pub async fn upload_and_receive(
         None if stop_at_once => {
             let done = finishing.await?;
             if matches!(done, Done::Again { .. }) {
-                settle(upload, stop).await?;
+                settle(upload, stop, resumable).await?;
             }
             done
         }
@@ -256,10 +259,20 @@ pub async fn upload_and_receive(
     Ok((done, Upload::Stopped))
 }
 
-/// Stops an upload where it can be gone on with: a read from the client is not broken off, its bytes would be lost.
-async fn settle(upload: impl Future<Output = Result<(), UploadError>>, stop: Deadline) -> Result<(), Failure> {
+/// Stops an upload where it can be gone on with. A read from the client that is not `resumable` is waited for: broken off, its
+/// bytes would be lost. One that is may be of a client that waits for its answer first.
+async fn settle(
+    mut upload: Pin<&mut impl Future<Output = Result<(), UploadError>>>,
+    stop: Deadline,
+    resumable: bool,
+) -> Result<(), Failure> {
     stop.cut(Cause::Idle);
-    match upload.await {
+    let stopped = poll_fn(|cx| match upload.as_mut().poll(cx) {
+        // What was being sent is cut, so it is the client that is waited for.
+        Poll::Pending if resumable => Poll::Ready(Ok(())),
+        stopped => stopped,
+    });
+    match stopped.await {
         Err(UploadError::Client(failure)) => Err(failure),
         _ => Ok(()),
     }

@@ -215,7 +215,7 @@ impl<'a> Exchange<'a> {
             return None;
         }
         let missed = self.missed(retry::Cause::Connect, true);
-        let attempts = self.seen.attempts;
+        let attempts = self.counted();
         match &mut self.tries {
             Some(tries) if tries.retry().wants(retry::Cause::Connect) => {
                 let elsewhere = tried + 1 < endpoints.list().len();
