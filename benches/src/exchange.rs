@@ -40,23 +40,17 @@ const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
 /// Runs `count` exchanges, one after the other, on one client connection. Returns how long they took, after some that are
-<<<<<<< HEAD
-/// not counted.
-pub fn run(count: u64) -> Result<Duration> {
-    run_with(async move |gateway| ask(gateway, count).await)
+/// not counted. `endpoints`: how many the service has; more than one are checked, and ejected when they fail.
+pub fn run(count: u64, endpoints: usize) -> Result<Duration> {
+    run_with(endpoints, async move |gateway| ask(gateway, count).await)
 }
 
 /// Runs about `count` exchanges, as many streams at a time as `cargo xtask bench h2` has, on one client connection over HTTP/2.
 pub fn run_http2(count: u64) -> Result<Duration> {
-    run_with(async move |gateway| ask_http2(gateway, count.div_ceil(STREAMS)).await)
+    run_with(1, async move |gateway| ask_http2(gateway, count.div_ceil(STREAMS)).await)
 }
 
-fn run_with(ask: impl AsyncFnOnce(SocketAddr) -> Result<Duration> + 'static) -> Result<Duration> {
-    let mut sockets = bind("127.0.0.1:0".parse()?, 1, false)?;
-    let service = sockets[0].local_addr()?;
-=======
-/// not counted. `endpoints`: how many the service has; more than one are checked, and ejected when they fail.
-pub fn run(count: u64, endpoints: usize) -> Result<Duration> {
+fn run_with(endpoints: usize, ask: impl AsyncFnOnce(SocketAddr) -> Result<Duration> + 'static) -> Result<Duration> {
     let mut sockets = Vec::new();
     let mut services = String::new();
     for _ in 0..endpoints {
@@ -65,7 +59,6 @@ pub fn run(count: u64, endpoints: usize) -> Result<Duration> {
         sockets.extend(bound);
     }
     let health = if endpoints > 1 { "upstream.o.health.http = \"/healthz\"\nupstream.o.eject = true\n" } else { "" };
->>>>>>> chaos
     let text = format!(
         "limits.requests_per_connection = 4294967295\n\
          listener = [{{ address = \"127.0.0.1:0\" }}]\n\

@@ -1,7 +1,9 @@
 //! A request body on an HTTP/2 stream. The window a piece took is opened again when the next piece is asked for: a client
 //! sends as fast as the service takes.
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -33,6 +35,18 @@ pub struct H2Body {
     received: u64,
     wait: Wait,
     pace: Pace,
+    /// Of a conversation: whether its answer has begun.
+    answered: Option<Answered>,
+}
+
+/// Says of a body that goes on beside its answer that this has begun. All copies say the same.
+#[derive(Clone, Default)]
+pub struct Answered(Rc<Cell<bool>>);
+
+impl Answered {
+    pub fn set(&self) {
+        self.0.set(true);
+    }
 }
 
 #[derive(Default)]
@@ -63,7 +77,17 @@ impl H2Body {
             received: 0,
             wait,
             pace,
+            answered: None,
         }
+    }
+
+    /// Makes it one side of a conversation, as a call of gRPC is: it has no least rate, and pauses for as long as the other side
+    /// may, `idle_ms`; once that has begun, as long as it likes, because then the pauses of the other side are what counts.
+    pub fn converse(&mut self, idle_ms: u64) -> Answered {
+        self.wait.ms = idle_ms;
+        self.pace = Pace::new(0);
+        // Anew for each attempt.
+        self.answered.insert(Answered::default()).clone()
     }
 
     /// The body of a service's answer. `idle`: how long a piece may take.
@@ -130,16 +154,19 @@ impl H2Body {
         if self.ended {
             return Ok(None);
         }
-        let guard = Guard::new(None);
-        guard.arm(self.wait.ms, self.wait.cause);
-        let started = self.pace.start();
-        match select(self.next_unhurried(), guard.over()).await {
-            Either::Left(piece) => {
-                let piece = piece?;
-                self.pace.moved(started, piece.as_ref().map_or(0, Bytes::len))?;
-                Ok(piece)
+        loop {
+            let guard = Guard::new(None);
+            guard.arm(self.wait.ms, self.wait.cause);
+            let started = self.pace.start();
+            match select(self.next_unhurried(), guard.over()).await {
+                Either::Left(piece) => {
+                    let piece = piece?;
+                    self.pace.moved(started, piece.as_ref().map_or(0, Bytes::len))?;
+                    return Ok(piece);
+                }
+                Either::Right(_) if self.answered.as_ref().is_some_and(|answered| answered.0.get()) => {}
+                Either::Right(cause) => return Err(Halt::Expired(cause).into()),
             }
-            Either::Right(cause) => Err(Halt::Expired(cause).into()),
         }
     }
 

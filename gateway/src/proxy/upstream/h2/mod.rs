@@ -96,6 +96,7 @@ impl Call {
             Poll::Ready(None) => match Pin::new(waiting).poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(answer)) => {
+                    self.lease.answered();
                     let (parts, body): (_, RecvStream) = answer.into_parts();
                     *response = None;
                     (parts, Some(body))
