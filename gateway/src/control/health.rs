@@ -60,6 +60,8 @@ pub(super) struct Care {
     kept: HashSet<Key>,
     /// Upstreams with too few usable endpoints.
     at_a_loss: BTreeSet<String>,
+    /// Subsets, each with its upstream, of which nobody gets requests.
+    missed: BTreeSet<(String, String)>,
     /// What each upstream's gauges have of it.
     counted: BTreeMap<String, (Arc<UpstreamSeries>, Counts)>,
 }
@@ -116,6 +118,7 @@ impl Care {
             ejected: Vec::new(),
             kept: HashSet::new(),
             at_a_loss: BTreeSet::new(),
+            missed: BTreeSet::new(),
             counted: BTreeMap::new(),
         }
     }
@@ -247,6 +250,14 @@ impl Care {
             }
             change
         };
+        let mut early = Vec::new();
+        if let Some(Change::Unhealthy { .. }) = change {
+            let snapshot = shared.snapshot.load_full();
+            if let Some(index) = index_of(&snapshot, upstream) {
+                let endpoints = &snapshot.endpoints[index];
+                early = self.make_room(upstream, endpoints.list(), at, || !endpoints.would_panic(is_usable));
+            }
+        }
         if change.is_some() {
             self.publish(upstream, shared);
         }
@@ -254,6 +265,7 @@ impl Care {
         match change {
             Some(Change::Unhealthy { checks }) => {
                 tracing::warn!(upstream, endpoint, seen, checks, "an endpoint is unhealthy");
+                tell_early(upstream, early);
             }
             Some(Change::Healthy { checks, after }) => {
                 let unhealthy_for = shown(after);
@@ -268,7 +280,8 @@ impl Care {
         let Notice { upstream, endpoint, cause } = notice;
         // A reload may have come in between.
         let Some(index) = index_of(&snapshot, upstream) else { return };
-        let (settings, list) = (&snapshot.upstreams[index], snapshot.endpoints[index].list());
+        let (settings, endpoints) = (&snapshot.upstreams[index], &snapshot.endpoints[index]);
+        let list = endpoints.list();
         let Some(eject) = settings.eject else { return };
         let Some(failing) = list.iter().find(|candidate| candidate.label == *endpoint) else { return };
         // It is out already, and these are requests that were running.
@@ -276,8 +289,18 @@ impl Care {
             return;
         }
         let key = (upstream.clone(), endpoint.clone());
-        let weighed = list.iter().filter(|endpoint| endpoint.weight > 0);
-        if !may_eject(weighed.map(|endpoint| endpoint.state.standing()), eject.share_max) {
+        let has_room = || {
+            let weighed = list.iter().filter(|endpoint| endpoint.weight > 0);
+            may_eject(weighed.map(|endpoint| endpoint.state.standing()), eject.share_max)
+                // Or all would get requests again, among them those that are known to be worse.
+                && !endpoints.would_panic(|other| is_usable(other) && !std::ptr::eq(other, &**failing))
+        };
+        let early = self.make_room(upstream, list, now, has_room);
+        if !has_room() {
+            if !early.is_empty() {
+                self.publish(upstream, shared);
+                tell_early(upstream, early);
+            }
             settings.series.health.ejections_refused.inc();
             if self.kept.insert(key) {
                 let cause = cause.name();
@@ -297,6 +320,32 @@ impl Care {
         self.publish(upstream, shared);
         let (threshold, cause, time) = (eject.thresholds.of(*cause), cause.name(), shown(time));
         tracing::warn!(upstream, endpoint, cause, threshold, %time, "an endpoint is ejected");
+        tell_early(upstream, early);
+    }
+
+    /// Ends ejections of endpoints that pass their checks, of those who are out for longest first, until `is_enough`: who fails now
+    /// is worse than who has failed. Who they were, and for how long they were out; to be published.
+    fn make_room(
+        &mut self,
+        upstream: &str,
+        list: &[Arc<Endpoint>],
+        now: Instant,
+        is_enough: impl Fn() -> bool,
+    ) -> Vec<(String, Duration)> {
+        let mut early = Vec::new();
+        while !is_enough() {
+            let since = |endpoint: &&Arc<Endpoint>| endpoint.state.record().passes_since();
+            let passing = list.iter().filter(|endpoint| endpoint.weight > 0 && since(endpoint).is_some());
+            let Some(endpoint) = passing.min_by_key(since) else { break };
+            let Some(ejected_for) = endpoint.state.record().let_back(now, true) else { break };
+            endpoint.state.begin_anew();
+            self.ejected.retain(|out| !Arc::ptr_eq(&out.state, &endpoint.state));
+            early.push((endpoint.label.clone(), ejected_for));
+        }
+        if !early.is_empty() {
+            self.kept.retain(|(of, _)| of != upstream);
+        }
+        early
     }
 
     fn let_back(&mut self, shared: &Shared, now: Instant) {
@@ -376,10 +425,30 @@ impl Care {
         self.count(&snapshot);
     }
 
+    /// Tells of subsets whose requests are refused. Where the upstream has nobody at all, that is what is told.
+    fn missed(&mut self, upstream: &Upstream, endpoints: &Endpoints, before: &BTreeSet<(String, String)>) {
+        for (subset, some) in endpoints.subsets() {
+            let key = (upstream.name.clone(), subset.to_string());
+            let is_missed = some.is_some_and(|some| some.live().is_empty()) && !endpoints.live().is_empty();
+            let (upstream, subset) = (&key.0, &key.1);
+            match (before.contains(&key), is_missed) {
+                (false, true) => tracing::error!(upstream, subset, "no endpoint of a subset gets requests"),
+                (true, false) if !endpoints.live().is_empty() => {
+                    tracing::info!(upstream, subset, "a subset has endpoints again");
+                }
+                _ => {}
+            }
+            if is_missed {
+                self.missed.insert(key);
+            }
+        }
+    }
+
     /// Brings the gauges up to date, and tells of upstreams that have nobody usable.
     fn count(&mut self, snapshot: &Snapshot) {
         let before = std::mem::take(&mut self.counted);
         let was_at_a_loss = std::mem::take(&mut self.at_a_loss);
+        let was_missed = std::mem::take(&mut self.missed);
         for (upstream, endpoints) in snapshot.upstreams.iter().zip(&snapshot.endpoints) {
             let list = endpoints.list();
             let mut counts = Counts::default();
@@ -390,6 +459,7 @@ impl Care {
             }
             add(&upstream.series, counts, 1);
             self.counted.insert(upstream.name.clone(), (upstream.series.clone(), counts));
+            self.missed(upstream, endpoints, &was_missed);
             let live = endpoints.live().len();
             if !endpoints.panics() && (live > 0 || list.is_empty()) {
                 if was_at_a_loss.contains(&upstream.name) {
@@ -410,6 +480,13 @@ impl Care {
         for (series, counts) in before.into_values() {
             add(&series, counts, -1);
         }
+    }
+}
+
+fn tell_early(upstream: &str, early: Vec<(String, Duration)>) {
+    for (endpoint, ejected_for) in early {
+        let ejected_for = shown(ejected_for);
+        tracing::info!(upstream, endpoint, %ejected_for, "an endpoint's ejection ends early");
     }
 }
 

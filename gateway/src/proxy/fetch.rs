@@ -19,9 +19,9 @@ use super::relay::{self, Failure, Sending, Sent};
 use super::retry::{Cause, Later, Missed, Tries};
 use super::upstream::call::Asked;
 use super::upstream::h1::Hop;
-use super::upstream::{Channel, ConnectError, Reaching, enter, pick, reach};
+use super::upstream::{Aim, Channel, ConnectError, Reaching, enter, pick, reach};
 use super::wire::Wait;
-use crate::balance::{Endpoint, Keyed};
+use crate::balance::{Destination, Endpoint, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{self, Guard, now_ms, now_us};
@@ -32,8 +32,7 @@ use crate::worker::{Pinned, Worker, outcome_of_connect, outcome_of_refusal};
 
 /// A request a filter makes.
 pub struct Subrequest {
-    /// index into `Snapshot::upstreams`
-    pub upstream: usize,
+    pub to: Destination,
     pub method: Method,
     /// The method, where it is none that has a name of its own.
     pub method_text: Option<Box<[u8]>>,
@@ -68,8 +67,9 @@ pub struct Fetched {
 /// Sends `subrequest` and waits for its whole answer. `pinned`: the snapshot it was made under, which says what its upstream
 /// is; the worker may have gone on to another. It is sent again as `retry` of the upstream says.
 pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subrequest) -> Result<Fetched, Refusal> {
-    let (snapshot, index) = (&pinned.snapshot, subrequest.upstream);
+    let (snapshot, index) = (&pinned.snapshot, subrequest.to.upstream);
     let settings = snapshot.upstreams.get(index).ok_or(Refusal::Internal)?;
+    let endpoints = snapshot.endpoints[index].of(subrequest.to.subset);
     let _running = enter(&worker, &pinned, index)?;
     let guard = Guard::new(None);
     guard.arm_total(subrequest.wait_ms);
@@ -84,11 +84,12 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
     let mut fresh = !repeatable;
     let mut stale = false;
     let path = subrequest.target.split('?').next().unwrap_or_default().as_bytes();
-    let key = snapshot.endpoints[index].key(Keyed { fields: &subrequest.fields, client: None, path });
+    let key = endpoints.key(Keyed { fields: &subrequest.fields, client: None, path });
+    let aim = Aim { to: subrequest.to, key, held: None };
     let mut tried = Vec::new();
     let mut attempts = 0;
     loop {
-        let (endpoint, attempt) = pick(&worker, &pinned, index, key, &mut tried)?;
+        let (endpoint, attempt) = pick(&worker, &pinned, aim, &mut tried)?;
         let mut came = fetching.attempt(&endpoint, fresh, tries.as_ref()).await;
         drop(attempt);
         if let Came::Stale(failure) = came {
@@ -156,7 +157,7 @@ impl Fetching<'_> {
             Err(error) => return Came::NoConnection(error),
         };
         guard.attach(channel.fd());
-        settings.series.core(worker.id).requests.inc();
+        settings.series.core(worker.id).sent(endpoint.about.distance);
         let waits = settings.timeouts;
         let waits = tries.map_or(waits, |tries| tries.waits(waits, (now_us() - begun_us) / 1000));
         let reused = channel.reused();
@@ -222,7 +223,8 @@ impl Fetching<'_> {
     /// What it is sent again for, and after how many milliseconds. Its body is here, so there is nothing that could not be
     /// sent again.
     fn next(&self, came: &Came, attempts: u32, tried: usize, tries: Option<&mut Tries<'_>>) -> Option<(Cause, u64)> {
-        let endpoints = &self.pinned.snapshot.endpoints[self.subrequest.upstream];
+        let Destination { upstream, subset } = self.subrequest.to;
+        let endpoints = self.pinned.snapshot.endpoints[upstream].of(subset);
         let (cause, retry_after) = match came {
             Came::Answer(Fetched { status, fields, .. }) => (Cause::Status(*status), Later::of(*status, fields)),
             Came::Failure(failure) => (failure.cause()?, None),

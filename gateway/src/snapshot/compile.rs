@@ -7,7 +7,7 @@ use super::{
     Eject, HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream,
     UpstreamLimits, UpstreamTimeouts,
 };
-use crate::balance::Endpoints;
+use crate::balance::{Destination, Endpoints, Subsets};
 use crate::config::model::{self, Config, PathRule, SlashRule, Upgrade};
 use crate::config::units::Time;
 use crate::filter::{self, Making};
@@ -26,6 +26,7 @@ use crate::tls::Tls;
 /// they are written; no upstream has endpoints yet: they are resolved apart, because that waits, and with them comes the load that
 /// lives on over reloads.
 pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Metrics) -> Snapshot {
+    let subsets = Subsets::of(config);
     let upstreams: Vec<Upstream> = config
         .upstream
         .iter()
@@ -54,6 +55,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
                 requests_max: upstream.limits.requests_max,
                 endpoint_requests_max: upstream.limits.endpoint_requests_max,
             },
+            subsets: subsets.of_upstream(name).to_vec(),
             series: metrics.upstream(name),
         })
         .collect();
@@ -131,6 +133,11 @@ fn eject(written: &model::Eject) -> Eject {
 pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher, Route)> {
     let indices: HashMap<&str, usize> =
         config.upstream.keys().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
+    let subsets = Subsets::of(config);
+    let to = |name: &str, subset: Option<&model::Subset>| Destination {
+        upstream: indices[name],
+        subset: subsets.number(name, subset),
+    };
     let names: Vec<String> = config.route.iter().map(model::Route::name).collect();
     // Most routes turn nobody away.
     let open: Arc<Gate> = Arc::default();
@@ -143,7 +150,7 @@ pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher
         };
         let route = Route {
             pattern: matcher.path.clone(),
-            action: Action::of(written, |name| indices[name]),
+            action: Action::of(written, to),
             timeouts: RouteTimeouts {
                 first_byte: written.timeout.first_byte.map(|time| ms(time.into())),
                 idle: written.timeout.idle.map(|time| ms(time.into())),
@@ -154,7 +161,7 @@ pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher
                 .mirror
                 .iter()
                 .map(|mirror| Mirror {
-                    upstream: indices[&*mirror.upstream],
+                    to: to(&mirror.upstream, mirror.subset.as_ref()),
                     share: mirror.percentage.millionths(),
                     body_bytes_max: mirror.body_bytes.0 as usize,
                 })

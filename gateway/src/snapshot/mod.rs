@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::IpNet;
 
 pub use self::compile::{compile, connections_default, routes};
-use crate::balance::Endpoints;
+use crate::balance::{Destination, Endpoints, Subset};
 use crate::config::model::{ClientAddress, ForwardedField, Underscores};
 use crate::filter::Chain;
 use crate::lists::{Gate, Lists};
@@ -124,8 +124,7 @@ pub struct Route {
 
 /// Who gets copies of a route's requests.
 pub struct Mirror {
-    /// index into `Snapshot::upstreams`
-    pub upstream: usize,
+    pub to: Destination,
     /// Of a million requests, so many.
     pub share: u32,
     pub body_bytes_max: usize,
@@ -161,6 +160,8 @@ pub struct Upstream {
     pub eject: Option<Eject>,
     pub retry: Option<Retry>,
     pub limits: UpstreamLimits,
+    /// What routes ask for of its endpoints, in the order of their numbers.
+    pub subsets: Vec<Subset>,
     pub series: Arc<UpstreamSeries>,
 }
 

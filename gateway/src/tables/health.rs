@@ -211,6 +211,12 @@ impl State {
         crossed
     }
 
+    /// Whether it is usable as of now, whatever an exchange that runs for longer knows of it, and the last attempt that says
+    /// something did not fail. The latter is known only where failures are counted, that is where they eject.
+    pub fn is_well(&self) -> bool {
+        self.usable_since.load(Ordering::Relaxed) != 0 && self.streaks.load(Ordering::Relaxed) == 0
+    }
+
     /// Forgets what was counted: what ends now began before the endpoint was let back.
     pub fn begin_anew(&self) {
         self.streaks.store(0, Ordering::Relaxed);
@@ -223,6 +229,12 @@ impl State {
 
     pub fn standing(&self) -> Standing {
         self.record().standing()
+    }
+
+    /// Taken out by hand, and nothing else speaks against it.
+    pub fn is_drained_well(&self) -> bool {
+        let record = self.record();
+        record.drained && record.unhealthy_since().is_none() && record.ejected().is_none()
     }
 }
 

@@ -21,6 +21,7 @@ pub use self::blame::{outcome_of_connect, outcome_of_refusal};
 pub use self::desk::{OffloadPool, Ticket};
 use self::listen::Accepting;
 pub use self::listen::{BoundListener, Open, Queued, Until, bind};
+use crate::balance::Endpoints;
 use crate::filter::coding::encode;
 use crate::filter::{Job, Output};
 use crate::limits::{DRAIN_QUIET_MS, HANDSHAKES_MAX, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
@@ -139,7 +140,9 @@ impl Handshakes {
 /// A snapshot as one worker holds it, with the turns its upstreams' endpoints take.
 pub struct Pinned {
     pub snapshot: Held,
-    pub cursors: Box<[Cell<u32>]>,
+    /// For each upstream, one for all of its endpoints and one for each subset: where they shared one, whoever comes with
+    /// every second request would meet the same endpoint.
+    pub cursors: Box<[Box<[Cell<u32>]>]>,
 }
 
 /// A snapshot that goes to where it can be dropped at leisure: the last reference may be this one, and ten thousand routes
@@ -169,7 +172,10 @@ impl Drop for Held {
 impl Pinned {
     fn new(snapshot: Arc<Snapshot>, shared: &Shared, ids: &mut Ids) -> Rc<Pinned> {
         // Workers begin at different endpoints, or all would send their first requests to the first one.
-        let cursors = snapshot.endpoints.iter().map(|_| Cell::new(ids.next_u64() as u32)).collect();
+        let mut cursors = |endpoints: &Arc<Endpoints>| -> Box<[Cell<u32>]> {
+            (0..=endpoints.subsets().len()).map(|_| Cell::new(ids.next_u64() as u32)).collect()
+        };
+        let cursors = snapshot.endpoints.iter().map(&mut cursors).collect();
         Rc::new(Pinned { snapshot: Held { snapshot: Some(snapshot), retired: shared.retired.clone() }, cursors })
     }
 }
@@ -292,7 +298,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
                 rt::free_spare_buffers();
             }
             // An idle worker would hold on to the last snapshot until its next request.
-            drop(worker.pinned());
+            worker.pool.keep_to(&worker.pinned().snapshot, &worker.sessions);
         }
         if worker.draining.get() {
             deadline::cut_waiting(DRAIN_QUIET_MS);

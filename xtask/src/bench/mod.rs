@@ -1,9 +1,11 @@
 //! `cargo xtask bench WHAT`: the gateway beside its peers on this machine. Ratios within one round count; a figure alone
 //! says more about the machine than about the program.
 
+mod chaos;
 mod client;
 mod cost;
 mod crowd;
+mod endpoints;
 mod front;
 mod gigabyte;
 mod h2;
@@ -71,6 +73,15 @@ usage: cargo xtask bench WHAT [options]
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, envoy (all)
             --parts A,B    lookup, compile, memory, proxy (all)
+  chaos   a fixed rate of requests beside 20 endpoints of which up to 5 are killed, stopped, slow, silent or wrong
+            --seconds N    (300)
+            --rate N       requests a second (1000)
+            --seed N       of what goes wrong and when (1)
+            --peers A,B    bawab, nginx, envoy (all)
+  endpoints
+          the gateway's CPU per request before ten endpoints that are checked and ejected, beside one that is not
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
   stuck   1,000 clients that stop inside a head, beside others that do not
             --peers A,B    (bawab, nginx, haproxy)
   takeover
@@ -95,8 +106,12 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
             "routes" => routes::run(rest),
+            "endpoints" => endpoints::run(rest),
             "stuck" => stuck::run(rest),
             "takeover" => takeover::run(rest),
+            "chaos" => chaos::run(rest),
+            // Its endpoints; nobody else starts them.
+            chaos::endpoint::COMMAND => chaos::endpoint::serve(rest),
             "xdp" => xdp::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),

@@ -5,6 +5,7 @@
 mod addresses;
 mod gateway;
 mod lifecycle;
+mod names;
 mod policies;
 mod routes;
 mod services;

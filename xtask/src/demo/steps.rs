@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::addresses;
 use super::gateway::Gateway;
 use super::lifecycle;
+use super::names;
 use super::policies;
 use super::routes;
 use super::services::Services;
@@ -45,6 +46,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("refused: a body too large", too_large),
     ("refused: services that are gone or silent", unreachable),
     ("an endpoint that fails: clients do not notice", failing),
+    ("endpoints by DNS: a service that moves", names::moved),
     ("refused: addresses on a list", addresses::listed),
     ("refused: an address that is banned for a time", addresses::banned),
     ("the door in the kernel", addresses::door),

@@ -52,6 +52,7 @@ fn every_file_in_conf_loads() {
             // The demo's services are where the demo starts them.
             let environment = |name: &str| match name {
                 "DEMO_FOLDER" => Some("/demo".to_owned()),
+                "DEMO_DNS" => Some("192.0.2.53:53".to_owned()),
                 name => name.starts_with("DEMO_").then(|| format!("{}.test:9", name.replace('_', "-"))),
             };
             if let Err(problems) = load_with(&path, &environment) {
@@ -68,6 +69,8 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     fs::write(folder.path().join("admin.token"), "geheim\n").unwrap();
     fs::create_dir(folder.path().join("lists")).unwrap();
     certificate(folder.path());
+    fs::create_dir(folder.path().join("sticky")).unwrap();
+    fs::write(folder.path().join("sticky/now.key"), [b'7'; 64]).unwrap();
     for name in ["drop.txt", "networks.csv", "places.csv"] {
         fs::copy(conf("lists").join(name), folder.path().join("lists").join(name)).unwrap();
     }
@@ -77,7 +80,11 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     for number in shown {
         let path = folder.path().join("gateway.toml");
         fs::write(&path, uncommented(&|other| other == number)).unwrap();
-        let environment = |name: &str| (name == "BAWAB_ADMIN_TOKEN").then(|| "geheim".to_owned());
+        let environment = |name: &str| match name {
+            "BAWAB_ADMIN_TOKEN" => Some("geheim".to_owned()),
+            "STICKY_SECRET" => Some("7".repeat(64)),
+            _ => None,
+        };
         let loaded = load_with(&path, &environment).unwrap_or_else(|problems| panic!("{problems}"));
         let token = &loaded.config.admin.as_ref().unwrap().token;
         let sets_token =

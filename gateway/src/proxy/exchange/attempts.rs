@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use super::{Exchange, Expectation, facts};
-use crate::balance::{Endpoint, Endpoints, Keyed};
+use crate::balance::{Destination, Endpoint, Endpoints, Keyed};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, Length};
@@ -18,9 +18,10 @@ use crate::proxy::grpc;
 use crate::proxy::relay::{self, Failure, Sending, Sent, Upload};
 use crate::proxy::replay::Replay;
 use crate::proxy::retry::{self, Missed, Tries};
+use crate::proxy::sticky::Affinity;
 use crate::proxy::tunnel::{self, Ear, Mouth};
 use crate::proxy::upstream::call::{Asked, Down};
-use crate::proxy::upstream::{Channel, ConnectError, Connection, Reaching, enter, pick, reach};
+use crate::proxy::upstream::{Aim, Channel, ConnectError, Connection, Reaching, enter, pick, reach};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::snapshot::{HostPolicy, Route, Upstream, UpstreamTimeouts};
@@ -36,14 +37,15 @@ enum Attempt {
 }
 
 impl<'a> Exchange<'a> {
-    /// Tries endpoints of the upstream of this `index` until one answers or a repetition is not safe.
+    /// Tries endpoints of `to` until one answers or a repetition is not safe.
     pub(super) async fn attempts(
         &mut self,
         route: &'a Route,
-        index: usize,
+        to: Destination,
         upstream: &'a Upstream,
     ) -> Result<(), Refusal> {
-        let endpoints = &*self.snapshot.endpoints[index];
+        let index = to.upstream;
+        let endpoints = self.snapshot.endpoints[index].of(to.subset);
         let load = &self.snapshot.loads[index];
         let series = upstream.series.core(self.worker.id);
         let timeouts = route.timeouts.over(upstream.timeouts);
@@ -53,6 +55,7 @@ impl<'a> Exchange<'a> {
         }
         let (fields, client) = (&self.head.fields, Some(self.client.address));
         let key = endpoints.key(Keyed { fields, client, path: self.head.path() });
+        let aim = Aim { to, key, held: self.affinity.as_ref().and_then(Affinity::held) };
         let mut fresh = false;
         let mut tried = Vec::new();
         // What the attempt before came to, and the pause after it.
@@ -63,7 +66,7 @@ impl<'a> Exchange<'a> {
             {
                 Box::pin(self.pause(wait_ms)).await?;
             }
-            let (endpoint, _attempt) = pick(self.worker, self.pinned, index, key, &mut tried)?;
+            let (endpoint, _attempt) = pick(self.worker, self.pinned, aim, &mut tried)?;
             self.seen.attempts += 1;
             if let Some((cause, _)) = again {
                 self.seen.retried_for = Some(cause);
@@ -192,7 +195,7 @@ impl<'a> Exchange<'a> {
             return None;
         }
         let missed = self.missed(retry::Cause::Connect, true);
-        let attempts = self.seen.attempts;
+        let attempts = self.counted();
         match &mut self.tries {
             Some(tries) if tries.retry().wants(retry::Cause::Connect) => {
                 let elsewhere = tried + 1 < endpoints.list().len();
@@ -248,7 +251,7 @@ impl<'a> Exchange<'a> {
         begun_us: u64,
     ) -> Result<Attempt, Failure> {
         let series = upstream.series.core(self.worker.id);
-        series.requests.inc();
+        series.sent(self.seen.endpoint.as_ref().and_then(|endpoint| endpoint.about.distance));
         self.guard.attach(channel.fd());
         let length = if self.hop.websocket { Length::Absent } else { self.body.length() };
         let host = match (self.head.sent_host(), &upstream.host) {
@@ -298,6 +301,8 @@ impl<'a> Exchange<'a> {
             websocket: self.hop.websocket,
             timeouts,
             endpoint: self.seen.endpoint.as_deref(),
+            affinity: self.affinity.as_ref(),
+            series,
             sent_us,
             first_byte_us: 0,
             status: 0,

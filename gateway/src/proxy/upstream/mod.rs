@@ -4,6 +4,7 @@
 //! it shares ([`h2`]). How it is sent and answered there is [`call`].
 
 pub mod call;
+mod departed;
 pub mod h1;
 pub mod h2;
 pub mod pool;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 pub use self::call::Channel;
 pub use self::pool::{Connection, Opened, Pool};
 pub use self::reach::{Reached, Reaching, reach};
-use crate::balance::{Asking, Endpoint};
+use crate::balance::{Asking, Destination, Endpoint};
 use crate::limits::ENDPOINT_PICKS_MAX;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_ms};
@@ -23,20 +24,31 @@ use crate::tables::load::Running;
 use crate::tls::NoAgreement;
 use crate::worker::{Pinned, Worker};
 
-/// An endpoint of the upstream of this `index` that takes one more request, rather none of those that were `tried`, and the one `key` belongs to ([`Endpoints::key`](crate::balance::Endpoints::key)). Those that
-/// do not are added to them.
+/// Where a request is to go.
+#[derive(Clone, Copy)]
+pub struct Aim {
+    pub to: Destination,
+    /// What it has in common with others, [`Endpoints::key`](crate::balance::Endpoints::key).
+    pub key: Option<u64>,
+    /// The endpoint it is to stay with, as an index.
+    pub held: Option<u16>,
+}
+
+/// An endpoint for `aim` that takes one more request, rather none of those that were `tried`. Those that do not are added to
+/// them.
 pub fn pick(
     worker: &Worker,
     pinned: &Pinned,
-    index: usize,
-    key: Option<u64>,
+    aim: Aim,
     tried: &mut Vec<Arc<Endpoint>>,
 ) -> Result<(Arc<Endpoint>, InFlight), Refusal> {
-    let (upstream, endpoints) = (&pinned.snapshot.upstreams[index], &pinned.snapshot.endpoints[index]);
+    let Aim { to: Destination { upstream: index, subset }, key, held } = aim;
+    let (upstream, endpoints) = (&pinned.snapshot.upstreams[index], pinned.snapshot.endpoints[index].of(subset));
     // When all were tried they come in turn again: two rounds meet each of them.
     for _ in 0..(2 * endpoints.list().len()).clamp(1, ENDPOINT_PICKS_MAX) {
         let lot = worker.ids.borrow_mut().next_u64();
-        let asking = Asking { cursor: &pinned.cursors[index], tried, lot, key, now_ms: now_ms() };
+        let asking =
+            Asking { cursor: &pinned.cursors[index][usize::from(subset)], tried, lot, key, held, now_ms: now_ms() };
         let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
         let running = match upstream.limits.endpoint_requests_max {
             None => Some(endpoint.state.begin()),

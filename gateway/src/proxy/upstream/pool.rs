@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use super::ConnectError;
+use super::departed::Present;
 use crate::balance::{Http, Identity, Prehashed, Wanted};
 use crate::limits::TICK_MS;
 use crate::proxy::wire::{Wait, Wire};
@@ -101,11 +102,12 @@ async fn secure(
 /// Idle connections of one worker, newest last, by what must be equal for one to be used again.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<Identity, Vec<Idle>, BuildHasherDefault<Prehashed>>>,
-    count: Cell<usize>,
+    pub(super) idle: RefCell<HashMap<Identity, Vec<Idle>, BuildHasherDefault<Prehashed>>>,
+    pub(super) count: Cell<usize>,
+    pub(super) present: RefCell<Present>,
 }
 
-struct Idle {
+pub(super) struct Idle {
     wire: Wire,
     opened: Opened,
     born_ms: u64,
@@ -152,6 +154,7 @@ impl Pool {
         }
         let kept = idle.get_mut(&connection.identity).expect("inserted above");
         if kept.len() < settings.idle_max && expires_ms > now {
+            self.present.borrow_mut().see(&connection.identity);
             let Connection { wire, opened, born_ms, .. } = connection;
             kept.push(Idle { wire, opened, born_ms, good_ms: now, expires_ms });
             self.count.set(self.count.get() + 1);

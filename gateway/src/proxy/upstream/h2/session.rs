@@ -146,6 +146,13 @@ impl Sessions {
         });
     }
 
+    /// Ends those to others than `is_wanted` says, each with its last request.
+    pub fn keep_to(&self, is_wanted: impl Fn(&Identity) -> bool) {
+        let services = self.services.borrow();
+        let unwanted = services.iter().filter(|(identity, _)| !is_wanted(identity));
+        unwanted.flat_map(|(_, service)| service.sessions.borrow().clone()).for_each(|session| session.end());
+    }
+
     /// Ends all of them, each with its last request.
     pub fn clear(&self) {
         for service in self.services.borrow().values() {
