@@ -1,9 +1,11 @@
 //! Whom a connection is to and what is spoken on it: what must be equal for a kept one to be used again.
 
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use crate::config::model::{self, UpstreamProtocol};
+use crate::config::model::{self, ProxyVersion, UpstreamProtocol};
 use crate::rt::Peer;
 use crate::tls::{Service, ServiceTls};
 
@@ -15,6 +17,8 @@ pub struct Link {
     pub http: Wanted,
     /// `None`: plain HTTP.
     pub tls: Option<Service>,
+    /// Connections begin with a header that names their client.
+    pub proxy: Option<ProxyVersion>,
 }
 
 /// Which HTTP is to be spoken.
@@ -47,7 +51,7 @@ impl Link {
             let service = tls.and_then(|tls| tls.service(host.unwrap_or_default()));
             service.expect("files were read with the configuration, and every endpoint has a name that can be verified")
         });
-        Link { http, tls }
+        Link { http, tls, proxy: upstream.proxy_protocol }
     }
 }
 
@@ -56,20 +60,36 @@ impl Link {
 pub struct Identity {
     pub peer: Peer,
     pub link: Arc<Link>,
+    /// Whom alone it serves, where it says so itself ([`Link::proxy`]).
+    pub client: Option<IpAddr>,
     /// Of everything else here, so that a pool need not hash it again.
     hash: u64,
 }
 
 impl Identity {
     pub fn new(peer: Peer, link: Arc<Link>) -> Identity {
-        Identity { hash: HASHER.hash_one((&peer, &*link)), peer, link }
+        Identity { hash: HASHER.hash_one((&peer, &*link)), peer, link, client: None }
+    }
+
+    /// The same endpoint, for one client.
+    pub fn for_client(&self, client: IpAddr) -> Identity {
+        let Identity { peer, link, .. } = self.clone();
+        Identity { hash: HASHER.hash_one((&peer, &*link, client)), peer, link, client: Some(client) }
+    }
+
+    /// The endpoint, whomever a connection serves.
+    pub fn endpoint(&self) -> Cow<'_, Identity> {
+        match self.client {
+            None => Cow::Borrowed(self),
+            Some(_) => Cow::Owned(Identity::new(self.peer.clone(), self.link.clone())),
+        }
     }
 }
 
 impl PartialEq for Identity {
     fn eq(&self, other: &Identity) -> bool {
         let links_equal = || Arc::ptr_eq(&self.link, &other.link) || self.link == other.link;
-        self.hash == other.hash && self.peer == other.peer && links_equal()
+        self.hash == other.hash && self.client == other.client && self.peer == other.peer && links_equal()
     }
 }
 

@@ -354,6 +354,9 @@ pub struct Upstream {
     /// What it speaks: `http1`, or `http2`, many requests on one connection. Without TLS that is not asked first (prior knowledge); with `tls` it is what is offered by ALPN, and `auto` offers both. Default: `auto` with `tls`, else `http1`.
     #[serde(default)]
     pub protocol: Option<UpstreamProtocol>,
+    /// Connections begin with a PROXY header that names the client, `v1` (text) or `v2` (binary), and serve that client alone. Default: none is sent.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyVersion>,
     /// It speaks TLS, and is verified: `true`, or a table. Default: plain HTTP.
     #[serde(default, deserialize_with = "policies::switch")]
     #[schemars(with = "Option<policies::Switch<UpstreamTls>>")]

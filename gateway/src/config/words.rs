@@ -103,6 +103,7 @@ words! {
     Regex "regex" regex, "A regular expression for a whole value.";
     Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
     ExpectedStatuses "expected-statuses" expected_statuses, "A status, or several: `200`, `2xx`, `200-399`.";
+    GrpcService "grpc-service" grpc_service, "Full name of a service: `library.v1.Library`.";
     RequestTarget "request-target" request_target, "A path in canonical form, perhaps with a query.";
     RetryOn "retry-on" retry_on, "`connect`, `reset`, `timeout`, or statuses: `503`, `5xx`, `502-504`.";
     ErrorBody "error-body" error_body, "A body; `${status}` and the like are replaced.";
@@ -424,6 +425,17 @@ pub fn any_status_range(text: &str) -> Option<(u16, u16)> {
         (None, None) => (text.parse().ok()?, text.parse().ok()?),
     };
     (200 <= range.0 && range.0 <= range.1 && range.1 <= 599).then_some(range)
+}
+
+fn grpc_service(text: &str) -> Result<(), Wrong> {
+    let is_part = |part: &str| {
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        part.bytes().all(is_letter) && part.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+    };
+    match text.len() <= 256 && text.split('.').all(is_part) {
+        true => Ok(()),
+        false => Err(Wrong::because(r#"expected the full name of a service such as "library.v1.Library""#)),
+    }
 }
 
 /// What a request of ours asks for.

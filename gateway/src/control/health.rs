@@ -6,6 +6,7 @@
 //! one upstream in the snapshot.
 
 mod eject;
+mod grpc;
 mod probe;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -214,7 +215,7 @@ impl Care {
             if !self.running.contains_key(&key) {
                 let host = host(upstream, endpoint).to_owned();
                 let link = endpoint.identity.link.clone();
-                let probe = Probe::new(check, &endpoint.identity.peer, &host, link.tls.as_ref());
+                let probe = Probe::new(check, &endpoint.identity.peer, &host, &link);
                 let rounds = rounds(
                     probe,
                     (check.interval.into(), check.jitter.millionths()),

@@ -23,6 +23,7 @@ use super::failure::NoAgreement;
 use super::policy::add_all;
 use super::verify::Verifier;
 use super::{provider, versions};
+use crate::balance::Http;
 use crate::config::model::{TlsVersions, UpstreamProtocol};
 use crate::limits::SERVICE_TICKETS_MAX;
 
@@ -259,12 +260,14 @@ impl Service {
         }
     }
 
-    /// For checks of the service. `http`: HTTP/1.1 is spoken by them, whatever requests speak.
-    pub fn checking(&self, http: bool) -> Checking {
+    /// For checks of the service. `http`: what is spoken by them, whatever requests speak; `None`: nothing.
+    pub fn checking(&self, http: Option<Http>) -> Checking {
         let mut config = ClientConfig::clone(&self.tls.client.config);
         config.resumption = Resumption::disabled();
-        if http {
-            config.alpn_protocols = vec![HTTP1.to_vec()];
+        match http {
+            Some(Http::One) => config.alpn_protocols = vec![HTTP1.to_vec()],
+            Some(Http::Two) => config.alpn_protocols = vec![HTTP2.to_vec()],
+            None => {}
         }
         Checking { connector: TlsConnector::from(Arc::new(config)), name: self.name.clone() }
     }

@@ -7,7 +7,7 @@ use super::super::policies;
 use super::super::units::{Percentage, Time};
 use super::super::words;
 
-/// Checks of every endpoint, made by the gateway as a whole and not by each worker. One of `http` and `tcp`.
+/// Checks of every endpoint, made by the gateway as a whole and not by each worker. One of `http`, `grpc` and `tcp`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthCheck {
@@ -16,7 +16,12 @@ pub struct HealthCheck {
     pub http: Option<String>,
     /// Only open a connection, TLS included. Default false.
     pub tcp: bool,
-    /// The `Host` of a check by `http`. Default: the upstream's `host` if that is a host, else the endpoint's address.
+    /// Call `grpc.health.v1.Health/Check` over HTTP/2, which must answer SERVING. Default false.
+    pub grpc: bool,
+    /// The service that a check by `grpc` asks about. Default: the server as a whole.
+    #[schemars(with = "Option<words::GrpcService>")]
+    pub grpc_service: Option<String>,
+    /// The `Host` of a check by `http`, or `:authority` by `grpc`. Default: the upstream's `host` if that is a host, else the endpoint's address.
     #[schemars(with = "Option<words::Host>")]
     pub host: Option<String>,
     /// Statuses that pass a check by `http`: `"200"`, `"2xx"`, `"200-399"`. Default `["2xx"]`.
@@ -46,6 +51,8 @@ impl Default for HealthCheck {
         HealthCheck {
             http: None,
             tcp: false,
+            grpc: false,
+            grpc_service: None,
             host: None,
             expect: vec!["2xx".to_owned()],
             port: None,

@@ -15,6 +15,14 @@ pub enum UpstreamProtocol {
     Auto,
 }
 
+/// A version of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyVersion {
+    V1,
+    V2,
+}
+
 impl Upstream {
     /// What its endpoints speak, written or not.
     pub fn protocol(&self) -> UpstreamProtocol {

@@ -165,9 +165,17 @@ impl<'a> Exchange<'a> {
         fresh: bool,
     ) -> Result<Channel, ConnectError> {
         let wait_ms = upstream.timeouts.connect;
+        let of_client;
+        let identity = match endpoint.identity.link.proxy {
+            None => &endpoint.identity,
+            Some(_) => {
+                of_client = endpoint.identity.for_client(self.client.address);
+                &of_client
+            }
+        };
         let to = Reaching {
             worker: self.worker,
-            identity: &endpoint.identity,
+            identity,
             settings: upstream.pool,
             fresh,
             http1: self.hop.websocket,

@@ -23,7 +23,7 @@ pub(super) struct Present {
 impl Present {
     /// Takes in that a connection is kept.
     pub(super) fn see(&mut self, identity: &Identity) {
-        self.has_others |= !self.identities.contains(identity);
+        self.has_others |= !self.identities.contains(&*identity.endpoint());
     }
 }
 
@@ -38,11 +38,11 @@ impl Pool {
             let all = snapshot.endpoints.iter().flat_map(|endpoints| endpoints.list());
             present.identities.extend(all.map(|endpoint| endpoint.identity.clone()));
             present.has_others = true;
-            sessions.keep_to(|identity| present.identities.contains(identity));
+            sessions.keep_to(|identity| present.identities.contains(&*identity.endpoint()));
         }
         if std::mem::take(&mut present.has_others) {
             let mut idle = self.idle.borrow_mut();
-            idle.retain(|identity, _| present.identities.contains(identity));
+            idle.retain(|identity, _| present.identities.contains(&*identity.endpoint()));
             self.count.set(idle.values().map(Vec::len).sum());
         }
     }

@@ -7,10 +7,12 @@ use std::hash::BuildHasherDefault;
 use super::ConnectError;
 use super::departed::Present;
 use crate::balance::{Http, Identity, Prehashed, Wanted};
+use crate::config::model::ProxyVersion;
 use crate::limits::TICK_MS;
-use crate::proxy::wire::{Wait, Wire};
+use crate::proxy::proxy_protocol::said;
+use crate::proxy::wire::{Chunk, Halt, Wait, Wire};
 use crate::rt::deadline::{Cause, Guard, now_ms};
-use crate::rt::{Either, Socket, select};
+use crate::rt::{Either, Peer, Socket, select};
 use crate::snapshot::PoolSettings;
 use crate::tls::{Agreed, NoAgreement, Service};
 
@@ -57,6 +59,10 @@ impl Connection {
                 Either::Left(Err(error)) => return Err(ConnectError::Failed(error)),
                 Either::Right(cause) => return Err(ConnectError::Over(cause)),
             };
+            if let Some(version) = identity.link.proxy {
+                let ms = wait_ms.saturating_sub(now_ms() - begun_ms).max(1);
+                Box::pin(announce(&mut wire, version, identity, ms)).await?;
+            }
             let mut http = if identity.link.http == Wanted::Two { Http::Two } else { Http::One };
             let mut opened = Opened { resumed: None };
             if let Some(service) = &identity.link.tls {
@@ -78,6 +84,17 @@ impl Connection {
             return Ok(Connection { wire, http, opened, identity, born_ms, reused: false });
         }
     }
+}
+
+/// Says whom a connection serves, before anything else.
+async fn announce(wire: &mut Wire, version: ProxyVersion, identity: &Identity, ms: u64) -> Result<(), ConnectError> {
+    let to = if let Peer::Tcp(address) = identity.peer { Some(address) } else { None };
+    let header = Chunk::Shared(said::header(version, identity.client, to).into());
+    wire.writer.write(header, Wait { ms, cause: Cause::Connect }).await.map_err(|halt| match halt {
+        Halt::Expired(cause) => ConnectError::Over(cause),
+        Halt::Broken(error) => ConnectError::Failed(error),
+        Halt::Closed | Halt::Slow => ConnectError::Failed(std::io::ErrorKind::ConnectionReset.into()),
+    })
 }
 
 /// Agrees on TLS with a service, in at most `ms`.
