@@ -1,5 +1,7 @@
 //! A world without sockets: a clock and a lot of its own, endpoints that take as long as they are told.
 
+mod peers;
+
 use std::collections::BinaryHeap;
 
 use super::*;
