@@ -32,7 +32,6 @@ fn ordinary(time_unix_us: u64) -> Record<'static> {
         reused: true,
         ended_by: "",
         refusal: "",
-        grpc_status: "",
         detail: "",
         request_bytes: 0,
         response_bytes: 5_312,

@@ -116,7 +116,7 @@ mod tests {
         let mut params = CertificateParams::new(vec!["books.test".to_owned()]).unwrap();
         (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2026, 2, 1));
         let own = params.self_signed(&key).unwrap().der().clone();
-        let verifier = Verifier::new(Some(&Roots::new(&[own.clone()]).unwrap()), &[], &[]).unwrap();
+        let verifier = Verifier::new(Some(&Roots::new(std::slice::from_ref(&own)).unwrap()), &[], &[]).unwrap();
         let at = |s| UnixTime::since_unix_epoch(Duration::from_secs(s));
         let (within, later) = (at(1_767_312_000), at(1_772_000_000));
         let (books, films) = (ServerName::try_from("books.test").unwrap(), ServerName::try_from("films.test").unwrap());
