@@ -215,8 +215,17 @@ pub const HTTP2_LOCAL_RESETS_MAX: usize = 256;
 /// taken for gone.
 pub const HTTP2_PING_MS: u64 = 20_000;
 
+/// Milliseconds between two pings to a service that has begun no answer meanwhile. Servers of gRPC take what comes more often than
+/// every five minutes for a flood and end the connection (its proposal A8); an answer of theirs begins the count anew.
+pub const HTTP2_PINGS_APART_MS: u64 = 310_000;
+
+const _: () = assert!(HTTP2_PING_MS < HTTP2_PINGS_APART_MS);
+
 /// Requests of one connection that are begun before the worker's other tasks get a turn.
 pub const HTTP2_REQUESTS_PER_TURN: u32 = 32;
+
+/// Tasks a worker keeps that have no stream to serve, until they were not needed for ten seconds. Some 6 KiB each.
+pub const STREAM_TASKS_KEPT_MAX: usize = 512;
 
 /// Points of a connection: what its frames may cost that bring nothing (`proxy::h2::meter`). 400 resets or 800 pings at once.
 pub const HTTP2_POINTS_MAX: u32 = 4_000;

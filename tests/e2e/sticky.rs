@@ -190,6 +190,21 @@ fn an_ejected_endpoint_keeps_nobody() {
 }
 
 #[test]
+fn a_drained_endpoint_that_fails_keeps_nobody() {
+    let (a, b) = (Service::new("a"), Service::new("b"));
+    let keys = format!("sticky = {{ {STICKY} }}\neject = {{ consecutive_gateway = 2, base = \"1h\", max = \"1h\" }}");
+    let gateway = gateway(&keys, &[&a, &b]);
+    let (cookie, _) = std::iter::repeat_with(|| begin(&gateway)).find(|(_, name)| name == "a").unwrap();
+    let drain = format!("/upstreams/drain?upstream=main&endpoint={}", a.address());
+    assert_eq!(gateway.post(&drain, "").unwrap().head.status(), 200);
+    for _ in 0..2 {
+        assert_eq!(ask(&gateway, "/down", &cookie).text(), "a");
+    }
+    gateway.event("an endpoint is ejected").unwrap();
+    assert_eq!(ask(&gateway, "/", &cookie).text(), "b");
+}
+
+#[test]
 fn an_answer_any_cache_may_keep_carries_no_clients_cookie() {
     let (a, b) = (Service::new("a"), Service::new("b"));
     let gateway = gateway(&format!("sticky = {{ {STICKY} }}"), &[&a, &b]);

@@ -65,6 +65,27 @@ fn newest_source() -> SystemTime {
     newest
 }
 
+/// The folder of one language's libraries, once they are all in it. When they are not, that is said as the reason why a test was
+/// not run.
+pub fn fetched(language: &str) -> Option<PathBuf> {
+    // The test executable is `<target>/<profile>/deps/e2e-<hash>`.
+    let this = std::env::current_exe().ok()?;
+    let folder = this.ancestors().nth(3)?.join("tools").join(language);
+    if !folder.join("fetched").exists() {
+        eprintln!(
+            "not run: the {language} libraries of tests/programs are not there (`cargo xtask setup` fetches them)"
+        );
+        return None;
+    }
+    Some(folder)
+}
+
+/// A program that came with the libraries of Python.
+pub fn find_of_python(name: &str) -> Option<PathBuf> {
+    let program = fetched("python")?.join("bin").join(name);
+    program.is_file().then_some(program)
+}
+
 /// Where `name` is installed; also where daemons are, which PATH often leaves out. When it is not, that is said as
 /// the reason why a test was not run.
 pub fn find(name: &str) -> Option<PathBuf> {

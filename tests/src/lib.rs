@@ -10,6 +10,7 @@
 //! - [`http2`] is a client that speaks HTTP/2, whole or frame by frame, and [`http2_service`] a service; [`tls`] is a client that
 //!   speaks TLS.
 //! - [`netns`] is two network namespaces, for what only the kernel's door can show.
+//! - [`program`] is one of `tests/programs`, which speak by libraries that nobody here wrote.
 //! - [`notified`] is where sd_notify goes; [`root`] is a fresh Debian to install a package into.
 //! - [`wire`] runs the scripts in `tests/wire/*.txt`; `tests/wire/README.md` explains their format.
 //!
@@ -34,6 +35,7 @@ pub mod netns;
 pub mod notified;
 pub mod origin;
 pub mod peer;
+pub mod program;
 pub mod root;
 pub mod taken;
 pub mod tls;

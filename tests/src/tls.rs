@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use base64::Engine as _;
@@ -104,7 +105,7 @@ pub fn serving(
     Ok(builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(&own.key)?)?)
 }
 
-/// An authority that signs certificates of clients and lists of revoked ones.
+/// An authority that signs certificates and lists of revoked ones.
 pub struct Authority {
     folder: PathBuf,
     /// PEM file of its own certificate.
@@ -150,6 +151,20 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(serial));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
+        self.sign(name, params)
+    }
+
+    /// A certificate for a server of `names`, as public authorities sign them: good since yesterday, for 90 days. In
+    /// `NAME.pem` and `NAME.key`.
+    pub fn server(&self, name: &str, names: &[&str]) -> Result<Made> {
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let (day, since) = (Duration::from_secs(24 * 3600), SystemTime::now().duration_since(UNIX_EPOCH)?);
+        params.not_before = date_time_ymd(1970, 1, 1) + (since - day);
+        params.not_after = params.not_before + 90 * day;
         self.sign(name, params)
     }
 

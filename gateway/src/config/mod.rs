@@ -17,6 +17,7 @@ mod digest;
 mod dns_name;
 mod expand;
 mod places;
+mod rates;
 mod read;
 mod routes;
 mod secrets;
@@ -136,6 +137,7 @@ fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_files
             let (too_many, unmatched) = subsets::between(&config, &places);
             problems.extend(too_many);
             warnings.extend(unmatched);
+            warnings.extend(rates::warnings(&config, &places));
             let folder = |key: &str| match places.find(key) {
                 Some(place) => walk::folder(&sources, place).to_owned(),
                 None => path.parent().unwrap_or(Path::new("")).to_owned(),

@@ -5,6 +5,7 @@
 //! timers, and the one place that says who is usable ([`is_usable`]): whatever changes is published by replacing the endpoints of the
 //! one upstream in the snapshot.
 
+mod eject;
 mod probe;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
+use self::eject::tell_early;
 use self::probe::Probe;
 use super::admin::{Drain, Drained};
 use crate::balance::{Endpoint, Endpoints, Link};
@@ -25,7 +27,7 @@ use crate::observe::metrics::{CheckOutcome, UpstreamSeries};
 use crate::problem::closest;
 use crate::rt::deadline::now_us;
 use crate::snapshot::{HostPolicy, Snapshot, Upstream};
-use crate::tables::health::record::{Change, Check, CheckRules, Standing, may_eject};
+use crate::tables::health::record::{Change, Check, CheckRules, Standing};
 use crate::tables::health::{Notice, State};
 use crate::worker::Shared;
 
@@ -56,6 +58,8 @@ pub(super) struct Care {
     noticed: mpsc::Receiver<Notice>,
     /// Who is to be let back.
     ejected: Vec<Out>,
+    /// Upstreams whose endpoints' failures are counted over a time, by its end.
+    windows: BTreeMap<String, eject::Due>,
     /// Failing endpoints that could not be ejected, which is told once.
     kept: HashSet<Key>,
     /// Upstreams with too few usable endpoints.
@@ -100,7 +104,7 @@ pub(super) struct Checked {
 pub(super) enum Seen {
     Checked(Checked),
     Failing(Notice),
-    /// Somebody's time is over.
+    /// Somebody's time is over, or the one in which failures are counted.
     Over,
 }
 
@@ -116,6 +120,7 @@ impl Care {
             told,
             noticed,
             ejected: Vec::new(),
+            windows: BTreeMap::new(),
             kept: HashSet::new(),
             at_a_loss: BTreeSet::new(),
             missed: BTreeSet::new(),
@@ -125,7 +130,7 @@ impl Care {
 
     /// The next thing to act on. May be dropped at any time and loses nothing.
     pub(super) async fn next(&mut self) -> Seen {
-        let until = self.ejected.iter().map(|out| out.until).min();
+        let until = self.ejected.iter().map(|out| out.until).chain(self.windows.values().map(|due| due.at)).min();
         let over = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
@@ -143,7 +148,11 @@ impl Care {
         match seen {
             Seen::Checked(checked) => self.checked(checked, shared),
             Seen::Failing(notice) => self.failing(&notice, shared, Instant::now()),
-            Seen::Over => self.let_back(shared, Instant::now()),
+            Seen::Over => {
+                let now = Instant::now();
+                self.judge(shared, now);
+                self.let_back(shared, now);
+            }
         }
     }
 
@@ -154,6 +163,7 @@ impl Care {
             config.upstream.iter().filter_map(|(name, upstream)| Some((name.clone(), upstream.health.clone()?)));
         self.checks = checked.collect();
         self.kept.clear();
+        self.count_anew(snapshot, Instant::now());
         for (upstream, endpoints) in snapshot.upstreams.iter().zip(&mut snapshot.endpoints) {
             for endpoint in endpoints.list() {
                 let mut record = endpoint.state.record();
@@ -275,104 +285,6 @@ impl Care {
         }
     }
 
-    fn failing(&mut self, notice: &Notice, shared: &Shared, now: Instant) {
-        let snapshot = shared.snapshot.load_full();
-        let Notice { upstream, endpoint, cause } = notice;
-        // A reload may have come in between.
-        let Some(index) = index_of(&snapshot, upstream) else { return };
-        let (settings, endpoints) = (&snapshot.upstreams[index], &snapshot.endpoints[index]);
-        let list = endpoints.list();
-        let Some(eject) = settings.eject else { return };
-        let Some(failing) = list.iter().find(|candidate| candidate.label == *endpoint) else { return };
-        // It is out already, and these are requests that were running.
-        if failing.state.standing() != Standing::Usable {
-            return;
-        }
-        let key = (upstream.clone(), endpoint.clone());
-        let has_room = || {
-            let weighed = list.iter().filter(|endpoint| endpoint.weight > 0);
-            may_eject(weighed.map(|endpoint| endpoint.state.standing()), eject.share_max)
-                // Or all would get requests again, among them those that are known to be worse.
-                && !endpoints.would_panic(|other| is_usable(other) && !std::ptr::eq(other, &**failing))
-        };
-        let early = self.make_room(upstream, list, now, has_room);
-        if !has_room() {
-            if !early.is_empty() {
-                self.publish(upstream, shared);
-                tell_early(upstream, early);
-            }
-            settings.series.health.ejections_refused.inc();
-            if self.kept.insert(key) {
-                let cause = cause.name();
-                tracing::warn!(
-                    upstream,
-                    endpoint,
-                    cause,
-                    "an endpoint fails and stays: too many are out, or it is the last"
-                );
-            }
-            return;
-        }
-        let time = failing.state.record().eject(*cause, now, eject.times);
-        settings.series.health.ejection(*cause).inc();
-        self.kept.remove(&key);
-        self.ejected.push(Out { key, state: failing.state.clone(), until: now + time });
-        self.publish(upstream, shared);
-        let (threshold, cause, time) = (eject.thresholds.of(*cause), cause.name(), shown(time));
-        tracing::warn!(upstream, endpoint, cause, threshold, %time, "an endpoint is ejected");
-        tell_early(upstream, early);
-    }
-
-    /// Ends ejections of endpoints that pass their checks, of those who are out for longest first, until `is_enough`: who fails now
-    /// is worse than who has failed. Who they were, and for how long they were out; to be published.
-    fn make_room(
-        &mut self,
-        upstream: &str,
-        list: &[Arc<Endpoint>],
-        now: Instant,
-        is_enough: impl Fn() -> bool,
-    ) -> Vec<(String, Duration)> {
-        let mut early = Vec::new();
-        while !is_enough() {
-            let since = |endpoint: &&Arc<Endpoint>| endpoint.state.record().passes_since();
-            let passing = list.iter().filter(|endpoint| endpoint.weight > 0 && since(endpoint).is_some());
-            let Some(endpoint) = passing.min_by_key(since) else { break };
-            let Some(ejected_for) = endpoint.state.record().let_back(now, true) else { break };
-            endpoint.state.begin_anew();
-            self.ejected.retain(|out| !Arc::ptr_eq(&out.state, &endpoint.state));
-            early.push((endpoint.label.clone(), ejected_for));
-        }
-        if !early.is_empty() {
-            self.kept.retain(|(of, _)| of != upstream);
-        }
-        early
-    }
-
-    fn let_back(&mut self, shared: &Shared, now: Instant) {
-        let (over, still) = std::mem::take(&mut self.ejected).into_iter().partition(|out| out.until <= now);
-        self.ejected = still;
-        let over: Vec<Out> = over;
-        let back: Vec<(Key, Duration)> = over
-            .into_iter()
-            .filter_map(|Out { key, state, .. }| {
-                let ejected_for = state.record().let_back(now, false)?;
-                // Whatever ended meanwhile began before.
-                state.begin_anew();
-                Some((key, ejected_for))
-            })
-            .collect();
-        let upstreams: BTreeSet<&String> = back.iter().map(|((upstream, _), _)| upstream).collect();
-        for upstream in upstreams {
-            // There is room again: who still fails then is told of once more.
-            self.kept.retain(|(of, _)| of != upstream);
-            self.publish(upstream, shared);
-        }
-        for ((upstream, endpoint), ejected_for) in &back {
-            let ejected_for = shown(*ejected_for);
-            tracing::info!(upstream, endpoint, %ejected_for, "an endpoint's ejection is over");
-        }
-    }
-
     /// Takes endpoints out, or back in, by an operator's word. `Err`: what is not there, and what is.
     pub(super) fn drain(&mut self, asked: &Drain, shared: &Shared) -> Result<Drained, String> {
         let snapshot = shared.snapshot.load_full();
@@ -480,13 +392,6 @@ impl Care {
         for (series, counts) in before.into_values() {
             add(&series, counts, -1);
         }
-    }
-}
-
-fn tell_early(upstream: &str, early: Vec<(String, Duration)>) {
-    for (endpoint, ejected_for) in early {
-        let ejected_for = shown(ejected_for);
-        tracing::info!(upstream, endpoint, %ejected_for, "an endpoint's ejection ends early");
     }
 }
 

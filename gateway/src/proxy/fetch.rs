@@ -276,7 +276,7 @@ async fn converse(
     };
     let (up, mut down) = channel.begin(&asked, worker);
     let body = &mut Body::held(Some(subrequest.body.clone()));
-    let mut sending = Sending { body, up, timeouts, mirror: None, replay: None, settles: false };
+    let mut sending = Sending { body, up, timeouts, mirror: None, replay: None, settles: false, answered: None };
     let sent = relay::send_first(&mut sending).await?;
     sending.up.into_scratch(worker);
     let sent_us = now_us();

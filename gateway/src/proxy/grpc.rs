@@ -95,9 +95,10 @@ impl Status {
     pub fn of_refusal(refusal: Refusal) -> Status {
         match refusal {
             Refusal::BodyTooLarge | Refusal::BodyTooDense | Refusal::HeadTooLarge => Status::RESOURCE_EXHAUSTED,
-            Refusal::UpstreamTotalTimeout | Refusal::UpstreamFirstByteTimeout | Refusal::UpstreamIdleTimeout => {
-                Status::DEADLINE_EXCEEDED
-            }
+            Refusal::UpstreamTotalTimeout
+            | Refusal::UpstreamFirstByteTimeout
+            | Refusal::UpstreamIdleTimeout
+            | Refusal::BodyTimeout => Status::DEADLINE_EXCEEDED,
             Refusal::Internal => Status::INTERNAL,
             refusal => match refusal.status() {
                 401 => Status::UNAUTHENTICATED,

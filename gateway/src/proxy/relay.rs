@@ -4,7 +4,9 @@
 //! uploaded both directions move at the same time: an answer that comes early is passed on early. An early error (4xx or
 //! 5xx), or an early answer that is complete, stops the upload; any other one lets it go on beside it.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http1::Fault;
@@ -14,6 +16,7 @@ use super::body::Body;
 use super::finishing::Done;
 use super::forward;
 use super::h1::body::BodyError;
+use super::h2::body::Answered;
 use super::retry;
 use super::tee::Tee;
 use super::upstream::call::{Deadline, Down, HeadError, Received, Up};
@@ -79,6 +82,8 @@ pub struct Sending<'s, 'b> {
     pub replay: Option<&'s Tee>,
     /// The rest of it can be waited for when this attempt has ended: the client does not ask first whether to send it.
     pub settles: bool,
+    /// Who is told that the answer has begun.
+    pub answered: Option<Answered>,
 }
 
 impl Sending<'_, '_> {
@@ -197,7 +202,8 @@ pub async fn upload_and_receive(
     finish: impl AsyncFnOnce(Headed, &mut Down<'_>, &mut Answer<'_>, bool) -> Result<Done, Failure>,
 ) -> Result<(Done, Upload), Failure> {
     let timeouts = sending.timeouts;
-    let (replay, settles) = (sending.replay, sending.settles);
+    let (replay, settles, answered) = (sending.replay, sending.settles, sending.answered.take());
+    let resumable = sending.body.is_resumable();
     let (deadline, stop) = (down.deadline(), sending.up.deadline());
     let mut upload = pin!(upload(&mut sending));
     let mut uploaded = None;
@@ -208,7 +214,7 @@ pub async fn upload_and_receive(
             Either::Right(Err(failure)) => {
                 match replay {
                     Some(tee) if settles && !tee.is_over() && failure.cause().is_some() => {
-                        settle(upload.as_mut(), stop).await?;
+                        settle(upload.as_mut(), stop, resumable).await?;
                     }
                     Some(tee) => tee.lose(),
                     None => {}
@@ -227,6 +233,9 @@ pub async fn upload_and_receive(
             }
         }
     };
+    if let Some(answered) = answered {
+        answered.set();
+    }
     let stop_at_once = headed.received.head.status >= 400;
     let finishing = finish(headed, down, answer, uploaded == Some(true));
     let done = match uploaded {
@@ -234,7 +243,7 @@ pub async fn upload_and_receive(
         None if stop_at_once => {
             let done = finishing.await?;
             if matches!(done, Done::Again { .. }) {
-                settle(upload, stop).await?;
+                settle(upload, stop, resumable).await?;
             }
             done
         }
@@ -251,10 +260,20 @@ pub async fn upload_and_receive(
     Ok((done, Upload::Stopped))
 }
 
-/// Stops an upload where it can be gone on with: a read from the client is not broken off, its bytes would be lost.
-async fn settle(upload: impl Future<Output = Result<(), UploadError>>, stop: Deadline) -> Result<(), Failure> {
+/// Stops an upload where it can be gone on with. A read from the client that is not `resumable` is waited for: broken off, its
+/// bytes would be lost. One that is may be of a client that waits for its answer first.
+async fn settle(
+    mut upload: Pin<&mut impl Future<Output = Result<(), UploadError>>>,
+    stop: Deadline,
+    resumable: bool,
+) -> Result<(), Failure> {
     stop.cut(Cause::Idle);
-    match upload.await {
+    let stopped = poll_fn(|cx| match upload.as_mut().poll(cx) {
+        // What was being sent is cut, so it is the client that is waited for.
+        Poll::Pending if resumable => Poll::Ready(Ok(())),
+        stopped => stopped,
+    });
+    match stopped.await {
         Err(UploadError::Client(failure)) => Err(failure),
         _ => Ok(()),
     }

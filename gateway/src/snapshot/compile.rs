@@ -9,7 +9,7 @@ use super::{
 };
 use crate::balance::{Destination, Endpoints, Subsets};
 use crate::config::model::{self, Config, PathRule, SlashRule, Upgrade};
-use crate::config::units::Time;
+use crate::config::units::{Percentage, Time};
 use crate::filter::{self, Making};
 use crate::lists::{Gate, Lists};
 use crate::observe::metrics::Metrics;
@@ -19,6 +19,7 @@ use crate::route::action::Action;
 use crate::route::{Matcher, RouteTable};
 use crate::rt::deadline::ms;
 use crate::tables::health::Thresholds;
+use crate::tables::health::rates::{FailurePercentage, Failures, RateRules, SuccessRate};
 use crate::tables::health::record::EjectionTimes;
 use crate::tls::Tls;
 
@@ -121,12 +122,39 @@ fn eject(written: &model::Eject) -> Eject {
             gateway: written.consecutive_gateway,
             local: written.consecutive_local,
         },
+        rates: rates(written),
         times: EjectionTimes {
             base: written.base.into(),
             max: written.max.unwrap_or(EJECTION_MAX.max(written.base)).into(),
         },
         share_max: written.share_max.millionths(),
     }
+}
+
+fn rates(written: &model::Eject) -> Option<RateRules> {
+    if written.success_rate.is_none() && written.failure_percentage.is_none() {
+        return None;
+    }
+    let share = |percentage: Percentage| f64::from(percentage.millionths()) / 1e6;
+    Some(RateRules {
+        interval: written.interval.into(),
+        failures: match written.failures {
+            model::EjectFailures::Any5xx => Failures::Any5xx,
+            model::EjectFailures::Gateway => Failures::Gateway,
+            model::EjectFailures::Local => Failures::Local,
+        },
+        success_rate: written.success_rate.as_ref().map(|rate| SuccessRate {
+            factor: rate.factor,
+            below_min: share(rate.below_min),
+            endpoints_min: usize::from(rate.endpoints_min),
+            attempts_min: rate.requests_min,
+        }),
+        failure_percentage: written.failure_percentage.as_ref().map(|percentage| FailurePercentage {
+            threshold: share(percentage.threshold),
+            endpoints_min: usize::from(percentage.endpoints_min),
+            attempts_min: percentage.requests_min,
+        }),
+    })
 }
 
 /// Compiles every route of `config`, each with what it takes.

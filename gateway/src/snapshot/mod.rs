@@ -22,6 +22,7 @@ use crate::route::RouteTable;
 use crate::route::action::Action;
 use crate::route::pattern::PathPattern;
 use crate::tables::health::Thresholds;
+use crate::tables::health::rates::RateRules;
 use crate::tables::health::record::EjectionTimes;
 use crate::tables::load::Load;
 use crate::tls::{ServerTls, Tls};
@@ -166,9 +167,11 @@ pub struct Upstream {
 }
 
 /// When an endpoint is ejected, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Eject {
     pub thresholds: Thresholds,
+    /// `None`: how often attempts fail does not matter, and is not counted.
+    pub rates: Option<RateRules>,
     pub times: EjectionTimes,
     /// Of a million endpoints, so many at one time.
     pub share_max: u32,

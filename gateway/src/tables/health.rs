@@ -1,6 +1,7 @@
 //! What is known of endpoints beyond where they are: how busy they are and how well, on all cores together. Kept by upstream and
 //! address, so that neither a reload nor a change of the list makes anybody forget it.
 
+pub mod rates;
 pub mod record;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use self::rates::Window;
 use self::record::{Handed, Record, Standing};
 use super::load::{Load, Loads};
 use crate::balance::Latency;
@@ -83,6 +85,8 @@ pub struct State {
     in_flight: AtomicU32,
     /// Attempts in a row that failed, by kind; see [`Streaks`].
     streaks: AtomicU64,
+    /// What the time that runs has brought, where success rates matter.
+    pub window: Window,
     /// Whether a policy goes by how soon it answers.
     is_timed: AtomicBool,
     latency: Latency,
@@ -220,6 +224,7 @@ impl State {
     /// Forgets what was counted: what ends now began before the endpoint was let back.
     pub fn begin_anew(&self) {
         self.streaks.store(0, Ordering::Relaxed);
+        self.window.take();
     }
 
     /// What the control side knows of it. For the control side alone.
@@ -278,6 +283,8 @@ impl Thresholds {
             Cause::Consecutive5xx => self.any_5xx,
             Cause::ConsecutiveGateway => self.gateway,
             Cause::ConsecutiveLocal => self.local,
+            // They are not about a row.
+            Cause::SuccessRate | Cause::FailurePercentage => 0,
         }
     }
 }
@@ -289,10 +296,18 @@ pub enum Cause {
     Consecutive5xx,
     ConsecutiveGateway,
     ConsecutiveLocal,
+    SuccessRate,
+    FailurePercentage,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 3] = [Cause::Consecutive5xx, Cause::ConsecutiveGateway, Cause::ConsecutiveLocal];
+    pub const ALL: [Cause; 5] = [
+        Cause::Consecutive5xx,
+        Cause::ConsecutiveGateway,
+        Cause::ConsecutiveLocal,
+        Cause::SuccessRate,
+        Cause::FailurePercentage,
+    ];
 
     /// As the configuration calls the threshold.
     pub fn name(self) -> &'static str {
@@ -300,6 +315,8 @@ impl Cause {
             Cause::Consecutive5xx => "consecutive_5xx",
             Cause::ConsecutiveGateway => "consecutive_gateway",
             Cause::ConsecutiveLocal => "consecutive_local",
+            Cause::SuccessRate => "success_rate",
+            Cause::FailurePercentage => "failure_percentage",
         }
     }
 }

@@ -24,9 +24,12 @@ pub use self::listen::{BoundListener, Open, Queued, Until, bind};
 use crate::balance::Endpoints;
 use crate::filter::coding::encode;
 use crate::filter::{Job, Output};
-use crate::limits::{DRAIN_QUIET_MS, HANDSHAKES_MAX, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
+use crate::limits::{
+    DRAIN_QUIET_MS, HANDSHAKES_MAX, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, STREAM_TASKS_KEPT_MAX, TICK_MS,
+};
 use crate::observe::access_log::{Lines, Record};
 use crate::observe::metrics::{Core, Metrics};
+use crate::proxy::h2;
 use crate::proxy::head::Protocol;
 use crate::proxy::trace::{Ids, RequestId};
 use crate::proxy::upstream::Pool;
@@ -90,6 +93,8 @@ pub struct Worker {
     pub lines: RefCell<Lines>,
     pub pool: Pool,
     pub sessions: Sessions,
+    /// The tasks of streams of HTTP/2 connections.
+    pub streams: rt::Crew<h2::Begun>,
     /// One reference for each copy of a request that is on its way, and one more.
     mirrors: Rc<()>,
     scratch: RefCell<Vec<Vec<u8>>>,
@@ -212,6 +217,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         lines: RefCell::new(lines),
         pool: Pool::default(),
         sessions: Sessions::default(),
+        streams: rt::Crew::new(STREAM_TASKS_KEPT_MAX),
         scratch: RefCell::default(),
         tickets: desk::Tickets::default(),
         mailbox: sender,
@@ -238,6 +244,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
     worker.ended.notified().await;
     worker.lines.borrow_mut().flush();
     worker.over.set(true);
+    worker.streams.dismiss();
     // A full mailbox is being read, which is all this is for.
     let _ = worker.mailbox.send(Message::Stop);
 }
@@ -296,6 +303,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
                 worker.core().swap_longest_us.set(worker.swap_longest_us.take() as i64);
                 longest_turn = Duration::ZERO;
                 rt::free_spare_buffers();
+                worker.streams.dismiss_spare();
             }
             // An idle worker would hold on to the last snapshot until its next request.
             worker.pool.keep_to(&worker.pinned().snapshot, &worker.sessions);

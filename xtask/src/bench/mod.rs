@@ -8,6 +8,7 @@ mod crowd;
 mod endpoints;
 mod front;
 mod gigabyte;
+mod grpc;
 mod h2;
 mod h2load;
 mod handshake;
@@ -51,6 +52,12 @@ usage: cargo xtask bench WHAT [options]
             --rounds N     interleaved rounds (9)
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+  grpc    calls of gRPC, TLS 1.3 and HTTP/2 towards clients, HTTP/2 towards the service; and the gateway alone with clients of
+          HTTP/1.1 and services of both kinds
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+            --parts A,B    calls, h1-h2 (all)
   handshake
           CPU per TLS handshake, in full and resumed, each with one request
             --rounds N     interleaved rounds (9)
@@ -63,7 +70,7 @@ usage: cargo xtask bench WHAT [options]
             --protocols A,B
                            plain, tls, h2 (all)
   instructions
-          user-space instructions of one exchange (callgrind), against a recorded bound
+          user-space instructions of one exchange (callgrind), over HTTP/1.1 and HTTP/2, against recorded bounds
   reload  10,000 routes, reloaded once a second beside a load of 40 % of capacity
             --rounds N     pairs of windows, with reloads and without (7)
             --seconds N    length of one window (10)
@@ -101,6 +108,7 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "plain" => plain::run(rest),
             "tls" => tls::run(rest),
             "h2" => h2::run(rest),
+            "grpc" => grpc::run(rest),
             "handshake" => handshake::run(rest),
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),

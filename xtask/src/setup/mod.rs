@@ -1,7 +1,9 @@
 //! `cargo xtask setup [--check]`: what tests, benches and checks need besides rustup and a C compiler.
 //!
 //! As root on Debian or Ubuntu missing packages are installed, without starting or enabling any service. Elsewhere it
-//! says what to install. Cargo's tools go below the target folder: nothing of the user's own is touched.
+//! says what to install. Cargo's tools and the libraries of registries go below the target folder: nothing of the user's own is touched.
+
+mod libraries;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -50,6 +52,11 @@ const NEEDS: &[Need] = &[
     need(Purpose::Test, Sign::Program("nginx"), "nginx-light", "a service behind the gateway"),
     need(Purpose::Test, Sign::Program("python3"), "python3", "another one, of its standard library"),
     need(Purpose::Test, Sign::Program("curl"), "curl", "a client"),
+    need(Purpose::Test, Sign::Program("nghttp"), "nghttp2-client", "a client that speaks HTTP/2"),
+    need(Purpose::Test, Sign::Program("varnishtest"), "varnish", "the same, frame by frame"),
+    need(Purpose::Test, Sign::Python("venv, ensurepip"), "python3-venv", "libraries and tools of Python"),
+    need(Purpose::Test, Sign::Program("node"), "nodejs", "libraries of another language"),
+    need(Purpose::Test, Sign::Program("npm"), "npm", "fetches them"),
     need(Purpose::Test, Sign::Program("logrotate"), "logrotate", "rotates the access log as the package has it"),
     need(Purpose::Bench, Sign::Program("wrk"), "wrk", "the load"),
     need(Purpose::Bench, Sign::Program("nginx"), "nginx-light", "a peer, and the service behind all peers"),
@@ -149,6 +156,11 @@ pub(crate) fn provide(purposes: &[Purpose]) -> Result<Vec<String>> {
             tool.install()?;
         }
     }
+    for libraries in libraries::ALL.iter().filter(|libraries| purposes.contains(&libraries.purpose)) {
+        if !libraries.are_there()? {
+            libraries.fetch()?;
+        }
+    }
     missing(purposes)
 }
 
@@ -190,6 +202,11 @@ fn missing(purposes: &[Purpose]) -> Result<Vec<String>> {
                 "{} {} (cargo install), for {:?}: {}",
                 tool.name, tool.version, tool.purpose, tool.what_for
             ));
+        }
+    }
+    for libraries in libraries::ALL.iter().filter(|libraries| purposes.contains(&libraries.purpose)) {
+        if !libraries.are_there()? {
+            lines.push(libraries.shown());
         }
     }
     Ok(lines)
@@ -237,7 +254,7 @@ fn install(packages: &BTreeSet<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo installs tools for us.
+/// Where tools and libraries go that are installed for us.
 fn tools() -> Result<PathBuf> {
     Ok(workspace::target()?.join("tools"))
 }

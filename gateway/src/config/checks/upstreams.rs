@@ -52,8 +52,8 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
         problems.push(problem.also(all.place, "the smaller bound"));
     }
     health::check(path, node, problems);
-    super::tls::upstream(path, node, problems);
     sticky::check(path, node, problems);
+    super::tls::upstream(path, node, problems);
 }
 
 /// Adds what is wrong with the tags at `path`.

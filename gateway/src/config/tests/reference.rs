@@ -232,6 +232,7 @@ fn same(format: &str, value: &Node, json: &Json) -> bool {
             _ => text.text == *json,
         },
         (Value::Integer(Some(number)), json) => json.as_i64() == Some(*number),
+        (Value::Float(number), json) => json.as_f64() == Some(*number),
         (Value::Boolean(yes), json) => json.as_bool() == Some(*yes),
         (Value::List(items), Json::Array(json)) => {
             items.len() == json.len() && items.iter().zip(json).all(|(item, json)| same("", item, json))

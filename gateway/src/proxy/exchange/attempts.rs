@@ -285,7 +285,11 @@ impl<'a> Exchange<'a> {
         };
         let settles = self.expectation != Expectation::Continue;
         let attempts = self.counted();
-        let mut sending = Sending { body: &mut self.body, up, timeouts: waits, mirror, replay: replay.tee(), settles };
+        let converses = self.is_grpc && !self.body.ended();
+        let answered = if converses { self.body.converse(timeouts.idle) } else { None };
+        let replay_tee = replay.tee();
+        let mut sending =
+            Sending { body: &mut self.body, up, timeouts: waits, mirror, replay: replay_tee, settles, answered };
         let sent = relay::send_first(&mut sending).await?;
         let sent_us = now_us();
         self.seen.sent_us = sent_us;

@@ -1,19 +1,21 @@
 //! A request body on an HTTP/2 stream. The window a piece took is opened again when the next piece is asked for: a client
 //! sends as fast as the service takes.
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http1::{Fault, Field, Known, Span};
 
-use crate::limits::{TRAILER_BYTES_MAX, TRAILER_FIELDS_MAX};
+use crate::limits::{LINGER_MS, TRAILER_BYTES_MAX, TRAILER_FIELDS_MAX};
 use crate::proxy::body::Length;
 use crate::proxy::fields::Fields;
 use crate::proxy::h1::body::BodyError;
 use crate::proxy::wire::{Halt, Pace, Wait};
-use crate::rt::deadline::Guard;
+use crate::rt::deadline::{Cause, Guard};
 use crate::rt::{Either, select};
 
 /// How far a body was read.
@@ -33,6 +35,18 @@ pub struct H2Body {
     received: u64,
     wait: Wait,
     pace: Pace,
+    /// Of a conversation: whether its answer has begun.
+    answered: Option<Answered>,
+}
+
+/// Says of a body that goes on beside its answer that this has begun. All copies say the same.
+#[derive(Clone, Default)]
+pub struct Answered(Rc<Cell<bool>>);
+
+impl Answered {
+    pub fn set(&self) {
+        self.0.set(true);
+    }
 }
 
 #[derive(Default)]
@@ -44,12 +58,13 @@ struct Trailers {
 impl H2Body {
     /// The body of a request. `announced`: its `Content-Length`, which `h2` holds its sender to.
     pub fn new(stream: RecvStream, announced: Option<u64>, wait: Wait, pace: Pace) -> H2Body {
-        let ended = stream.is_end_stream();
-        let length = match (ended, announced) {
+        let is_over = stream.is_end_stream();
+        let length = match (is_over, announced) {
             (true, None) => Length::Absent,
             (_, Some(length)) => Length::Exact(length),
             (false, None) => Length::Unknown,
         };
+        let ended = is_over || length == Length::Exact(0);
         H2Body {
             stream,
             length,
@@ -62,7 +77,17 @@ impl H2Body {
             received: 0,
             wait,
             pace,
+            answered: None,
         }
+    }
+
+    /// Makes it one side of a conversation, as a call of gRPC is: it has no least rate, and pauses for as long as the other side
+    /// may, `idle_ms`; once that has begun, as long as it likes, because then the pauses of the other side are what counts.
+    pub fn converse(&mut self, idle_ms: u64) -> Answered {
+        self.wait.ms = idle_ms;
+        self.pace = Pace::new(0);
+        // Anew for each attempt.
+        self.answered.insert(Answered::default()).clone()
     }
 
     /// The body of a service's answer. `idle`: how long a piece may take.
@@ -92,6 +117,25 @@ impl H2Body {
         self.ended && self.pending.is_none() && self.failed.is_none()
     }
 
+    /// All bytes that were announced came, but not the end of the stream: some clients send that in a frame of its own.
+    pub fn lacks_end(&self) -> bool {
+        self.ended && !self.stream.is_end_stream()
+    }
+
+    /// Waits a while for that end. A stream that is given up before is reset, which the client would hear in the middle of its
+    /// request although it was answered.
+    pub async fn hear_end(&mut self) {
+        self.open_window();
+        let guard = Guard::new(None);
+        guard.arm(LINGER_MS, Cause::Body);
+        // Trailers behind a length are for nobody: what has a length has none in HTTP/1.
+        let end = poll_fn(|cx| {
+            while let Some(Ok(_)) = ready!(self.stream.poll_data(cx)) {}
+            Poll::Ready(())
+        });
+        select(end, guard.over()).await;
+    }
+
     /// Bytes of body seen so far.
     pub fn received(&self) -> u64 {
         self.received
@@ -110,16 +154,19 @@ impl H2Body {
         if self.ended {
             return Ok(None);
         }
-        let guard = Guard::new(None);
-        guard.arm(self.wait.ms, self.wait.cause);
-        let started = self.pace.start();
-        match select(self.next_unhurried(), guard.over()).await {
-            Either::Left(piece) => {
-                let piece = piece?;
-                self.pace.moved(started, piece.as_ref().map_or(0, Bytes::len))?;
-                Ok(piece)
+        loop {
+            let guard = Guard::new(None);
+            guard.arm(self.wait.ms, self.wait.cause);
+            let started = self.pace.start();
+            match select(self.next_unhurried(), guard.over()).await {
+                Either::Left(piece) => {
+                    let piece = piece?;
+                    self.pace.moved(started, piece.as_ref().map_or(0, Bytes::len))?;
+                    return Ok(piece);
+                }
+                Either::Right(_) if self.answered.as_ref().is_some_and(|answered| answered.0.get()) => {}
+                Either::Right(cause) => return Err(Halt::Expired(cause).into()),
             }
-            Either::Right(cause) => Err(Halt::Expired(cause).into()),
         }
     }
 
@@ -204,12 +251,12 @@ impl H2Body {
                     }
                 },
             };
-            self.ended |= self.stream.is_end_stream();
+            let len = piece.len() as u64;
+            self.received += len;
+            self.ended |= self.stream.is_end_stream() || self.length == Length::Exact(self.received);
             if piece.is_empty() {
                 continue;
             }
-            let len = piece.len() as u64;
-            self.received += len;
             self.room = self.room.checked_sub(len).ok_or(BodyError::TooLarge)?;
             return Poll::Ready(Ok(Some(piece)));
         }

@@ -13,7 +13,7 @@ use super::Cause;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     Usable,
-    /// Too many attempts in a row failed.
+    /// Too many attempts failed.
     Ejected,
     /// Its checks fail.
     Unhealthy,

@@ -15,7 +15,7 @@ use ::h2::{RecvStream, SendStream};
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
-use http1::{Fault, Field};
+use http1::{Fault, Field, Known};
 
 pub use self::session::{Lease, Place, Sessions};
 use super::call::{Asked, HeadError, Received};
@@ -96,6 +96,7 @@ impl Call {
             Poll::Ready(None) => match Pin::new(waiting).poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(answer)) => {
+                    self.lease.answered();
                     let (parts, body): (_, RecvStream) = answer.into_parts();
                     *response = None;
                     (parts, Some(body))
@@ -175,7 +176,7 @@ impl Outflow<'_> {
 
     async fn data(&self, bytes: Bytes, last: bool, wait: Wait) -> Result<(), Halt> {
         let mut pace = Pace::new(0);
-        outgoing::data(&self.call.stream, bytes, last, &self.call.sending, wait, &mut pace, |_| {}).await
+        outgoing::data(&self.call.stream, bytes, last, Some(&self.call.sending), wait, &mut pace, |_| {}).await
     }
 }
 
@@ -185,13 +186,10 @@ fn encoded(asked: &Asked<'_>, scheme: Scheme) -> Request<()> {
     // Methods are tokens, which is checked where they are received.
     *request.method_mut() = Method::from_bytes(asked.method).unwrap_or_default();
     *request.uri_mut() = uri(asked, scheme);
-    let map = request.headers_mut();
-    *map = fields::map(asked.fields, |known| !known.is_hop_by_hop());
-    if let Length::Exact(length) = asked.length {
-        map.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
+    let length = if let Length::Exact(length) = asked.length { Some(length) } else { None };
+    *request.headers_mut() = fields::map(asked.fields, length, |known| known != Known::ContentLength);
     if asked.hop.te_trailers {
-        map.insert(HeaderName::from_static("te"), HeaderValue::from_static("trailers"));
+        request.headers_mut().insert(HeaderName::from_static("te"), HeaderValue::from_static("trailers"));
     }
     request
 }

@@ -22,7 +22,7 @@ use http::uri::Scheme;
 use super::Call;
 use crate::balance::{Http, Identity, Prehashed};
 use crate::limits::{
-    HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_LOCAL_RESETS_MAX, HTTP2_PING_MS, HTTP2_RESET_MEMORY_MS,
+    HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_LOCAL_RESETS_MAX, HTTP2_PING_MS, HTTP2_PINGS_APART_MS, HTTP2_RESET_MEMORY_MS,
     HTTP2_RESETS_REMEMBERED_MAX, HTTP2_SEND_BUFFER_BYTES, HTTP2_STREAM_WINDOW_BYTES, HTTP2_UPSTREAM_CONNECTIONS_MAX,
     RESPONSE_HEAD_BYTES_MAX,
 };
@@ -229,6 +229,8 @@ struct Session {
     served: Cell<bool>,
     /// TLS is spoken below.
     is_secure: bool,
+    /// An answer has begun since it was last asked for a sign of life.
+    answered: Cell<bool>,
     /// Its task, while that waits.
     waker: RefCell<Option<Waker>>,
 }
@@ -250,6 +252,7 @@ impl Session {
             running: Cell::new(0),
             served: Cell::new(false),
             is_secure: opened.resumed.is_some(),
+            answered: Cell::new(false),
             waker: RefCell::default(),
         });
         let pings = connection.ping_pong();
@@ -264,6 +267,7 @@ impl Session {
             born_ms: now_ms(),
             heard: 0,
             asked: false,
+            manners: Manners::default(),
         };
         Ok((session, driver))
     }
@@ -321,6 +325,11 @@ impl Lease {
         if self.session.is_secure { Scheme::HTTPS } else { Scheme::HTTP }
     }
 
+    /// The answer has begun.
+    pub fn answered(&self) {
+        self.session.answered.set(true);
+    }
+
     /// Sends the head of the request. `last`: nothing follows it.
     pub fn send(&self, request: Request<()>, last: bool) -> Result<(ResponseFuture, SendStream<Bytes>), ::h2::Error> {
         let requests = self.session.requests.borrow().clone();
@@ -373,6 +382,26 @@ struct Driver {
     heard: u64,
     /// It was asked for a sign of life.
     asked: bool,
+    manners: Manners,
+}
+
+/// How often a service is asked for a sign of life while it has nothing to say.
+#[derive(Default)]
+struct Manners {
+    /// When it was, last.
+    asked_ms: Option<u64>,
+}
+
+impl Manners {
+    /// Whether it may be asked now, which is then taken for done. `answered`: an answer of its has begun since.
+    fn ask(&mut self, now_ms: u64, answered: bool) -> bool {
+        let early = self.asked_ms.is_some_and(|asked_ms| now_ms < asked_ms + HTTP2_PINGS_APART_MS);
+        if early && !answered {
+            return false;
+        }
+        self.asked_ms = Some(now_ms);
+        true
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -433,8 +462,12 @@ impl Driver {
             self.asked = false;
             return true;
         }
-        if std::mem::replace(&mut self.asked, true) {
+        if self.asked {
             return false;
+        }
+        self.asked = self.manners.ask(now_ms(), self.session.answered.replace(false));
+        if !self.asked {
+            return true;
         }
         if let Some(pings) = &mut self.pings {
             // An answer that came is taken, or no other ping could be sent.
@@ -443,5 +476,26 @@ impl Driver {
             let _ = pings.send_ping(Ping::opaque());
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_service_is_asked_every_five_minutes_and_one_that_answers_whenever_it_falls_silent() {
+        let mut manners = Manners::default();
+        for (now_ms, answered, expected) in [
+            (40_000, false, true),
+            (80_000, false, false),
+            (40_000 + HTTP2_PINGS_APART_MS - 1, false, false),
+            (40_000 + HTTP2_PINGS_APART_MS, false, true),
+            (400_000, false, false),
+            (420_000, true, true),
+            (440_000, false, false),
+        ] {
+            assert_eq!(manners.ask(now_ms, answered), expected, "{now_ms}");
+        }
     }
 }
