@@ -9,6 +9,6 @@ fn main() -> anyhow::Result<()> {
         [count, endpoints] => benches::exchange::run(count.parse()?, endpoints.parse()?)?,
         _ => anyhow::bail!("usage: exchange N [http2|ENDPOINTS]"),
     };
-    println!("{count} exchanges in {took:?}");
+    println!("{} exchanges in {took:?}", words[0]);
     Ok(())
 }
