@@ -1,4 +1,4 @@
-//! The services behind the gateway of the demo: threads with sockets, three that answer and one address nobody listens on.
+//! The services behind the gateway of the demo: threads with sockets, four that answer and one address nobody listens on.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use e2e::message::{Head, chunk, fields};
 use e2e::origin::{Refusing, Serving};
-use e2e::{Origin, Peer};
+use e2e::{Http2Service, Origin, Peer};
 
-use super::websocket;
+use super::{grpc, websocket};
 
 /// How long a connection of the gateway may stay silent: as long as the demo stays up, within reason.
 const SILENCE: Duration = Duration::from_secs(24 * 3600);
@@ -20,6 +20,8 @@ pub(super) struct Services {
     books: [Serving; 2],
     media: Serving,
     gone: Refusing,
+    /// The one that speaks gRPC, and its address.
+    greeter: (Http2Service, String),
     /// Sizes of the upload's pieces, each at the moment the service has it.
     pub(super) arrived: Receiver<usize>,
     /// Lets a download send its second half.
@@ -39,22 +41,26 @@ impl Services {
         let cues = Arc::new(Cues { arrived, go_on: Mutex::new(cue) });
         let start_books =
             |name: &'static str| -> Result<Serving> { Ok(Origin::tcp()?.serve(move |peer| books(peer, name))) };
+        let greeter = grpc::greeter()?;
+        let greeter_address = greeter.address();
         Ok(Self {
             books: [start_books("books-a")?, start_books("books-b")?],
             media: Origin::tcp()?.serve(move |peer| media(peer, &cues)),
             gone: Refusing::new()?,
+            greeter: (greeter, greeter_address),
             arrived: arrivals,
             go_on,
         })
     }
 
     /// The variables `conf/demo.toml` asks for.
-    pub(super) fn addresses(&self) -> [(&'static str, &str); 4] {
+    pub(super) fn addresses(&self) -> [(&'static str, &str); 5] {
         [
             ("DEMO_BOOKS_A", self.books[0].address()),
             ("DEMO_BOOKS_B", self.books[1].address()),
             ("DEMO_MEDIA", self.media.address()),
             ("DEMO_GONE", self.gone.address()),
+            ("DEMO_GREETER", &self.greeter.1),
         ]
     }
 }
