@@ -8,6 +8,9 @@ fn exchange(c: &mut Criterion) {
     group.bench_function("small_get", |b| {
         b.iter_custom(|count| benches::exchange::run(count).expect("it runs"));
     });
+    group.bench_function("small_get_http2", |b| {
+        b.iter_custom(|count| benches::exchange::run_http2(count).expect("it runs"));
+    });
     group.finish();
 }
 

@@ -44,6 +44,8 @@ pub enum Refusal {
     UpstreamOverloaded,
     /// No connection to the endpoint could be opened.
     UpstreamConnectFailed,
+    /// The endpoint is not who it must be, or does not speak TLS as it should.
+    UpstreamTlsFailed,
     UpstreamConnectTimeout,
     UpstreamFirstByteTimeout,
     UpstreamIdleTimeout,
@@ -111,7 +113,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 36] = [
+    const PLAIN: [Refusal; 37] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -130,6 +132,7 @@ impl Refusal {
         Refusal::NoEndpoint,
         Refusal::UpstreamOverloaded,
         Refusal::UpstreamConnectFailed,
+        Refusal::UpstreamTlsFailed,
         Refusal::UpstreamConnectTimeout,
         Refusal::UpstreamFirstByteTimeout,
         Refusal::UpstreamIdleTimeout,
@@ -276,6 +279,13 @@ impl Refusal {
             Refusal::UpstreamConnectFailed => {
                 line(502, "upstream_connect_failed", Upstream, true, "the service cannot be reached; try again later")
             }
+            Refusal::UpstreamTlsFailed => line(
+                502,
+                "upstream_tls_failed",
+                Upstream,
+                true,
+                "no secure connection to the service can be had; try again later",
+            ),
             Refusal::UpstreamConnectTimeout => {
                 line(504, "upstream_connect_timeout", Upstream, true, "the service cannot be reached; try again later")
             }

@@ -1,6 +1,6 @@
 //! HTTP/2 towards clients: where bodies, tunnels and connections end, and who may be taken for an attacker.
 
-use e2e::http2::{END_HEADERS, END_STREAM, Frames, block, code, frame, kind, literal};
+use e2e::http2::{ACK, END_HEADERS, END_STREAM, Frame, Frames, block, code, frame, kind, literal};
 use e2e::message::Head;
 use e2e::origin::{echo, ok};
 use e2e::{Gateway, Origin, Peer};
@@ -257,4 +257,47 @@ fn streams_count_as_the_connections_they_stand_for() {
         ask(&mut other, stream);
     }
     gateway.metrics_when("as many run", |metrics| metrics.sum("bawab_requests_in_flight", &[]) == 3.0).unwrap();
+}
+
+#[test]
+fn an_upload_whose_end_comes_in_a_frame_of_its_own_is_not_reset() {
+    let origin = Origin::tcp().unwrap().answer(|request| ok(request.body.len().to_string()));
+    let gateway = Gateway::start("", origin.address()).unwrap();
+    let mut client = frames(&gateway);
+    for stream in [1, 3] {
+        let head = block("POST", "/", &[("content-length", "5")]);
+        client.send(kind::HEADERS, END_HEADERS, stream, &head).unwrap();
+        client.send(kind::DATA, 0, stream, b"12345").unwrap();
+        let not_reset = |frame: &Frame| assert_ne!((frame.kind, frame.stream), (kind::RST_STREAM, stream));
+        // It is answered as soon as all that was announced is here.
+        let is_end = |frame: &Frame| frame.kind == kind::DATA && frame.flags & END_STREAM != 0;
+        let last = client.find(|frame| (not_reset(frame), is_end(frame)).1).unwrap();
+        assert_eq!(last.payload, b"5");
+        client.send(kind::DATA, END_STREAM, stream, b"").unwrap();
+        client.send(kind::PING, 0, 0, &[1; 8]).unwrap();
+        let is_pong = |frame: &Frame| frame.kind == kind::PING && frame.flags & ACK != 0;
+        client.find(|frame| (not_reset(frame), is_pong(frame)).1).unwrap();
+    }
+    assert_eq!(origin.connections(), 1, "an upload that came whole leaves its connection to the next");
+    gateway.metrics_when("both have ended", |metrics| metrics.sum("bawab_requests_in_flight", &[]) == 0.0).unwrap();
+}
+
+#[test]
+fn a_head_that_is_too_large_is_refused_as_in_http1() {
+    let origin = Origin::tcp().unwrap().answer(|request| echo(&request.head));
+    let gateway = Gateway::start("[limits]\nhead_bytes = \"2KiB\"\nfields = 100", origin.address()).unwrap();
+    let mut log = gateway.access_log().unwrap();
+    let mut client = frames(&gateway);
+    // Many small fields: as HPACK counts them more than may be, as bytes not (RFC 9113 §6.5.2).
+    let names: Vec<String> = (0..90).map(|at| format!("x-{at}")).collect();
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    client.send(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block("GET", "/many", &many)).unwrap();
+    assert_eq!(client.status(1).unwrap(), 200);
+    assert_eq!(log.of_path("/many").unwrap()["status"].as_u64(), Some(200));
+    let value = "v".repeat(2048);
+    client.send(kind::HEADERS, END_HEADERS | END_STREAM, 3, &block("GET", "/", &[("x-large", &value)])).unwrap();
+    let line = log.next_line().unwrap();
+    assert_eq!((line["status"].as_u64(), line["refusal"].as_str()), (Some(431), Some("head_too_large")));
+    assert_eq!(line["protocol"].as_str(), Some("HTTP/2"));
+    client.find(|frame| frame.kind == kind::DATA && frame.stream == 3 && frame.flags & END_STREAM != 0).unwrap();
 }

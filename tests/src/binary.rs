@@ -65,6 +65,19 @@ fn newest_source() -> SystemTime {
     newest
 }
 
+/// A program of the Python packages that `cargo xtask setup` installs below the target folder. When it is not there, that is
+/// said as the reason why a test was not run.
+pub fn find_of_python(name: &str) -> Option<PathBuf> {
+    // The test executable is `<target>/<profile>/deps/e2e-<hash>`.
+    let this = std::env::current_exe().ok()?;
+    let program = this.ancestors().nth(3)?.join("tools/python/bin").join(name);
+    if !program.is_file() {
+        eprintln!("not run: {name} of the Python packages is not installed, `cargo xtask setup` installs it");
+        return None;
+    }
+    Some(program)
+}
+
 /// Where `name` is installed; also where daemons are, which PATH often leaves out. When it is not, that is said as
 /// the reason why a test was not run.
 pub fn find(name: &str) -> Option<PathBuf> {

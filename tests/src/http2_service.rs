@@ -10,6 +10,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -49,8 +50,16 @@ pub struct Http2Service {
 impl Http2Service {
     /// Answers each request, when it is whole, with what `answer` makes of it.
     pub fn answer(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Result<Http2Service> {
+        Http2Service::answer_over(None, answer)
+    }
+
+    /// The same over TLS, where it was agreed on HTTP/2.
+    pub fn answer_over(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Result<Http2Service> {
         let answer = Arc::new(answer);
-        Http2Service::serve(h2::server::Builder::new(), move |request, respond| {
+        Http2Service::serve_over(tls, h2::server::Builder::new(), move |request, respond| {
             let answer = answer.clone();
             async move {
                 let (parts, stream) = request.into_parts();
@@ -69,6 +78,17 @@ impl Http2Service {
     where
         F: Future<Output = Result<(), h2::Error>> + Send + 'static,
     {
+        Http2Service::serve_over(None, builder, handler)
+    }
+
+    fn serve_over<F>(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        builder: h2::server::Builder,
+        handler: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static,
+    ) -> Result<Http2Service>
+    where
+        F: Future<Output = Result<(), h2::Error>> + Send + 'static,
+    {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let address = listener.local_addr()?;
@@ -80,14 +100,15 @@ impl Http2Service {
             let accepting = async {
                 while let Ok((socket, _)) = listener.accept().await {
                     accepted.fetch_add(1, Ordering::SeqCst);
-                    let (handler, builder) = (handler.clone(), builder.clone());
+                    let (handler, builder, tls) = (handler.clone(), builder.clone(), tls.clone());
                     tokio::spawn(async move {
-                        let mut connection = builder.handshake::<_, Bytes>(socket).await?;
-                        while let Some(stream) = connection.accept().await {
-                            let (request, respond) = stream?;
-                            tokio::spawn(handler(request, respond));
+                        let Some(tls) = tls else { return streams(socket, builder, &*handler).await };
+                        let socket = tokio_rustls::TlsAcceptor::from(tls).accept(socket).await;
+                        let Ok(socket) = socket else { return Ok(()) };
+                        match socket.get_ref().1.alpn_protocol() {
+                            Some(b"h2") => streams(socket, builder, &*handler).await,
+                            _ => Ok(()),
                         }
-                        Ok::<_, h2::Error>(())
                     });
                 }
             };
@@ -117,6 +138,23 @@ impl Drop for Http2Service {
             let _ = thread.join();
         }
     }
+}
+
+/// Hands every stream of a connection to `handler`.
+async fn streams<F>(
+    socket: impl AsyncRead + AsyncWrite + Unpin,
+    builder: h2::server::Builder,
+    handler: &(impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Send + Sync + 'static),
+) -> Result<(), h2::Error>
+where
+    F: Future<Output = Result<(), h2::Error>> + Send + 'static,
+{
+    let mut connection = builder.handshake::<_, Bytes>(socket).await?;
+    while let Some(stream) = connection.accept().await {
+        let (request, respond) = stream?;
+        tokio::spawn(handler(request, respond));
+    }
+    Ok(())
 }
 
 /// Reads a message's body to its end.

@@ -4,6 +4,7 @@
 //! - [`peer`] is one end of a connection, as client or as upstream; every wait has a deadline.
 //! - [`kept`] is a client that keeps its connection, and notices when it is told that it closes.
 //! - [`origin`] is where the gateway connects to.
+//! - [`dns`] is a DNS server that says what a case wants it to.
 //! - [`message`] reads HTTP messages strictly and knows nothing of the gateway's own codec: two readers that share a
 //!   mistake would agree.
 //! - [`http2`] is a client that speaks HTTP/2, whole or frame by frame, and [`http2_service`] a service; [`tls`] is a client that
@@ -23,6 +24,7 @@ use std::time::Duration;
 pub mod access_log;
 pub mod binary;
 pub mod config;
+pub mod dns;
 pub mod gateway;
 pub mod http2;
 pub mod http2_service;
@@ -39,6 +41,7 @@ pub mod taken;
 pub mod tls;
 pub mod wire;
 
+pub use dns::Dns;
 pub use gateway::Gateway;
 pub use http2_service::Http2Service;
 pub use kept::Kept;

@@ -3,16 +3,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams, SerialNumber,
-    date_time_ymd,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, RevokedCertParams,
+    SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedProtocolVersion};
 pub use rustls::{HandshakeKind, ProtocolVersion};
 
 use crate::Peer;
@@ -73,7 +76,36 @@ pub fn trusting_as(
     }))
 }
 
-/// An authority that signs certificates of clients and lists of revoked ones.
+/// The key of a certificate as `pins` has it.
+pub fn pin(made: &Made) -> Result<String> {
+    let key = KeyPair::from_pem(&fs::read_to_string(&made.key)?)?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key.subject_public_key_info());
+    Ok(format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(digest)))
+}
+
+/// A service that shows this certificate and speaks these versions (empty: all). `clients`: whose certificates it wants to see.
+pub fn serving(
+    own: &Made,
+    versions: &[&'static SupportedProtocolVersion],
+    clients: Option<&Authority>,
+) -> Result<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = if versions.is_empty() { rustls::ALL_VERSIONS } else { versions };
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(&authority.cert)?)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let chain = CertificateDer::pem_file_iter(&own.cert)?.collect::<Result<Vec<_>, _>>()?;
+    Ok(builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(&own.key)?)?)
+}
+
+/// An authority that signs certificates and lists of revoked ones.
 pub struct Authority {
     folder: PathBuf,
     /// PEM file of its own certificate.
@@ -94,6 +126,22 @@ impl Authority {
         Ok(Authority { folder: folder.to_owned(), cert, issuer: Issuer::new(params, pair) })
     }
 
+    /// A certificate for a service at these names and addresses, in `NAME.pem` and `NAME.key`.
+    pub fn service(
+        &self,
+        name: &str,
+        serial: u64,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Made> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        change(&mut params);
+        self.sign(name, params)
+    }
+
     /// A certificate for a client, in `NAME.pem` and `NAME.key`.
     pub fn client(&self, name: &str, serial: u64, change: impl FnOnce(&mut CertificateParams)) -> Result<Made> {
         let mut params = CertificateParams::new(Vec::<String>::new())?;
@@ -103,6 +151,24 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(serial));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
+        self.sign(name, params)
+    }
+
+    /// A certificate for a server of `names`, as public authorities sign them: good since yesterday, for 90 days. In
+    /// `NAME.pem` and `NAME.key`.
+    pub fn server(&self, name: &str, names: &[&str]) -> Result<Made> {
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        let (day, since) = (Duration::from_secs(24 * 3600), SystemTime::now().duration_since(UNIX_EPOCH)?);
+        params.not_before = date_time_ymd(1970, 1, 1) + (since - day);
+        params.not_after = params.not_before + 90 * day;
+        self.sign(name, params)
+    }
+
+    fn sign(&self, name: &str, params: CertificateParams) -> Result<Made> {
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let made = Made { cert: self.folder.join(format!("{name}.pem")), key: self.folder.join(format!("{name}.key")) };
         fs::write(&made.cert, params.signed_by(&pair, &self.issuer)?.pem())?;

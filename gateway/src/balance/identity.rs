@@ -4,31 +4,51 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
 use crate::config::model::{self, UpstreamProtocol};
+use crate::config::words::endpoint_host;
 use crate::rt::Peer;
+use crate::tls::{Service, ServiceTls};
 
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-/// How the endpoints of an upstream are spoken to: the same for all of them.
+/// How an endpoint is spoken to: the same for all addresses of one host.
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub struct Link {
-    pub http: Http,
+    pub http: Wanted,
+    /// `None`: plain HTTP.
+    pub tls: Option<Service>,
+}
+
+/// Which HTTP is to be spoken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    #[default]
+    One,
+    Two,
+    /// What is agreed on within TLS.
+    Either,
 }
 
 /// Which HTTP is spoken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Http {
-    #[default]
     One,
     Two,
 }
 
 impl Link {
-    pub fn of(upstream: &model::Upstream) -> Link {
-        let http = match upstream.protocol {
-            UpstreamProtocol::Http1 => Http::One,
-            UpstreamProtocol::Http2 => Http::Two,
+    /// To the endpoint of `upstream` that is written as `address`. `tls`: what was read for the upstream; there is such where it
+    /// speaks TLS.
+    pub fn of(upstream: &model::Upstream, address: &str, tls: Option<&Arc<ServiceTls>>) -> Link {
+        let http = match upstream.protocol() {
+            UpstreamProtocol::Http1 => Wanted::One,
+            UpstreamProtocol::Http2 => Wanted::Two,
+            UpstreamProtocol::Auto => Wanted::Either,
         };
-        Link { http }
+        let tls = upstream.tls.as_ref().map(|_| {
+            let service = tls.and_then(|tls| tls.service(endpoint_host(address).unwrap_or_default()));
+            service.expect("files were read with the configuration, and every endpoint has a name that can be verified")
+        });
+        Link { http, tls }
     }
 }
 

@@ -11,6 +11,7 @@ use http1::{PathPolicy, Rule};
 use super::checks::{Once, chosen, list, policies};
 use super::model;
 use super::places::Places;
+use super::subsets;
 use super::template::Template;
 use super::tree::{Node, Table};
 use super::walk::join;
@@ -77,6 +78,10 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
     }
     if let Some(upstream) = route.get("upstream") {
         known_upstream(tree, &join(path, "upstream"), upstream, problems);
+        subsets::check(path, route, problems);
+    } else if let Some(subset) = route.get("subset") {
+        let what = "it says which endpoints of `upstream`, and there is none: a `split` has one for each target";
+        problems.push(Problem::new(join(path, "subset"), what).at(subset.place));
     }
     if let Some(split) = route.get("split") {
         let targets = split.get("targets").map(Node::items).unwrap_or_default();
@@ -85,7 +90,9 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
             let Some(upstream) = target.get("upstream") else { continue };
             let key = format!("{path}.split.targets[{index}].upstream");
             known_upstream(tree, &key, upstream, problems);
-            upstreams.see(key, upstream, upstream.text().map(str::to_owned), problems);
+            let name = upstream.text().map(|name| format!("{name}{}", subsets::shown(target)));
+            upstreams.see(key, upstream, name, problems);
+            subsets::check(&format!("{path}.split.targets[{index}]"), target, problems);
         }
         let weight = |target: &Node| target.get("weight").and_then(Node::integer).flatten();
         if !targets.is_empty() && targets.iter().all(|target| weight(target) == Some(0)) {
@@ -98,6 +105,7 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
     for (index, mirror) in route.get("mirror").map(Node::items).unwrap_or_default().iter().enumerate() {
         if let Some(upstream) = mirror.get("upstream") {
             known_upstream(tree, &format!("{path}.mirror[{index}].upstream"), upstream, problems);
+            subsets::check(&format!("{path}.mirror[{index}]"), mirror, problems);
         }
     }
     if let Some(fault) = route.get("fault")

@@ -23,6 +23,7 @@ use super::head::{Client, Protocol, RequestHead};
 use super::mirror::Mirroring;
 use super::reply;
 use super::retry::{self, Denied, Tries};
+use super::sticky::Affinity;
 use super::trace::{RequestId, Trace};
 use super::upstream::h1::Hop;
 use super::websocket;
@@ -62,6 +63,8 @@ pub struct Exchange<'a> {
     is_grpc: bool,
     expectation: Expectation,
     mirroring: Option<Box<Mirroring<'a>>>,
+    /// Where its upstream keeps clients with their endpoints.
+    affinity: Option<Affinity<'a>>,
     /// Where the request may be sent again (`retry`).
     tries: Option<Box<Tries<'a>>>,
     seen: Seen,
@@ -163,6 +166,7 @@ impl<'a> Exchange<'a> {
             is_grpc,
             expectation,
             mirroring: None,
+            affinity: None,
             tries: None,
             seen: Seen { started_us: arrival.started_us, ..Seen::default() },
         }
@@ -227,28 +231,29 @@ impl<'a> Exchange<'a> {
             };
         }
         self.decode_body();
-        let upstream = match &route.action {
-            Action::Upstream(upstream) => *upstream,
+        let to = match &route.action {
+            Action::Upstream(to) => *to,
             Action::Split(split) => {
                 let lot = self.worker.ids.borrow_mut().next_u64();
                 split.pick(&self.head.fields, self.client.address, lot)
             }
             own => return Box::pin(self.answer_own(route, own)).await,
         };
-        self.seen.upstream = Some(upstream);
-        let settings = &self.snapshot.upstreams[upstream];
+        self.seen.upstream = Some(to.upstream);
+        let settings = &self.snapshot.upstreams[to.upstream];
         let total = route.timeouts.over(settings.timeouts).total;
         // Who does not wait any longer needs no answer.
         let waited = if self.is_grpc { grpc::timeout_ms(&self.head.fields) } else { None };
         self.guard.arm_total(waited.map_or(total, |ms| ms.min(total)));
+        self.affinity = Affinity::take(self.snapshot.endpoints[to.upstream].of(to.subset), &mut self.head.fields);
         if route.mirrors.is_empty() {
-            return self.attempts(route, upstream, settings).await;
+            return self.attempts(route, to, settings).await;
         }
         self.mirroring = Mirroring::draw(&route.mirrors, self.request_id.as_bytes());
         if self.body.ended() {
             self.mirror();
         }
-        let outcome = self.attempts(route, upstream, settings).await;
+        let outcome = self.attempts(route, to, settings).await;
         if self.body.ended() {
             self.mirror();
         }

@@ -19,9 +19,9 @@ use super::relay::{self, Failure, Sending, Sent};
 use super::retry::{Cause, Later, Missed, Tries};
 use super::upstream::call::Asked;
 use super::upstream::h1::Hop;
-use super::upstream::{Channel, ConnectError, Connection, enter, pick};
+use super::upstream::{Aim, Channel, ConnectError, Reaching, enter, pick, reach};
 use super::wire::Wait;
-use crate::balance::{Endpoint, Http, Keyed};
+use crate::balance::{Destination, Endpoint, Keyed};
 use crate::limits::SUBREQUEST_BODY_BYTES_MAX;
 use crate::refusal::Refusal;
 use crate::rt::deadline::{self, Guard, now_ms, now_us};
@@ -32,8 +32,7 @@ use crate::worker::{Pinned, Worker, outcome_of_connect, outcome_of_refusal};
 
 /// A request a filter makes.
 pub struct Subrequest {
-    /// index into `Snapshot::upstreams`
-    pub upstream: usize,
+    pub to: Destination,
     pub method: Method,
     /// The method, where it is none that has a name of its own.
     pub method_text: Option<Box<[u8]>>,
@@ -68,8 +67,9 @@ pub struct Fetched {
 /// Sends `subrequest` and waits for its whole answer. `pinned`: the snapshot it was made under, which says what its upstream
 /// is; the worker may have gone on to another. It is sent again as `retry` of the upstream says.
 pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subrequest) -> Result<Fetched, Refusal> {
-    let (snapshot, index) = (&pinned.snapshot, subrequest.upstream);
+    let (snapshot, index) = (&pinned.snapshot, subrequest.to.upstream);
     let settings = snapshot.upstreams.get(index).ok_or(Refusal::Internal)?;
+    let endpoints = snapshot.endpoints[index].of(subrequest.to.subset);
     let _running = enter(&worker, &pinned, index)?;
     let guard = Guard::new(None);
     guard.arm_total(subrequest.wait_ms);
@@ -84,11 +84,12 @@ pub async fn fetch(worker: Rc<Worker>, pinned: Rc<Pinned>, subrequest: Subreques
     let mut fresh = !repeatable;
     let mut stale = false;
     let path = subrequest.target.split('?').next().unwrap_or_default().as_bytes();
-    let key = snapshot.endpoints[index].key(Keyed { fields: &subrequest.fields, client: None, path });
+    let key = endpoints.key(Keyed { fields: &subrequest.fields, client: None, path });
+    let aim = Aim { to: subrequest.to, key, held: None };
     let mut tried = Vec::new();
     let mut attempts = 0;
     loop {
-        let (endpoint, attempt) = pick(&worker, &pinned, index, key, &mut tried)?;
+        let (endpoint, attempt) = pick(&worker, &pinned, aim, &mut tried)?;
         let mut came = fetching.attempt(&endpoint, fresh, tries.as_ref()).await;
         drop(attempt);
         if let Came::Stale(failure) = came {
@@ -156,7 +157,7 @@ impl Fetching<'_> {
             Err(error) => return Came::NoConnection(error),
         };
         guard.attach(channel.fd());
-        settings.series.core(worker.id).requests.inc();
+        settings.series.core(worker.id).sent(endpoint.about.distance);
         let waits = settings.timeouts;
         let waits = tries.map_or(waits, |tries| tries.waits(waits, (now_us() - begun_us) / 1000));
         let reused = channel.reused();
@@ -180,21 +181,27 @@ impl Fetching<'_> {
             Err(failure) if failure.unprocessed || (reused && failure.unanswered && self.repeatable) => {
                 Came::Stale(failure)
             }
-            Err(failure) => Came::Failure(failure),
+            Err(failure) => {
+                settings.series.core(worker.id).failed(failure.refusal);
+                Came::Failure(failure)
+            }
         }
     }
 
     async fn channel(&self, endpoint: &Endpoint, fresh: bool, connect_ms: u64) -> Result<Channel, ConnectError> {
         let Fetching { worker, settings, guard, .. } = *self;
-        let identity = &endpoint.identity;
-        if identity.link.http == Http::Two {
-            let called = worker.sessions.call(identity, settings.pool, guard, connect_ms).await;
-            return called.map(|(call, _)| Channel::H2(call));
-        }
-        match worker.pool.take(identity).filter(|_| !fresh) {
-            Some(kept) => Ok(Channel::H1(kept)),
-            None => Connection::open(identity, guard, connect_ms).await.map(Channel::H1),
-        }
+        let to = Reaching {
+            worker,
+            identity: &endpoint.identity,
+            settings: settings.pool,
+            fresh,
+            http1: false,
+            guard,
+            wait_ms: connect_ms,
+        };
+        let reached = reach(&to).await;
+        settings.series.core(worker.id).reached(&reached);
+        reached.map(|(channel, _)| channel)
     }
 
     /// Takes in what an attempt says about its endpoint.
@@ -216,19 +223,19 @@ impl Fetching<'_> {
     /// What it is sent again for, and after how many milliseconds. Its body is here, so there is nothing that could not be
     /// sent again.
     fn next(&self, came: &Came, attempts: u32, tried: usize, tries: Option<&mut Tries<'_>>) -> Option<(Cause, u64)> {
-        let endpoints = &self.pinned.snapshot.endpoints[self.subrequest.upstream];
+        let Destination { upstream, subset } = self.subrequest.to;
+        let endpoints = self.pinned.snapshot.endpoints[upstream].of(subset);
         let (cause, retry_after) = match came {
             Came::Answer(Fetched { status, fields, .. }) => (Cause::Status(*status), Later::of(*status, fields)),
             Came::Failure(failure) => (failure.cause()?, None),
-            Came::NoConnection(ConnectError::Failed(_) | ConnectError::Over(deadline::Cause::Connect)) => {
-                (Cause::Connect, None)
-            }
-            Came::NoConnection(ConnectError::Over(_)) | Came::Stale(_) => return None,
+            Came::NoConnection(ConnectError::Over(cause)) if *cause != deadline::Cause::Connect => return None,
+            Came::NoConnection(_) => (Cause::Connect, None),
+            Came::Stale(_) => return None,
         };
         let lot = self.worker.ids.borrow_mut().next_u64();
         let left_ms = self.guard.left();
         let missed = Missed { cause, retry_after, replayable: true, left_ms, lot, now_us: now_us() };
-        let refused = matches!(came, Came::NoConnection(ConnectError::Failed(_)));
+        let refused = matches!(came, Came::NoConnection(error) if error.is_refused());
         let elsewhere = tried + 1 < endpoints.list().len();
         let refusals_max = if refused { endpoints.tries() } else { 0 };
         let wait_ms = match tries {

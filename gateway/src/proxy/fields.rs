@@ -1,17 +1,22 @@
 //! The fields of a head: one arena of received bytes, a table over it, and edits beside it.
 //!
 //! HTTP/1 hands its read buffer over as it is, so a head costs no copy; HTTP/2 writes decoded fields behind each other into
-//! a buffer of its own. An edit never touches the received bytes: a removed field is struck from the table, an added one
-//! lives in a text beside it. Tables and texts are recycled by the thread, so a head allocates nothing in steady state.
+//! a text that is as large as they are. An edit never touches the received bytes: a removed field is struck from the table, an
+//! added one lives in a text beside it. Tables and texts are recycled by the thread, so a head allocates nothing in steady
+//! state.
 
 use std::cell::RefCell;
 
 use http1::{Field, Known, Span, encode};
 
+use crate::limits::BUFFER_BYTES;
 use crate::rt::Buf;
 
 /// Sets of emptied tables a thread keeps: two heads an exchange, for 512 exchanges that run at one time. Some 3 KiB each.
 const RECYCLED_MAX: usize = 1024;
+
+/// A text beyond this is not kept: one large head must not hold its memory for ever.
+const RECYCLED_TEXT_BYTES_MAX: usize = 4096;
 
 thread_local! {
     static RECYCLED: RefCell<Vec<Tables>> = const { RefCell::new(Vec::new()) };
@@ -20,22 +25,22 @@ thread_local! {
 #[derive(Default)]
 struct Tables {
     received: Vec<Field>,
+    /// The received bytes, when they came in no buffer.
+    written: Vec<u8>,
     added: Vec<Field>,
     text: Vec<u8>,
 }
 
-impl Tables {
-    fn add(&mut self, name: &[u8], value: &[u8]) {
-        // Kept as a field line, so that all of them together are encoded by one copy.
-        let start = self.text.len() as u32;
-        encode::field(&mut self.text, name, value);
-        self.added.push(Field {
-            name: Span { start, len: name.len() as u32 },
-            value: Span { start: start + name.len() as u32 + 2, len: value.len() as u32 },
-            known: Known::of(name),
-            underscore: name.contains(&b'_'),
-        });
-    }
+/// Writes a field line behind `text`, so that neighbours are encoded by one copy.
+fn write_line(text: &mut Vec<u8>, table: &mut Vec<Field>, name: &[u8], value: &[u8], known: Known) {
+    let start = text.len() as u32;
+    encode::field(text, name, value);
+    table.push(Field {
+        name: Span { start, len: name.len() as u32 },
+        value: Span { start: start + name.len() as u32 + 2, len: value.len() as u32 },
+        known,
+        underscore: name.contains(&b'_'),
+    });
 }
 
 /// What the `Connection` fields of a head list.
@@ -60,8 +65,14 @@ impl Listed<'_> {
 
 /// Fields as received, and as edited since.
 pub struct Fields {
+    /// Where the received bytes lie. `None`: in the text of the tables.
     arena: Option<Buf>,
     tables: Tables,
+}
+
+/// The received bytes. Takes fields and not the whole: tables are edited beside them.
+fn received<'a>(arena: &'a Option<Buf>, written: &'a [u8]) -> &'a [u8] {
+    arena.as_ref().map_or(written, Buf::bytes)
 }
 
 impl Fields {
@@ -85,39 +96,33 @@ impl Fields {
 
     /// Writes text of a received head that is no field. `None`: it does not fit.
     pub fn receive_text(&mut self, text: &[u8]) -> Option<Span> {
-        let arena = self.arena.as_mut()?;
-        let start = arena.len() as u32;
-        (text.len() <= arena.room() && arena.append(text)).then_some(Span { start, len: text.len() as u32 })
+        let written = &mut self.tables.written;
+        let start = written.len() as u32;
+        (written.len() + text.len() <= BUFFER_BYTES).then(|| {
+            written.extend_from_slice(text);
+            Span { start, len: text.len() as u32 }
+        })
     }
 
     /// Writes a received field. `false`: it does not fit.
     #[must_use]
     pub fn receive(&mut self, name: &[u8], value: &[u8], known: Known) -> bool {
-        let Some(arena) = &mut self.arena else { return false };
-        // As a field line, so that neighbours are encoded by one copy.
-        if name.len() + value.len() + 4 > arena.room() {
-            return false;
+        let Tables { received, written, .. } = &mut self.tables;
+        let fits = written.len() + name.len() + value.len() + 4 <= BUFFER_BYTES;
+        if fits {
+            write_line(written, received, name, value, known);
         }
-        let start = arena.len() as u32;
-        let whole = [name, b": ", value, b"\r\n"].into_iter().all(|piece| arena.append(piece));
-        debug_assert!(whole, "room was asked for");
-        self.tables.received.push(Field {
-            name: Span { start, len: name.len() as u32 },
-            value: Span { start: start + name.len() as u32 + 2, len: value.len() as u32 },
-            known,
-            underscore: name.contains(&b'_'),
-        });
-        whole
+        fits
     }
 
     /// The received bytes.
     pub fn arena(&self) -> &[u8] {
-        self.arena.as_ref().map_or(&[], Buf::bytes)
+        received(&self.arena, &self.tables.written)
     }
 
     /// The received bytes and the table to fill from them.
     pub fn parse_into(&mut self) -> (&[u8], &mut Vec<Field>) {
-        (self.arena.as_ref().map_or(&[], Buf::bytes), &mut self.tables.received)
+        (received(&self.arena, &self.tables.written), &mut self.tables.received)
     }
 
     /// Cuts off what lies behind the head, which was taken elsewhere.
@@ -185,7 +190,7 @@ impl Fields {
     /// Strikes every field for which `gone` holds.
     pub fn strike(&mut self, gone: impl Fn(&[u8], Known) -> bool) {
         let Fields { arena, tables } = self;
-        let arena = arena.as_ref().map_or(&[][..], Buf::bytes);
+        let arena = received(arena, &tables.written);
         let text = &tables.text[..];
         for (bytes, table) in [(arena, &mut tables.received), (text, &mut tables.added)] {
             for field in table.iter_mut() {
@@ -199,7 +204,7 @@ impl Fields {
     /// Strikes received fields for which `gone` holds, told the name, the field and what `Connection` lists.
     pub fn strike_received(&mut self, gone: impl Fn(&[u8], &Field, Listed<'_>) -> bool) {
         let Fields { arena, tables } = self;
-        let arena = arena.as_ref().map_or(&[][..], Buf::bytes);
+        let arena = received(arena, &tables.written);
         for at in 0..tables.received.len() {
             let field = tables.received[at];
             if field.name.is_empty() || field.known == Known::Connection {
@@ -224,13 +229,13 @@ impl Fields {
 
     /// Adds a field behind all others. The caller vouches for a valid name and value.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        self.tables.add(name, value);
+        write_line(&mut self.tables.text, &mut self.tables.added, name, value, Known::of(name));
     }
 
     /// Adds a field whose value is a range of the received bytes.
     pub fn add_received(&mut self, name: &[u8], value: Span) {
-        let Fields { arena, tables } = self;
-        tables.add(name, value.of(arena.as_ref().map_or(&[][..], Buf::bytes)));
+        let Fields { arena, tables: Tables { written, text, added, .. } } = self;
+        write_line(text, added, name, value.of(received(arena, written)), Known::of(name));
     }
 
     /// Makes this the only field of that name.
@@ -245,7 +250,10 @@ impl Drop for Fields {
         let mut tables = std::mem::take(&mut self.tables);
         tables.received.clear();
         tables.added.clear();
-        tables.text.clear();
+        for text in [&mut tables.written, &mut tables.text] {
+            text.clear();
+            text.shrink_to(RECYCLED_TEXT_BYTES_MAX);
+        }
         let _ = RECYCLED.try_with(|recycled| {
             let mut recycled = recycled.borrow_mut();
             if recycled.len() < RECYCLED_MAX {
@@ -297,6 +305,28 @@ mod tests {
         let mut first = fields("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         first.add(b"x", b"y");
         drop(first);
-        assert_eq!(names(&Fields::new()), Vec::<String>::new());
+        let mut second = Fields::new();
+        assert_eq!(names(&second), Vec::<String>::new());
+        assert!(second.receive(b"x", b"z", Known::Other));
+        drop(second);
+        assert!(Fields::new().arena().is_empty());
+    }
+
+    #[test]
+    fn a_head_without_a_buffer_is_written_line_by_line_and_bounded() {
+        let mut fields = Fields::new();
+        let target = fields.receive_text(b"/a").expect("fits");
+        assert!(fields.receive(b"x-a", b"1", Known::Other) && fields.receive(b"x-b", b"2", Known::Other));
+        fields.add_received(b"x-target", target);
+        assert_eq!(names(&fields), ["x-a=1", "x-b=2", "x-target=/a"]);
+        fields.remove(b"x-a");
+        let mut out = Vec::new();
+        fields.encode(&mut out, |_| true);
+        assert_eq!(out, b"x-b: 2\r\nx-target: /a\r\n");
+        let room = BUFFER_BYTES - fields.arena().len();
+        assert!(!fields.receive(b"n", &vec![b'v'; room - 4], Known::Other));
+        assert!(fields.receive(b"n", &vec![b'v'; room - 5], Known::Other));
+        assert_eq!(fields.arena().len(), BUFFER_BYTES);
+        assert!(fields.receive_text(b"/").is_none() && !fields.receive(b"", b"", Known::Other));
     }
 }

@@ -14,11 +14,13 @@ use super::head::{RequestHead, ResponseHead};
 use super::relay::{self, Failure, Headed};
 use super::replay::Replay;
 use super::retry::{self, Later, Missed, Tries};
+use super::sticky::Affinity;
 use super::upstream::call::{Down, Received};
 use super::websocket::Accept;
 use super::wire::Wait;
 use crate::balance::Endpoint;
 use crate::filter::{Context, Facts, Kept};
+use crate::observe::metrics::UpstreamCore;
 use crate::refusal::Refusal;
 use crate::rt::Buf;
 use crate::rt::deadline::{Cause, Guard, now_us};
@@ -65,6 +67,8 @@ pub struct Finishing<'e, 'r> {
     pub timeouts: UpstreamTimeouts,
     /// Who answers.
     pub endpoint: Option<&'e Endpoint>,
+    pub affinity: Option<&'e Affinity<'e>>,
+    pub series: &'e UpstreamCore,
     pub sent_us: u64,
     pub first_byte_us: u64,
     /// What the upstream answered with, whatever the client is sent.
@@ -152,11 +156,7 @@ impl Finishing<'_, '_> {
             let own = page.dress(&mut head.fields, &told);
             return self.answer_with(received.head, own, clean, uploaded, answer).await;
         }
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, head, route.chain.len());
-        }
+        self.way_back(head);
         if !self.kept.transforms.is_empty() && length != Length::Absent {
             length = Length::Unknown;
         }
@@ -175,6 +175,19 @@ impl Finishing<'_, '_> {
         Ok(Done::Answered { reusable: reusable && source.is_clean() })
     }
 
+    /// Walks the answer's head back through all filters. The cookie that keeps the client with its endpoint comes last: it is
+    /// this client's alone, whatever becomes of the answer before.
+    fn way_back(&mut self, head: &mut ResponseHead) {
+        if let Some(route) = self.route {
+            let Finishing { request, facts, kept, .. } = self;
+            let mut context = Context { request, facts: *facts, kept };
+            route.chain.response(&mut context, head, route.chain.len());
+        }
+        if let (Some(affinity), Some(endpoint)) = (self.affinity, self.endpoint) {
+            affinity.tell(endpoint, self.facts.scheme, head, self.series);
+        }
+    }
+
     /// Answers with a page of the operator's in place of the upstream's body, of which nothing more is read.
     async fn answer_with(
         &mut self,
@@ -186,11 +199,7 @@ impl Finishing<'_, '_> {
     ) -> Result<Done, Failure> {
         // For filters and for HEAD; on the wire it is decided when the answer is framed.
         head.fields.set(b"content-length", itoa::Buffer::new().format(own.len()).as_bytes());
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
+        self.way_back(&mut head);
         if !uploaded || self.worker.draining() || self.listener.is_closed() {
             answer.close_after();
         }
@@ -216,11 +225,7 @@ impl Finishing<'_, '_> {
             return Err(mismatch("a 101 that was not asked for"));
         }
         forward::response(head, options, self.settings.via(*via));
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, head, route.chain.len());
-        }
+        self.way_back(head);
         answer.switch(head, b"websocket");
         let carry = received.take_rest();
         answer.flush().await.map_err(relay::answer_failure)?;

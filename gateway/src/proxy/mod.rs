@@ -29,6 +29,7 @@ pub mod relay;
 pub mod replay;
 pub mod reply;
 pub mod retry;
+pub mod sticky;
 pub mod tee;
 pub mod trace;
 pub mod tunnel;

@@ -28,6 +28,7 @@ use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_us};
 use crate::rt::{Either, select, yield_now};
 use crate::snapshot::UpstreamTimeouts;
+use crate::tls::NoAgreement;
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -416,9 +417,10 @@ fn head_failure(error: HeadError) -> Failure {
         HeadError::Halted { halt: Halt::Expired(_), received } => {
             (Refusal::UpstreamIdleTimeout, String::new(), received)
         }
-        HeadError::Halted { halt: Halt::Broken(error), received } => {
-            (Refusal::UpstreamClosed, error.to_string(), received)
-        }
+        HeadError::Halted { halt: Halt::Broken(error), received } => match NoAgreement::after_handshake(&error) {
+            Some(refused) if !received => (Refusal::UpstreamTlsFailed, refused.detail, received),
+            _ => (Refusal::UpstreamClosed, error.to_string(), received),
+        },
         HeadError::Halted { halt: Halt::Closed | Halt::Slow, received } => {
             let detail = if received { "closed inside its head" } else { "closed without an answer" };
             (Refusal::UpstreamClosed, detail.to_owned(), received)

@@ -362,7 +362,7 @@ mod tests {
         let load = Load::default();
         let mut tries = Tries::new(&broke, &load, Method::Get, b"GET");
         assert_eq!((tries.repeat(1, &reset), tries.denied), (None, Some(Denied::Budget)));
-        assert_eq!((tries.repeat(1, &missed(Cause::Timeout)), tries.denied), (None, None), "not a cause it names");
+        assert_eq!((tries.repeat(1, &missed(Cause::Status(500))), tries.denied), (None, None), "not a cause it names");
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! Nothing here wakes its own task: a task that must yield does so through the ring ([`yield_now`]).
 
 mod buf;
+mod crew;
 pub mod deadline;
 mod inherit;
 mod lane;
@@ -29,6 +30,7 @@ mod ticker;
 pub mod wake;
 
 pub use buf::{Buf, buffers_live, buffers_missed, free_spare_buffers};
+pub use crew::{Crew, Job};
 pub use inherit::close_inherited;
 pub use lane::Lane;
 pub use ring::{RingError, RingFlags, run};

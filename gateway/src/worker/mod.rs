@@ -21,11 +21,15 @@ pub use self::blame::{outcome_of_connect, outcome_of_refusal};
 pub use self::desk::{OffloadPool, Ticket};
 use self::listen::Accepting;
 pub use self::listen::{BoundListener, Open, Queued, Until, bind};
+use crate::balance::Endpoints;
 use crate::filter::coding::encode;
 use crate::filter::{Job, Output};
-use crate::limits::{DRAIN_QUIET_MS, HANDSHAKES_MAX, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, TICK_MS};
+use crate::limits::{
+    DRAIN_QUIET_MS, HANDSHAKES_MAX, MIRRORS_PER_WORKER_MAX, RING_ENTRIES, STREAM_TASKS_KEPT_MAX, TICK_MS,
+};
 use crate::observe::access_log::{Lines, Record};
 use crate::observe::metrics::{Core, Metrics};
+use crate::proxy::h2;
 use crate::proxy::head::Protocol;
 use crate::proxy::trace::{Ids, RequestId};
 use crate::proxy::upstream::Pool;
@@ -89,6 +93,8 @@ pub struct Worker {
     pub lines: RefCell<Lines>,
     pub pool: Pool,
     pub sessions: Sessions,
+    /// The tasks of streams of HTTP/2 connections.
+    pub streams: rt::Crew<h2::Begun>,
     /// One reference for each copy of a request that is on its way, and one more.
     mirrors: Rc<()>,
     scratch: RefCell<Vec<Vec<u8>>>,
@@ -139,7 +145,9 @@ impl Handshakes {
 /// A snapshot as one worker holds it, with the turns its upstreams' endpoints take.
 pub struct Pinned {
     pub snapshot: Held,
-    pub cursors: Box<[Cell<u32>]>,
+    /// For each upstream, one for all of its endpoints and one for each subset: where they shared one, whoever comes with
+    /// every second request would meet the same endpoint.
+    pub cursors: Box<[Box<[Cell<u32>]>]>,
 }
 
 /// A snapshot that goes to where it can be dropped at leisure: the last reference may be this one, and ten thousand routes
@@ -169,7 +177,10 @@ impl Drop for Held {
 impl Pinned {
     fn new(snapshot: Arc<Snapshot>, shared: &Shared, ids: &mut Ids) -> Rc<Pinned> {
         // Workers begin at different endpoints, or all would send their first requests to the first one.
-        let cursors = snapshot.endpoints.iter().map(|_| Cell::new(ids.next_u64() as u32)).collect();
+        let mut cursors = |endpoints: &Arc<Endpoints>| -> Box<[Cell<u32>]> {
+            (0..=endpoints.subsets().len()).map(|_| Cell::new(ids.next_u64() as u32)).collect()
+        };
+        let cursors = snapshot.endpoints.iter().map(&mut cursors).collect();
         Rc::new(Pinned { snapshot: Held { snapshot: Some(snapshot), retired: shared.retired.clone() }, cursors })
     }
 }
@@ -206,6 +217,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         lines: RefCell::new(lines),
         pool: Pool::default(),
         sessions: Sessions::default(),
+        streams: rt::Crew::new(STREAM_TASKS_KEPT_MAX),
         scratch: RefCell::default(),
         tickets: desk::Tickets::default(),
         mailbox: sender,
@@ -232,6 +244,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
     worker.ended.notified().await;
     worker.lines.borrow_mut().flush();
     worker.over.set(true);
+    worker.streams.dismiss();
     // A full mailbox is being read, which is all this is for.
     let _ = worker.mailbox.send(Message::Stop);
 }
@@ -290,9 +303,10 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
                 worker.core().swap_longest_us.set(worker.swap_longest_us.take() as i64);
                 longest_turn = Duration::ZERO;
                 rt::free_spare_buffers();
+                worker.streams.dismiss_spare();
             }
             // An idle worker would hold on to the last snapshot until its next request.
-            drop(worker.pinned());
+            worker.pool.keep_to(&worker.pinned().snapshot, &worker.sessions);
         }
         if worker.draining.get() {
             deadline::cut_waiting(DRAIN_QUIET_MS);

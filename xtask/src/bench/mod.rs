@@ -1,9 +1,11 @@
 //! `cargo xtask bench WHAT`: the gateway beside its peers on this machine. Ratios within one round count; a figure alone
 //! says more about the machine than about the program.
 
+mod chaos;
 mod client;
 mod cost;
 mod crowd;
+mod endpoints;
 mod front;
 mod gigabyte;
 mod grpc;
@@ -68,7 +70,7 @@ usage: cargo xtask bench WHAT [options]
             --protocols A,B
                            plain, tls, h2 (all)
   instructions
-          user-space instructions of one exchange (callgrind), against a recorded bound
+          user-space instructions of one exchange (callgrind), over HTTP/1.1 and HTTP/2, against recorded bounds
   reload  10,000 routes, reloaded once a second beside a load of 40 % of capacity
             --rounds N     pairs of windows, with reloads and without (7)
             --seconds N    length of one window (10)
@@ -78,6 +80,15 @@ usage: cargo xtask bench WHAT [options]
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, envoy (all)
             --parts A,B    lookup, compile, memory, proxy (all)
+  chaos   a fixed rate of requests beside 20 endpoints of which up to 5 are killed, stopped, slow, silent or wrong
+            --seconds N    (300)
+            --rate N       requests a second (1000)
+            --seed N       of what goes wrong and when (1)
+            --peers A,B    bawab, nginx, envoy (all)
+  endpoints
+          the gateway's CPU per request before ten endpoints that are checked and ejected, beside one that is not
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
   stuck   1,000 clients that stop inside a head, beside others that do not
             --peers A,B    (bawab, nginx, haproxy)
   takeover
@@ -103,8 +114,12 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
             "routes" => routes::run(rest),
+            "endpoints" => endpoints::run(rest),
             "stuck" => stuck::run(rest),
             "takeover" => takeover::run(rest),
+            "chaos" => chaos::run(rest),
+            // Its endpoints; nobody else starts them.
+            chaos::endpoint::COMMAND => chaos::endpoint::serve(rest),
             "xdp" => xdp::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),

@@ -191,9 +191,14 @@ impl Stage {
 
     /// The service behind the peers, on the core of the load.
     pub(super) fn start_backend(&self) -> Result<Running> {
-        let address = free_address()?;
-        let file =
-            self.write("backend.conf", include_str!("peers/backend.conf"), &[("port", address.port().to_string())])?;
+        self.start_backend_at(&[free_address()?])
+    }
+
+    /// The same at many addresses; it runs at the first of them.
+    pub(super) fn start_backend_at(&self, addresses: &[SocketAddr]) -> Result<Running> {
+        let address = *addresses.first().context("a backend has an address")?;
+        let listens = addresses.iter().map(|address| format!("        listen {address} backlog=4096;\n")).collect();
+        let file = self.write("backend.conf", include_str!("peers/backend.conf"), &[("listens", listens)])?;
         let mut command = process::attached(program("nginx")?, Some(self.loading_core));
         command.arg("-e").arg(self.folder.join("backend.error.log")).arg("-c").arg(file);
         self.start("backend", &mut command, address)

@@ -6,6 +6,7 @@ mod addresses;
 mod gateway;
 mod grpc;
 mod lifecycle;
+mod names;
 mod policies;
 mod routes;
 mod services;

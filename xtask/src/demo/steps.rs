@@ -12,6 +12,7 @@ use super::addresses;
 use super::gateway::Gateway;
 use super::grpc;
 use super::lifecycle;
+use super::names;
 use super::policies;
 use super::routes;
 use super::services::Services;
@@ -47,6 +48,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("refused: a body too large", too_large),
     ("refused: services that are gone or silent", unreachable),
     ("an endpoint that fails: clients do not notice", failing),
+    ("endpoints by DNS: a service that moves", names::moved),
     ("refused: addresses on a list", addresses::listed),
     ("refused: an address that is banned for a time", addresses::banned),
     ("the door in the kernel", addresses::door),

@@ -12,9 +12,17 @@ pub(super) fn check(path: &str, upstream: &Node, problems: &mut Vec<Problem>) {
     if let Some(eject) = upstream.get("eject") {
         in_order(&join(path, "eject"), eject, "base", "max", problems);
         let off = |key| eject.get(key).and_then(Node::integer).flatten() == Some(0);
-        if ["consecutive_5xx", "consecutive_gateway", "consecutive_local"].into_iter().all(off) {
+        let rated = ["success_rate", "failure_percentage"].into_iter().filter_map(|key| eject.get(key));
+        let is_rated = rated.filter(|node| !matches!(node.value, Value::Boolean(false))).count() > 0;
+        if !is_rated && ["consecutive_5xx", "consecutive_gateway", "consecutive_local"].into_iter().all(off) {
             let what = "every threshold is 0, so nothing would ever be ejected: leave it out";
             problems.push(Problem::new(join(path, "eject"), what).at(eject.place));
+        }
+        for key in ["interval", "failures"] {
+            if let Some(node) = eject.get(key).filter(|_| !is_rated) {
+                let what = "it is about `success_rate` and `failure_percentage`, and neither is written";
+                problems.push(Problem::new(join(&join(path, "eject"), key), what).at(node.place));
+            }
         }
     }
 }

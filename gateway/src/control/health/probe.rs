@@ -1,9 +1,11 @@
-//! One health check of one endpoint: a connection, and over it a GET whose status line decides (RFC 9112 §4).
+//! One health check of one endpoint: a connection, TLS where requests go by it, and over that a GET whose status line decides
+//! (RFC 9112 §4).
 //!
 //! Never longer than its time, never more than a bound is read, and whatever the endpoint sends is an outcome and no error.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http1::{Fault, HeadLimits, Scanner, encode};
@@ -16,6 +18,7 @@ use crate::config::words::any_status_range;
 use crate::limits::{CHECK_ANSWER_BYTES_MAX, CHECK_REST_MS, INTERIM_MAX, RESPONSE_FIELDS_MAX};
 use crate::observe::metrics::CheckOutcome;
 use crate::rt::Peer;
+use crate::tls::{Checking, NoAgreement, Service};
 use crate::worker::is_ours;
 
 /// A check that can be made again and again.
@@ -23,6 +26,8 @@ use crate::worker::is_ours;
 pub(super) struct Probe {
     peer: Peer,
     timeout: Duration,
+    /// `None`: without TLS.
+    tls: Option<Arc<Checking>>,
     /// `None`: a connection is all.
     http: Option<Asked>,
 }
@@ -49,8 +54,8 @@ impl Outcome {
 }
 
 impl Probe {
-    /// `host`: what an HTTP check says in `Host` unless the check says otherwise.
-    pub(super) fn new(check: &HealthCheck, peer: &Peer, host: &str) -> Probe {
+    /// `host`: what an HTTP check says in `Host` unless the check says otherwise. `tls`: who the endpoint must be.
+    pub(super) fn new(check: &HealthCheck, peer: &Peer, host: &str, tls: Option<&Service>) -> Probe {
         let peer = match (peer, check.port) {
             (Peer::Tcp(address), Some(port)) => Peer::Tcp(SocketAddr::new(address.ip(), port)),
             (peer, _) => peer.clone(),
@@ -66,7 +71,8 @@ impl Probe {
             encode::end(&mut request);
             Asked { request, expect: check.expect.iter().filter_map(|text| any_status_range(text)).collect() }
         });
-        Probe { peer, timeout: check.timeout.into(), http }
+        let tls = tls.map(|service| Arc::new(service.checking(http.is_some())));
+        Probe { peer, timeout: check.timeout.into(), tls, http }
     }
 
     /// Makes the check.
@@ -84,11 +90,11 @@ impl Probe {
                 Ok(stream) if stream.local_addr().is_ok_and(|own| own == *address) => {
                     io::ErrorKind::ConnectionRefused.into()
                 }
-                Ok(stream) => return self.ask(stream).await,
+                Ok(stream) => return self.secure(stream).await,
                 Err(error) => error,
             },
             Peer::Unix(path) => match UnixStream::connect(path).await {
-                Ok(stream) => return self.ask(stream).await,
+                Ok(stream) => return self.secure(stream).await,
                 Err(error) => error,
             },
         };
@@ -96,10 +102,22 @@ impl Probe {
         Outcome::new(kind, opened.to_string())
     }
 
+    async fn secure(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Outcome {
+        let Some(tls) = &self.tls else { return self.ask(stream).await };
+        match tls.agree(stream).await {
+            Ok(stream) => self.ask(stream).await,
+            Err(error) => Outcome::new(CheckOutcome::Tls, error.detail),
+        }
+    }
+
     async fn ask(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Outcome {
         let Some(asked) = &self.http else { return Outcome::new(CheckOutcome::Passed, "connected") };
         // A service may answer and close before it has read everything.
-        let sent = stream.write_all(&asked.request).await;
+        let sent = async {
+            stream.write_all(&asked.request).await?;
+            stream.flush().await
+        };
+        let sent = sent.await;
         match (status(&mut stream).await, sent) {
             (Ok(status), _) => {
                 pass_over(&mut stream).await;
@@ -111,7 +129,10 @@ impl Probe {
                 Outcome::new(CheckOutcome::Malformed, format!("its answer is no HTTP: {}", fault.code()))
             }
             (Err(AnswerError::Closed), Err(error)) | (Err(AnswerError::Broken(error)), _) => {
-                Outcome::new(CheckOutcome::Closed, error.to_string())
+                match NoAgreement::after_handshake(&error) {
+                    Some(refused) => Outcome::new(CheckOutcome::Tls, refused.detail),
+                    None => Outcome::new(CheckOutcome::Closed, error.to_string()),
+                }
             }
             (Err(AnswerError::Closed), Ok(())) => Outcome::new(CheckOutcome::Closed, "closed without an answer"),
         }
@@ -205,7 +226,7 @@ mod tests {
             }
             String::from_utf8(asked).expect("ASCII")
         });
-        let Outcome { kind, seen } = on(Probe::new(check, &peer, "orders.test").make());
+        let Outcome { kind, seen } = on(Probe::new(check, &peer, "orders.test", None).make());
         (kind, seen, service.join().expect("the service"))
     }
 
@@ -260,11 +281,11 @@ mod tests {
         let port = listener.local_addr().expect("its address").port();
         let tcp = HealthCheck { http: None, tcp: true, port: Some(port), ..check() };
         let peer = Peer::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
-        assert_eq!(on(Probe::new(&tcp, &peer, "").make()).kind, CheckOutcome::Passed);
+        assert_eq!(on(Probe::new(&tcp, &peer, "", None).make()).kind, CheckOutcome::Passed);
         drop(listener);
-        assert_eq!(on(Probe::new(&tcp, &peer, "").make()).kind, CheckOutcome::Connect);
+        assert_eq!(on(Probe::new(&tcp, &peer, "", None).make()).kind, CheckOutcome::Connect);
         let nowhere = Peer::Unix("/nonexistent/service.sock".into());
-        assert_eq!(on(Probe::new(&tcp, &nowhere, "").make()).kind, CheckOutcome::Connect);
+        assert_eq!(on(Probe::new(&tcp, &nowhere, "", None).make()).kind, CheckOutcome::Connect);
     }
 
     #[test]
@@ -272,7 +293,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let peer = Peer::Tcp(listener.local_addr().expect("its address"));
         let quick = HealthCheck { timeout: Time::from_millis(30), ..check() };
-        let outcome = on(Probe::new(&quick, &peer, "orders.test").make());
+        let outcome = on(Probe::new(&quick, &peer, "orders.test", None).make());
         assert_eq!((outcome.kind, &*outcome.seen), (CheckOutcome::Timeout, "no answer within 30ms"));
     }
 }

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use super::{Exchange, Expectation, facts};
-use crate::balance::{Endpoint, Endpoints, Http, Keyed};
+use crate::balance::{Destination, Endpoint, Endpoints, Keyed};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, Length};
@@ -18,9 +18,10 @@ use crate::proxy::grpc;
 use crate::proxy::relay::{self, Failure, Sending, Sent, Upload};
 use crate::proxy::replay::Replay;
 use crate::proxy::retry::{self, Missed, Tries};
+use crate::proxy::sticky::Affinity;
 use crate::proxy::tunnel::{self, Ear, Mouth};
 use crate::proxy::upstream::call::{Asked, Down};
-use crate::proxy::upstream::{Channel, ConnectError, Connection, enter, pick};
+use crate::proxy::upstream::{Aim, Channel, ConnectError, Connection, Reaching, enter, pick, reach};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::snapshot::{HostPolicy, Route, Upstream, UpstreamTimeouts};
@@ -36,14 +37,15 @@ enum Attempt {
 }
 
 impl<'a> Exchange<'a> {
-    /// Tries endpoints of the upstream of this `index` until one answers or a repetition is not safe.
+    /// Tries endpoints of `to` until one answers or a repetition is not safe.
     pub(super) async fn attempts(
         &mut self,
         route: &'a Route,
-        index: usize,
+        to: Destination,
         upstream: &'a Upstream,
     ) -> Result<(), Refusal> {
-        let endpoints = &*self.snapshot.endpoints[index];
+        let index = to.upstream;
+        let endpoints = self.snapshot.endpoints[index].of(to.subset);
         let load = &self.snapshot.loads[index];
         let series = upstream.series.core(self.worker.id);
         let timeouts = route.timeouts.over(upstream.timeouts);
@@ -53,6 +55,7 @@ impl<'a> Exchange<'a> {
         }
         let (fields, client) = (&self.head.fields, Some(self.client.address));
         let key = endpoints.key(Keyed { fields, client, path: self.head.path() });
+        let aim = Aim { to, key, held: self.affinity.as_ref().and_then(Affinity::held) };
         let mut fresh = false;
         let mut tried = Vec::new();
         // What the attempt before came to, and the pause after it.
@@ -63,7 +66,7 @@ impl<'a> Exchange<'a> {
             {
                 Box::pin(self.pause(wait_ms)).await?;
             }
-            let (endpoint, _attempt) = pick(self.worker, self.pinned, index, key, &mut tried)?;
+            let (endpoint, _attempt) = pick(self.worker, self.pinned, aim, &mut tried)?;
             self.seen.attempts += 1;
             if let Some((cause, _)) = again {
                 self.seen.retried_for = Some(cause);
@@ -121,6 +124,7 @@ impl<'a> Exchange<'a> {
                     // A kept connection that was closed meanwhile says nothing about those that come.
                     if !(reused && failure.unanswered) {
                         self.judge(upstream, &endpoint, refusal);
+                        series.failed(refusal);
                     }
                     let lives = over.is_none() && !self.answer.started();
                     // A kept connection that its service closed meanwhile is nobody's failure, nor is a stream that it did not
@@ -160,57 +164,33 @@ impl<'a> Exchange<'a> {
         endpoint: &Endpoint,
         fresh: bool,
     ) -> Result<Channel, ConnectError> {
-        let series = upstream.series.core(self.worker.id);
-        if endpoint.identity.link.http == Http::Two {
-            return Box::pin(self.join(upstream, endpoint)).await;
-        }
-        if !fresh && let Some(kept) = self.worker.pool.take(&endpoint.identity) {
-            series.reused.inc();
-            self.seen.reused = true;
-            return Ok(Channel::H1(kept));
-        }
-        self.seen.reused = false;
-        let wait_ms = self.connect_wait(upstream);
-        let opened = Box::pin(Connection::open(&endpoint.identity, &self.guard, wait_ms)).await;
-        match &opened {
-            Ok(_) => series.connects.inc(),
-            Err(_) => series.connect_failures.inc(),
-        }
-        opened.map(Channel::H1)
-    }
-
-    /// A stream on a connection that other requests use, too.
-    async fn join(&mut self, upstream: &Upstream, endpoint: &Endpoint) -> Result<Channel, ConnectError> {
-        let series = upstream.series.core(self.worker.id);
-        let wait_ms = self.connect_wait(upstream);
-        let came = self.worker.sessions.call(&endpoint.identity, upstream.pool, &self.guard, wait_ms).await;
-        match &came {
-            Ok((_, true)) => series.connects.inc(),
-            Ok((_, false)) => series.reused.inc(),
-            Err(_) => series.connect_failures.inc(),
-        }
-        let (call, opened) = came?;
-        self.seen.reused = !opened;
-        Ok(Channel::H2(call))
-    }
-
-    /// How long a connection may take to open, milliseconds.
-    fn connect_wait(&self, upstream: &Upstream) -> u64 {
         let wait_ms = upstream.timeouts.connect;
-        self.tries.as_ref().map_or(wait_ms, |tries| tries.connect(wait_ms))
+        let to = Reaching {
+            worker: self.worker,
+            identity: &endpoint.identity,
+            settings: upstream.pool,
+            fresh,
+            http1: self.hop.websocket,
+            guard: &self.guard,
+            wait_ms: self.tries.as_ref().map_or(wait_ms, |tries| tries.connect(wait_ms)),
+        };
+        let reached = reach(&to).await;
+        upstream.series.core(self.worker.id).reached(&reached);
+        let (channel, opened) = reached?;
+        self.seen.reused = opened.is_none();
+        Ok(channel)
     }
 
     fn connect_refusal(&mut self, error: ConnectError) -> Refusal {
-        if let ConnectError::Failed(error) = &error {
-            self.seen.detail = error.to_string();
-        }
-        error.refusal()
+        let refusal = error.refusal();
+        self.seen.detail = error.detail().unwrap_or_default();
+        refusal
     }
 
     /// Whether there is another attempt where no connection could be opened, and after how many milliseconds. Nothing was sent:
     /// another endpoint may take any request.
     fn after_no_connection(&mut self, error: &ConnectError, endpoints: &Endpoints, tried: usize) -> Option<u64> {
-        let refused = matches!(error, ConnectError::Failed(_));
+        let refused = error.is_refused();
         if !refused && !matches!(error, ConnectError::Over(Cause::Connect)) {
             return None;
         }
@@ -271,7 +251,7 @@ impl<'a> Exchange<'a> {
         begun_us: u64,
     ) -> Result<Attempt, Failure> {
         let series = upstream.series.core(self.worker.id);
-        series.requests.inc();
+        series.sent(self.seen.endpoint.as_ref().and_then(|endpoint| endpoint.about.distance));
         self.guard.attach(channel.fd());
         let length = if self.hop.websocket { Length::Absent } else { self.body.length() };
         let host = match (self.head.sent_host(), &upstream.host) {
@@ -325,6 +305,8 @@ impl<'a> Exchange<'a> {
             websocket: self.hop.websocket,
             timeouts,
             endpoint: self.seen.endpoint.as_deref(),
+            affinity: self.affinity.as_ref(),
+            series,
             sent_us,
             first_byte_us: 0,
             status: 0,

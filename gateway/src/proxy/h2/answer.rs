@@ -1,24 +1,22 @@
 //! The answer side of an HTTP/2 stream.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{Response, StatusCode};
 use http1::{Field, Known};
 
+use super::fields;
 use super::meter::PER_ANSWER;
+use super::outgoing::{self, broken};
 use super::session::Session;
 use crate::proxy::body::Length;
-use crate::proxy::forward;
 use crate::proxy::head::ResponseHead;
 use crate::proxy::wire::{Chunk, Halt, Pace, Wait};
-use crate::rt::deadline::Guard;
-use crate::rt::{Either, select};
 
 /// Sends one answer.
 pub struct H2Answer {
@@ -115,7 +113,7 @@ impl H2Answer {
 
     /// Sends an interim (1xx) answer.
     pub fn interim(&mut self, head: &ResponseHead) -> Result<(), Halt> {
-        self.side.respond.borrow_mut().send_informational(encoded(head, |_| true)).map_err(broken)
+        self.side.respond.borrow_mut().send_informational(encoded(head, None, |_| true)).map_err(broken)
     }
 
     /// Encodes the final head. It leaves with the first piece of the body, or with `flush`.
@@ -126,18 +124,18 @@ impl H2Answer {
         self.bodiless |= matches!(head.status, 204 | 304);
         // What describes the body's length stays where there is no body to describe it (RFC 9110 §8.6).
         let length_stays = self.bodiless && head.status != 204;
-        let mut response = encoded(head, |known| known != Known::ContentLength || length_stays);
-        if let (Length::Exact(length), false) = (length, self.bodiless) {
-            response.headers_mut().insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        self.head = Some(response);
+        let length = match length {
+            Length::Exact(length) if !self.bodiless => Some(length),
+            _ => None,
+        };
+        self.head = Some(encoded(head, length, |known| known != Known::ContentLength || length_stays));
     }
 
     /// Encodes the head that opens a tunnel (RFC 8441 §5): what is 101 in HTTP/1.1 is 200 here.
     pub fn switch(&mut self, head: &ResponseHead) {
         self.state = State::Started;
         self.status = 200;
-        let mut response = encoded(head, |known| known != Known::ContentLength);
+        let mut response = encoded(head, None, |known| known != Known::ContentLength);
         *response.status_mut() = StatusCode::OK;
         // It answers a key that the client has not sent.
         response.headers_mut().remove(http::header::SEC_WEBSOCKET_ACCEPT);
@@ -157,7 +155,8 @@ impl H2Answer {
 
     /// Sends the last piece, if any, and the end.
     pub async fn end(&mut self, piece: Option<Chunk>, trailers: Option<(&[u8], &[Field])>) -> Result<(), Halt> {
-        let trailers = trailers.map(|(bytes, fields)| self.trailers(bytes, fields)).filter(|all| !all.is_empty());
+        let trailers =
+            trailers.map(|(bytes, all)| fields::trailers(bytes, all, &self.hop_trailers)).filter(|all| !all.is_empty());
         let piece = piece.filter(|piece| !piece.is_empty());
         match (piece, trailers) {
             (None, None) if self.head.is_some() => self.send_head(true)?,
@@ -170,7 +169,7 @@ impl H2Answer {
                 if let Some(piece) = piece {
                     self.data(piece.into_shared(), false).await?;
                 }
-                self.on_stream(|stream| stream.send_trailers(trailers))?;
+                outgoing::on_stream(&self.side.stream, |stream| stream.send_trailers(trailers))?;
             }
         }
         self.state = State::Complete;
@@ -187,103 +186,53 @@ impl H2Answer {
     }
 
     /// Sends all of `bytes`, as much at a time as the client's windows and our memory take.
-    async fn data(&mut self, mut bytes: Bytes, last: bool) -> Result<(), Halt> {
-        loop {
-            let room = match bytes.len() {
-                0 => 0,
-                wanted => self.room(wanted).await?,
-            };
-            let now = bytes.split_to(room.min(bytes.len()));
-            let is_last = bytes.is_empty();
-            self.sent += now.len() as u64;
-            self.session.meter.earn_data(now.len());
-            self.on_stream(|stream| stream.send_data(now, last && is_last))?;
-            if is_last {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until at least one of `wanted` bytes may be sent.
-    async fn room(&mut self, wanted: usize) -> Result<usize, Halt> {
-        let room = self.on_stream(|stream| {
-            stream.reserve_capacity(wanted);
-            Ok(stream.capacity())
-        })?;
-        if room > 0 {
-            return Ok(room);
-        }
-        let guard = Guard::new(None);
-        guard.arm(self.wait.ms, self.wait.cause);
-        let started = self.pace.start();
-        let side = &self.side;
-        let waiting = poll_fn(|cx| match &mut *side.stream.borrow_mut() {
-            Some(stream) => stream.poll_capacity(cx),
-            None => Poll::Ready(None),
-        });
-        match select(waiting, guard.over()).await {
-            Either::Left(Some(Ok(room))) if room > 0 => {
-                self.pace.moved(started, room.min(wanted))?;
-                Ok(room)
-            }
-            Either::Left(Some(Err(error))) => Err(broken(error)),
-            Either::Left(_) => Err(Halt::Closed),
-            Either::Right(cause) => Err(Halt::Expired(cause)),
-        }
-    }
-
-    fn on_stream<T>(&self, f: impl FnOnce(&mut SendStream<Bytes>) -> Result<T, h2::Error>) -> Result<T, Halt> {
-        match &mut *self.side.stream.borrow_mut() {
-            Some(stream) => f(stream).map_err(broken),
-            None => Err(Halt::Closed),
-        }
-    }
-
-    fn trailers(&self, bytes: &[u8], fields: &[Field]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for field in fields {
-            let name = field.name.of(bytes);
-            let passed = forward::is_trailer_allowed(name, field)
-                && !self.hop_trailers.iter().any(|hop| hop.eq_ignore_ascii_case(name));
-            if passed
-                && let (Ok(name), Ok(value)) =
-                    (HeaderName::from_bytes(name), HeaderValue::from_bytes(field.value.of(bytes)))
-            {
-                map.append(name, value);
-            }
-        }
-        map
+    async fn data(&mut self, bytes: Bytes, last: bool) -> Result<(), Halt> {
+        let H2Answer { side, session, sent, wait, pace, .. } = self;
+        let moved = |count| {
+            *sent += count as u64;
+            session.meter.earn_data(count);
+        };
+        outgoing::data(&side.stream, bytes, last, None, *wait, pace, moved).await
     }
 }
 
-fn broken(error: h2::Error) -> Halt {
-    Halt::Broken(std::io::Error::other(error))
-}
-
-/// A head as `h2` takes it, with the fields for which `keep` holds. All values lie in one text.
-fn encoded(head: &ResponseHead, keep: impl Fn(Known) -> bool) -> Response<()> {
-    let passed = || {
-        let fields = head.fields.iter().filter(|(_, _, known)| keep(*known) && !known.is_hop_by_hop());
-        // Of fields that do not exist in HTTP/2 a client would make a malformed answer (RFC 9113 §8.2.2).
-        fields.map(|(name, value, _)| (name, value))
-    };
-    let mut count = 0;
-    let mut text = BytesMut::with_capacity(512);
-    for (_, value) in passed() {
-        text.extend_from_slice(value);
-        count += 1;
-    }
-    let mut text = text.freeze();
-    let mut fields = HeaderMap::with_capacity(count + 1);
-    for (name, value) in passed() {
-        let value = HeaderValue::from_maybe_shared(text.split_to(value.len()));
-        // Both were checked when they were received or configured.
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value) {
-            fields.append(name, value);
-        }
-    }
+/// A head as `h2` takes it, with the fields for which `keep` holds and a length, if one is to be told.
+fn encoded(head: &ResponseHead, length: Option<u64>, keep: impl Fn(Known) -> bool) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *response.headers_mut() = fields;
+    *response.headers_mut() = fields::map(&head.fields, length, keep);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_encoded_without_fields_of_the_hop_and_with_the_length_that_is_told() {
+        let mut head = ResponseHead::new(200);
+        for (name, value) in [
+            (&b"Content-Type"[..], &b"text/plain"[..]),
+            (b"X-Own", b"1"),
+            (b"keep-alive", b"1"),
+            (b"content-length", b"7"),
+            (b"set-cookie", b"a"),
+            (b"set-cookie", b"b"),
+        ] {
+            head.fields.add(name, value);
+        }
+        let response = encoded(&head, Some(12), |known| known != Known::ContentLength);
+        let fields: Vec<_> = response.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(
+            fields,
+            [
+                ("content-type", &b"text/plain"[..]),
+                ("x-own", b"1"),
+                ("set-cookie", b"a"),
+                ("set-cookie", b"b"),
+                ("content-length", b"12"),
+            ]
+        );
+        assert_eq!(encoded(&head, None, |_| true).headers()["content-length"], "7");
+    }
 }

@@ -10,12 +10,12 @@ use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http1::{Fault, Field, Known, Span};
 
-use crate::limits::{TRAILER_BYTES_MAX, TRAILER_FIELDS_MAX};
+use crate::limits::{LINGER_MS, TRAILER_BYTES_MAX, TRAILER_FIELDS_MAX};
 use crate::proxy::body::Length;
 use crate::proxy::fields::Fields;
 use crate::proxy::h1::body::BodyError;
 use crate::proxy::wire::{Halt, Pace, Wait};
-use crate::rt::deadline::Guard;
+use crate::rt::deadline::{Cause, Guard};
 use crate::rt::{Either, select};
 
 /// How far a body was read.
@@ -58,12 +58,13 @@ struct Trailers {
 impl H2Body {
     /// The body of a request. `announced`: its `Content-Length`, which `h2` holds its sender to.
     pub fn new(stream: RecvStream, announced: Option<u64>, wait: Wait, pace: Pace) -> H2Body {
-        let ended = stream.is_end_stream();
-        let length = match (ended, announced) {
+        let is_over = stream.is_end_stream();
+        let length = match (is_over, announced) {
             (true, None) => Length::Absent,
             (_, Some(length)) => Length::Exact(length),
             (false, None) => Length::Unknown,
         };
+        let ended = is_over || length == Length::Exact(0);
         H2Body {
             stream,
             length,
@@ -114,6 +115,25 @@ impl H2Body {
     /// Nothing more comes: *complete* is this state and no other.
     pub fn ended(&self) -> bool {
         self.ended && self.pending.is_none() && self.failed.is_none()
+    }
+
+    /// All bytes that were announced came, but not the end of the stream: some clients send that in a frame of its own.
+    pub fn lacks_end(&self) -> bool {
+        self.ended && !self.stream.is_end_stream()
+    }
+
+    /// Waits a while for that end. A stream that is given up before is reset, which the client would hear in the middle of its
+    /// request although it was answered.
+    pub async fn hear_end(&mut self) {
+        self.open_window();
+        let guard = Guard::new(None);
+        guard.arm(LINGER_MS, Cause::Body);
+        // Trailers behind a length are for nobody: what has a length has none in HTTP/1.
+        let end = poll_fn(|cx| {
+            while let Some(Ok(_)) = ready!(self.stream.poll_data(cx)) {}
+            Poll::Ready(())
+        });
+        select(end, guard.over()).await;
     }
 
     /// Bytes of body seen so far.
@@ -231,12 +251,12 @@ impl H2Body {
                     }
                 },
             };
-            self.ended |= self.stream.is_end_stream();
+            let len = piece.len() as u64;
+            self.received += len;
+            self.ended |= self.stream.is_end_stream() || self.length == Length::Exact(self.received);
             if piece.is_empty() {
                 continue;
             }
-            let len = piece.len() as u64;
-            self.received += len;
             self.room = self.room.checked_sub(len).ok_or(BodyError::TooLarge)?;
             return Poll::Ready(Ok(Some(piece)));
         }

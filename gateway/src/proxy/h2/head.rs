@@ -1,4 +1,4 @@
-//! A request's head as `h2` gives it, written as the exchange reads heads: field lines behind each other in one buffer.
+//! A request's head as `h2` gives it, written as the exchange reads heads: field lines behind each other in one text.
 
 use http::request::Parts;
 use http1::{ConnectionOptions, Fault, HeadLimits, Known, Method, RequestLine, Version};
@@ -9,7 +9,6 @@ use crate::proxy::fields::Fields;
 use crate::proxy::head::{Protocol, RequestHead, ResponseHead};
 use crate::proxy::prepare::canonical;
 use crate::refusal::Refusal;
-use crate::rt::Buf;
 
 /// A head, and what was said about this hop.
 pub struct Received {
@@ -46,7 +45,7 @@ pub fn read(parts: &Parts, limits: &HeadLimits, underscores: Underscores) -> Res
     if target.iter().any(|byte| byte.is_ascii_control() || *byte == b' ') {
         return refuse(Fault::TargetControl);
     }
-    let mut fields = Fields::over(Buf::take());
+    let mut fields = Fields::new();
     let too_large = Refusal::Malformed(Fault::HeadTooLarge);
     let mut write = |text: &[u8]| fields.receive_text(text).ok_or(too_large);
     let method_span = write(method_text.as_bytes())?;
@@ -87,7 +86,7 @@ pub fn read_answer(parts: &http::response::Parts) -> Result<ResponseHead, Fault>
     if parts.headers.len() > RESPONSE_FIELDS_MAX {
         return Err(Fault::TooManyFields);
     }
-    let mut fields = Fields::over(Buf::take());
+    let mut fields = Fields::new();
     for (name, value) in &parts.headers {
         let name = name.as_str().as_bytes();
         if !fields.receive(name, value.as_bytes().trim_ascii(), Known::of(name)) {

@@ -17,6 +17,7 @@ const PREFACE_BYTES: usize = 24;
 /// Bytes of a frame's header (RFC 9113 §4.1).
 const HEADER_BYTES: usize = 9;
 
+const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 
 /// Points for an answer that was sent whole: more than a request and a few frames around it cost.
@@ -34,6 +35,8 @@ pub struct Meter {
     points: Cell<u32>,
     /// Bytes of data sent for which no window was opened yet. Without a bound: a client may read late.
     unopened: Cell<u64>,
+    /// Frames of data sent for which no ping came yet.
+    unprobed: Cell<u64>,
     /// When points came back last, milliseconds of the process.
     filled_ms: Cell<u64>,
     is_spent: Cell<bool>,
@@ -51,6 +54,7 @@ impl Default for Meter {
         Meter {
             points: Cell::new(HTTP2_POINTS_MAX),
             unopened: Cell::new(0),
+            unprobed: Cell::new(0),
             filled_ms: Cell::new(now_ms()),
             is_spent: Cell::new(false),
         }
@@ -68,10 +72,20 @@ impl Meter {
         self.points.set(self.points.get().saturating_add(points).min(HTTP2_POINTS_MAX));
     }
 
-    /// Gives points for data that was sent.
+    /// Gives points for a frame of data that was sent.
     pub fn earn_data(&self, bytes: usize) {
         self.unopened.set(self.unopened.get() + bytes as u64);
+        self.unprobed.set(self.unprobed.get() + 1);
         self.earn(PER_DATA_FRAME);
+    }
+
+    /// Clients that measure how much may be under way (gRPC's do) ping when data comes and no ping of theirs is: at most once
+    /// for a frame, and over a fast network hardly less.
+    fn pay_ping(&self, cost: u32) {
+        match self.unprobed.get().checked_sub(1) {
+            Some(left) => self.unprobed.set(left),
+            None => self.pay(cost),
+        }
     }
 
     fn pay_update(&self) {
@@ -122,6 +136,7 @@ impl Frames {
                 match cost(kind, flags, self.skip) {
                     0 => {}
                     _ if kind == WINDOW_UPDATE => meter.pay_update(),
+                    cost if kind == PING => meter.pay_ping(cost),
                     cost => meter.pay(cost),
                 }
             }
@@ -143,7 +158,7 @@ fn cost(kind: u8, flags: u8, length: usize) -> u32 {
         // SETTINGS, which are answered, and their acknowledgement
         (4, _) if flags & FLAG == 0 => 20,
         // PING, which is answered
-        (6, _) if flags & FLAG == 0 => 5,
+        (PING, _) if flags & FLAG == 0 => 5,
         // CONTINUATION
         (9, _) => 5,
         // PRIORITY, WINDOW_UPDATE, acknowledgements, GOAWAY, and what is unknown
@@ -186,6 +201,28 @@ mod tests {
             reading.see(&frame(0, 4, 0), &meter);
             assert!(meter.is_spent(), "{step}");
         }
+    }
+
+    #[test]
+    fn a_ping_for_each_frame_of_data_is_free_and_more_are_not() {
+        let meter = Meter::default();
+        let mut reading = Frames::default();
+        reading.see(&[0; 24], &meter);
+        let ping = frame(8, 6, 0);
+        // A stream of small messages for which a client pings, and pings late.
+        for _ in 0..10 * HTTP2_POINTS_MAX {
+            meter.earn_data(5);
+            reading.see(&ping, &meter);
+        }
+        (0..10 * HTTP2_POINTS_MAX).for_each(|_| meter.earn_data(5));
+        (0..10 * HTTP2_POINTS_MAX).for_each(|_| reading.see(&ping, &meter));
+        assert_eq!((meter.points.get(), meter.is_spent()), (HTTP2_POINTS_MAX, false));
+        for _ in 0..HTTP2_POINTS_MAX / 5 {
+            reading.see(&ping, &meter);
+        }
+        assert_eq!((meter.points.get(), meter.is_spent()), (0, false));
+        reading.see(&ping, &meter);
+        assert!(meter.is_spent());
     }
 
     #[test]

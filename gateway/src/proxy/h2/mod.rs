@@ -7,7 +7,7 @@
 //!
 //! One task drives the connection ([`session`]): it reads and writes, hands streams out, and keeps the waits that `h2` has
 //! none of: the handshake, idle connections, silent peers, age, drain. An exchange ([`stream`]) waits for its own body and
-//! window. [`meter`] sees what frames a client sends beside its requests.
+//! window, in a task that served another stream before. [`meter`] sees what frames a client sends beside its requests.
 
 pub mod answer;
 pub mod body;
@@ -19,3 +19,4 @@ pub mod session;
 pub mod stream;
 
 pub use session::serve;
+pub use stream::Begun;

@@ -12,12 +12,13 @@ use crate::proxy::wire::{Halt, Pace, Wait};
 use crate::rt::deadline::Guard;
 use crate::rt::{Either, select};
 
-/// Sends all of `bytes`. `guard`: for the wait for room, each at most `wait`; `moved`: told how many bytes left each time.
+/// Sends all of `bytes`. `guard`: for the wait for room, each at most `wait`, if it is to be ended from elsewhere; `moved`: told how
+/// many bytes left each time.
 pub async fn data(
     stream: &RefCell<Option<SendStream<Bytes>>>,
     mut bytes: Bytes,
     last: bool,
-    guard: &Guard,
+    guard: Option<&Guard>,
     wait: Wait,
     pace: &mut Pace,
     mut moved: impl FnMut(usize),
@@ -41,7 +42,7 @@ pub async fn data(
 async fn room(
     stream: &RefCell<Option<SendStream<Bytes>>>,
     wanted: usize,
-    guard: &Guard,
+    guard: Option<&Guard>,
     wait: Wait,
     pace: &mut Pace,
 ) -> Result<usize, Halt> {
@@ -52,6 +53,14 @@ async fn room(
     if room > 0 {
         return Ok(room);
     }
+    let own;
+    let guard = match guard {
+        Some(guard) => guard,
+        None => {
+            own = Guard::new(None);
+            &own
+        }
+    };
     guard.arm(wait.ms, wait.cause);
     let started = pace.start();
     let waiting = poll_fn(|cx| match &mut *stream.borrow_mut() {

@@ -14,7 +14,7 @@ use h2::{Ping, PingPong, Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::meter::{Frames, Meter};
-use super::stream;
+use super::stream::Begun;
 use crate::limits::{
     HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_LOCAL_RESETS_MAX, HTTP2_PENDING_RESETS_MAX, HTTP2_PING_MS,
     HTTP2_REQUESTS_PER_TURN, HTTP2_RESET_MEMORY_MS, HTTP2_RESETS_REMEMBERED_MAX, HTTP2_SEND_BUFFER_BYTES,
@@ -45,8 +45,8 @@ pub struct Session {
     received: Cell<u64>,
     /// The connection's task, while it waits.
     waker: RefCell<Option<Waker>>,
-    /// Room for one among the open connections.
-    _place: connections::Place,
+    /// Room for one among the open connections; others beside it are counted on it.
+    place: connections::Place,
 }
 
 impl Session {
@@ -58,21 +58,21 @@ impl Session {
 /// One running exchange, for as long as it lives.
 pub struct Running {
     session: Rc<Session>,
-    /// Room for one more, as it may need a connection to a service of its own. The first one has the connection's.
-    _place: Option<connections::Place>,
+    /// It was counted as one more connection, as it may need one to a service of its own. The first one has the connection's
+    /// place.
+    is_another: bool,
 }
 
 impl Running {
     /// `Err`: there are as many as there may be, together with all connections and all those of the client.
     fn enter(session: &Rc<Session>, settings: &Settings) -> Result<Running, connections::Full> {
         let running = session.running.get();
-        let place = (running > 0).then(|| {
-            let (total_max, address_max) = (settings.connections_max, settings.connections_per_address_max);
-            session.worker().shared().connections.enter_from(session.speaker.address, total_max, address_max)
-        });
-        let place = place.transpose()?;
+        let is_another = running > 0;
+        if is_another {
+            session.place.enter_another(settings.connections_max, settings.connections_per_address_max)?;
+        }
         session.running.set(running + 1);
-        Ok(Running { session: session.clone(), _place: place })
+        Ok(Running { session: session.clone(), is_another })
     }
 
     pub fn session(&self) -> &Rc<Session> {
@@ -82,6 +82,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.is_another {
+            self.session.place.leave_another();
+        }
         let left = self.session.running.get() - 1;
         self.session.running.set(left);
         if left == 0
@@ -107,7 +110,7 @@ pub async fn serve(connection: Connection) {
         running: Cell::new(0),
         received: Cell::new(0),
         waker: RefCell::default(),
-        _place: place,
+        place,
     });
     let core = session.worker().core();
     let wait = Wait { ms: settings.body_idle_ms, cause: Cause::Write };
@@ -154,7 +157,7 @@ fn builder(settings: &Settings) -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(settings.http2_streams)
-        .max_header_list_size(settings.head_bytes as u32)
+        .max_header_list_size(header_list_bytes(settings))
         .initial_window_size(HTTP2_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
         .max_send_buffer_size(HTTP2_SEND_BUFFER_BYTES)
@@ -164,6 +167,13 @@ fn builder(settings: &Settings) -> Builder {
         .max_local_error_reset_streams(Some(HTTP2_LOCAL_RESETS_MAX))
         .enable_connect_protocol();
     builder
+}
+
+/// How large a list of fields may be for `h2`, which answers a larger one itself, without a log line: more than what we
+/// refuse, so that heads that are too large for us are refused as all others are. Half of it is for those; a field counts as 32
+/// bytes more than it has (RFC 9113 §6.5.2). A head is read as soon as it is whole, so few of them take memory at one time.
+fn header_list_bytes(settings: &Settings) -> u32 {
+    (2 * (settings.head_bytes + 32 * settings.fields)) as u32
 }
 
 /// Reads what the client still sends, for a short while: closed at once, what was said last could be lost to a reset.
@@ -215,7 +225,8 @@ enum Waiting {
 }
 
 enum Event {
-    Request(Box<http::Request<RecvStream>>, SendResponse<Bytes>),
+    /// As many streams were taken as one turn takes.
+    Turn,
     Timer(Cause),
     /// The connection is over.
     Over,
@@ -223,16 +234,9 @@ enum Event {
 
 impl Driver {
     async fn drive(&mut self) {
-        let mut taken = 0;
         loop {
             match poll_fn(|cx| self.poll_next(cx)).await {
-                Event::Request(request, respond) => {
-                    self.take(*request, respond);
-                    taken += 1;
-                    if taken % HTTP2_REQUESTS_PER_TURN == 0 {
-                        rt::yield_now().await;
-                    }
-                }
+                Event::Turn => rt::yield_now().await,
                 Event::Timer(cause) => {
                     if !self.on_timer(cause) {
                         return;
@@ -247,7 +251,10 @@ impl Driver {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    return Poll::Ready(Event::Request(Box::new(request), respond));
+                    self.take(request, respond);
+                    if self.served.is_multiple_of(HTTP2_REQUESTS_PER_TURN) {
+                        return Poll::Ready(Event::Turn);
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::debug!(%error, client = %self.session.speaker.address, "an HTTP/2 connection broke");
@@ -377,8 +384,7 @@ impl Driver {
                 return respond.send_reset(Reason::REFUSED_STREAM);
             }
         };
-        // On the heap first: a task is moved a few times before it begins, and an exchange is several kilobytes.
-        rt::spawn(Box::pin(stream::run(running, pinned, request, respond)));
+        self.session.worker().streams.give(Begun::new(running, pinned, request, respond));
     }
 }
 

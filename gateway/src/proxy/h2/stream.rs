@@ -22,76 +22,108 @@ use crate::proxy::reply;
 use crate::proxy::trace::RequestId;
 use crate::proxy::wire::{Chunk, Pace, Wait};
 use crate::refusal::Refusal;
+use crate::rt::Job;
 use crate::rt::deadline::{Cause, now_us};
 use crate::worker::Pinned;
 
-/// Answers one request.
-pub async fn run(
+/// A stream whose request head is here and read.
+pub struct Begun {
     running: Running,
     pinned: Rc<Pinned>,
-    request: http::Request<RecvStream>,
+    received: Result<Received, Refusal>,
+    is_head: bool,
+    incoming: RecvStream,
     respond: SendResponse<Bytes>,
-) {
-    let started_us = now_us();
-    let session = running.session();
-    let worker = session.worker();
-    let snapshot = &*pinned.snapshot;
-    let settings = &*snapshot.settings;
-    let listener = &snapshot.listeners[session.listener as usize];
-    let core = worker.core();
-    core.requests.inc();
-    let (parts, incoming) = request.into_parts();
-    let side = Side::new(respond);
-    let pace = Pace::new(settings.rate_min);
-    let wait = Wait { ms: settings.body_idle_ms, cause: Cause::Write };
-    let is_head = parts.method == http::Method::HEAD;
-    let answer = H2Answer::new(side.clone(), session.clone(), is_head, wait, pace);
-    let limits =
-        HeadLimits { head_bytes: settings.head_bytes, fields: settings.fields, target_bytes: settings.head_bytes };
-    let Received { head, options, websocket } = match head::read(&parts, &limits, listener.underscores) {
-        Ok(received) => received,
-        Err(refusal) => return Box::pin(refuse(&running, answer, is_head, refusal)).await,
-    };
-    core.requests_in_flight.inc();
-    let announced = announced(&head.fields);
-    let mut body = H2Body::new(incoming, announced, Wait { ms: settings.body_idle_ms, cause: Cause::Body }, pace);
-    let arrival = Arrival {
-        worker,
-        pinned: &pinned,
-        listener,
-        options,
-        client: client_of(&head.fields, listener.client_address, session.speaker, &settings.trusted_hops),
-        scheme: if session.tls.is_some() { "https" } else { "http" },
-        tls: session.tls.as_deref(),
-        client_fd: None,
-        websocket,
-        started_us,
-    };
-    let body = if websocket { Body::Tunnel { body: &mut body } } else { Body::Stream { body: &mut body } };
-    let mut exchange = Exchange::new(arrival, head, body, Answer::H2(answer));
-    let ender = exchange.ender();
-    {
-        let mut whole = pin!(exchange.run());
-        let mut gone = false;
-        std::future::poll_fn(|cx| {
-            loop {
-                if whole.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                if gone || side.poll_gone(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                // What runs for nobody ends now; it is polled once more to hear of it.
-                gone = true;
-                ender.end(Cause::ClientGone);
-            }
-        })
-        .await;
+    started_us: u64,
+}
+
+impl Begun {
+    /// Reads the head at once: what `h2` has made of it is given back, and the next one is made in the same memory.
+    pub fn new(
+        running: Running,
+        pinned: Rc<Pinned>,
+        request: http::Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) -> Begun {
+        let started_us = now_us();
+        let session = running.session();
+        let snapshot = &*pinned.snapshot;
+        let settings = &*snapshot.settings;
+        session.worker().core().requests.inc();
+        let (parts, incoming) = request.into_parts();
+        let limits =
+            HeadLimits { head_bytes: settings.head_bytes, fields: settings.fields, target_bytes: settings.head_bytes };
+        let listener = &snapshot.listeners[session.listener as usize];
+        let received = head::read(&parts, &limits, listener.underscores);
+        let is_head = parts.method == http::Method::HEAD;
+        Begun { running, pinned, received, is_head, incoming, respond, started_us }
     }
-    let departure = exchange.finish();
-    worker.put_scratch(departure.scratch);
-    if !departure.complete {
-        side.reset(if departure.by_upstream { Reason::INTERNAL_ERROR } else { Reason::CANCEL });
+}
+
+impl Job for Begun {
+    /// Answers the request.
+    async fn run(self) {
+        let Begun { running, pinned, received, is_head, incoming, respond, started_us } = self;
+        let session = running.session();
+        let worker = session.worker();
+        let snapshot = &*pinned.snapshot;
+        let settings = &*snapshot.settings;
+        let listener = &snapshot.listeners[session.listener as usize];
+        let core = worker.core();
+        let side = Side::new(respond);
+        let pace = Pace::new(settings.rate_min);
+        let wait = Wait { ms: settings.body_idle_ms, cause: Cause::Write };
+        let answer = H2Answer::new(side.clone(), session.clone(), is_head, wait, pace);
+        let Received { head, options, websocket } = match received {
+            Ok(received) => received,
+            Err(refusal) => return Box::pin(refuse(&running, answer, is_head, refusal)).await,
+        };
+        core.requests_in_flight.inc();
+        let announced = announced(&head.fields);
+        let mut received =
+            H2Body::new(incoming, announced, Wait { ms: settings.body_idle_ms, cause: Cause::Body }, pace);
+        let arrival = Arrival {
+            worker,
+            pinned: &pinned,
+            listener,
+            options,
+            client: client_of(&head.fields, listener.client_address, session.speaker, &settings.trusted_hops),
+            scheme: if session.tls.is_some() { "https" } else { "http" },
+            tls: session.tls.as_deref(),
+            client_fd: None,
+            websocket,
+            started_us,
+        };
+        let body = if websocket { Body::Tunnel { body: &mut received } } else { Body::Stream { body: &mut received } };
+        let mut exchange = Exchange::new(arrival, head, body, Answer::H2(answer));
+        let ender = exchange.ender();
+        {
+            let mut whole = pin!(exchange.run());
+            let mut gone = false;
+            std::future::poll_fn(|cx| {
+                loop {
+                    if whole.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                    if gone || side.poll_gone(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    // What runs for nobody ends now; it is polled once more to hear of it.
+                    gone = true;
+                    ender.end(Cause::ClientGone);
+                }
+            })
+            .await;
+        }
+        let departure = exchange.finish();
+        worker.put_scratch(departure.scratch);
+        if departure.complete {
+            if received.lacks_end() {
+                Box::pin(received.hear_end()).await;
+            }
+        } else {
+            side.reset(if departure.by_upstream { Reason::INTERNAL_ERROR } else { Reason::CANCEL });
+        }
     }
 }
 

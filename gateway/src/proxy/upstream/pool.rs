@@ -5,19 +5,31 @@ use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 
 use super::ConnectError;
-use crate::balance::{Identity, Prehashed};
+use super::departed::Present;
+use crate::balance::{Http, Identity, Prehashed, Wanted};
 use crate::limits::TICK_MS;
-use crate::proxy::wire::Wire;
+use crate::proxy::wire::{Wait, Wire};
 use crate::rt::deadline::{Cause, Guard, now_ms};
 use crate::rt::{Either, Socket, select};
 use crate::snapshot::PoolSettings;
+use crate::tls::{Agreed, NoAgreement, Service};
 
 /// Kept connections asked in one sweep whether they are still good.
 const ASKED_PER_SWEEP: usize = 256;
 
+/// How a connection was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    /// By a ticket of an earlier handshake; `None`: without TLS.
+    pub resumed: Option<bool>,
+}
+
 /// A connection to an endpoint.
 pub struct Connection {
     pub wire: Wire,
+    /// What is spoken on it.
+    pub http: Http,
+    pub opened: Opened,
     identity: Identity,
     born_ms: u64,
     /// It has served before: the service may have closed it meanwhile.
@@ -25,29 +37,79 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Opens a connection under the guard of an exchange. The error is safe to retry: nothing was sent.
-    pub async fn open(identity: &Identity, guard: &Guard, wait_ms: u64) -> Result<Connection, ConnectError> {
-        guard.arm(wait_ms, Cause::Connect);
-        let result = select(Socket::connect(&identity.peer), guard.over()).await;
-        guard.disarm();
-        let socket = match result {
-            Either::Left(Ok(socket)) => socket,
-            Either::Left(Err(error)) => return Err(ConnectError::Failed(error)),
-            Either::Right(cause) => return Err(ConnectError::Over(cause)),
-        };
-        Ok(Connection { wire: Wire::plain(socket), identity: identity.clone(), born_ms: now_ms(), reused: false })
+    /// Opens a connection under the guard of an exchange. `http1`: nothing else may be agreed on. The error is safe to retry:
+    /// nothing was sent.
+    pub async fn open(
+        identity: &Identity,
+        http1: bool,
+        guard: &Guard,
+        wait_ms: u64,
+    ) -> Result<Connection, ConnectError> {
+        let begun_ms = now_ms();
+        let mut is_again = false;
+        loop {
+            let left_ms = wait_ms.saturating_sub(now_ms() - begun_ms).max(1);
+            guard.arm(left_ms, Cause::Connect);
+            let result = select(Socket::connect(&identity.peer), guard.over()).await;
+            guard.disarm();
+            let mut wire = match result {
+                Either::Left(Ok(socket)) => Wire::plain(socket),
+                Either::Left(Err(error)) => return Err(ConnectError::Failed(error)),
+                Either::Right(cause) => return Err(ConnectError::Over(cause)),
+            };
+            let mut http = if identity.link.http == Wanted::Two { Http::Two } else { Http::One };
+            let mut opened = Opened { resumed: None };
+            if let Some(service) = &identity.link.tls {
+                let ms = wait_ms.saturating_sub(now_ms() - begun_ms).max(1);
+                match Box::pin(secure(&mut wire, (service, http1), guard, ms)).await {
+                    Ok(agreed) => {
+                        http = if agreed.http2 { Http::Two } else { Http::One };
+                        opened.resumed = Some(agreed.resumed);
+                    }
+                    // What was remembered of the service is good no more: once without that.
+                    Err(ConnectError::Tls(NoAgreement { is_stale: true, .. })) if !is_again => {
+                        is_again = true;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            let (identity, born_ms) = (identity.clone(), now_ms());
+            return Ok(Connection { wire, http, opened, identity, born_ms, reused: false });
+        }
     }
+}
+
+/// Agrees on TLS with a service, in at most `ms`.
+async fn secure(
+    wire: &mut Wire,
+    (service, http1): (&Service, bool),
+    guard: &Guard,
+    ms: u64,
+) -> Result<Agreed, ConnectError> {
+    if let Some(cause) = guard.fired() {
+        return Err(ConnectError::Over(cause));
+    }
+    guard.attach(Some(wire.fd()));
+    let done = wire.connect_tls(service, http1, Wait { ms, cause: Cause::Connect }).await;
+    guard.attach(None);
+    done.map_err(|error| match guard.fired().or(wire.fired()) {
+        Some(cause) => ConnectError::Over(cause),
+        None => ConnectError::Tls(error),
+    })
 }
 
 /// Idle connections of one worker, newest last, by what must be equal for one to be used again.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<HashMap<Identity, Vec<Idle>, BuildHasherDefault<Prehashed>>>,
-    count: Cell<usize>,
+    pub(super) idle: RefCell<HashMap<Identity, Vec<Idle>, BuildHasherDefault<Prehashed>>>,
+    pub(super) count: Cell<usize>,
+    pub(super) present: RefCell<Present>,
 }
 
-struct Idle {
+pub(super) struct Idle {
     wire: Wire,
+    opened: Opened,
     born_ms: u64,
     /// When it was last known to be good.
     good_ms: u64,
@@ -66,6 +128,8 @@ impl Pool {
             if good {
                 return Some(Connection {
                     wire: candidate.wire,
+                    http: Http::One,
+                    opened: candidate.opened,
                     identity: identity.clone(),
                     born_ms: candidate.born_ms,
                     reused: true,
@@ -75,8 +139,12 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection whose last exchange is complete. Beyond the bound it is closed.
+    /// Keeps a connection whose last exchange is complete. Beyond the bound it is closed, and when something came behind the
+    /// answer that the next exchange would take for its own.
     pub fn put(&self, connection: Connection, settings: PoolSettings) {
+        if !connection.wire.has_no_rest() {
+            return;
+        }
         let now = now_ms();
         let expires_ms = (connection.born_ms.saturating_add(settings.age_ms)).min(now.saturating_add(settings.idle_ms));
         let mut idle = self.idle.borrow_mut();
@@ -86,7 +154,9 @@ impl Pool {
         }
         let kept = idle.get_mut(&connection.identity).expect("inserted above");
         if kept.len() < settings.idle_max && expires_ms > now {
-            kept.push(Idle { wire: connection.wire, born_ms: connection.born_ms, good_ms: now, expires_ms });
+            self.present.borrow_mut().see(&connection.identity);
+            let Connection { wire, opened, born_ms, .. } = connection;
+            kept.push(Idle { wire, opened, born_ms, good_ms: now, expires_ms });
             self.count.set(self.count.get() + 1);
         }
     }

@@ -13,11 +13,11 @@ use std::task::{Context, Poll};
 use ::h2::client::ResponseFuture;
 use ::h2::{RecvStream, SendStream};
 use bytes::Bytes;
-use http::uri::{Authority, PathAndQuery};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
-use http1::{Fault, Field};
+use http1::{Fault, Field, Known};
 
-pub use self::session::{Lease, Sessions};
+pub use self::session::{Lease, Place, Sessions};
 use super::call::{Asked, HeadError, Received};
 use crate::proxy::body::Length;
 use crate::proxy::h2::outgoing::{self, broken};
@@ -59,7 +59,7 @@ impl Call {
 
     /// Encodes the head of the request.
     pub fn begin(&mut self, asked: &Asked<'_>) {
-        *self.request.borrow_mut() = Some(encoded(asked));
+        *self.request.borrow_mut() = Some(encoded(asked, self.lease.scheme()));
     }
 
     pub fn outflow(&self) -> Outflow<'_> {
@@ -176,29 +176,26 @@ impl Outflow<'_> {
 
     async fn data(&self, bytes: Bytes, last: bool, wait: Wait) -> Result<(), Halt> {
         let mut pace = Pace::new(0);
-        outgoing::data(&self.call.stream, bytes, last, &self.call.sending, wait, &mut pace, |_| {}).await
+        outgoing::data(&self.call.stream, bytes, last, Some(&self.call.sending), wait, &mut pace, |_| {}).await
     }
 }
 
 /// The head of a request as `h2` takes it.
-fn encoded(asked: &Asked<'_>) -> Request<()> {
+fn encoded(asked: &Asked<'_>, scheme: Scheme) -> Request<()> {
     let mut request = Request::new(());
     // Methods are tokens, which is checked where they are received.
     *request.method_mut() = Method::from_bytes(asked.method).unwrap_or_default();
-    *request.uri_mut() = uri(asked);
-    let map = request.headers_mut();
-    *map = fields::map(asked.fields, |known| !known.is_hop_by_hop());
-    if let Length::Exact(length) = asked.length {
-        map.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
+    *request.uri_mut() = uri(asked, scheme);
+    let length = if let Length::Exact(length) = asked.length { Some(length) } else { None };
+    *request.headers_mut() = fields::map(asked.fields, length, |known| known != Known::ContentLength);
     if asked.hop.te_trailers {
-        map.insert(HeaderName::from_static("te"), HeaderValue::from_static("trailers"));
+        request.headers_mut().insert(HeaderName::from_static("te"), HeaderValue::from_static("trailers"));
     }
     request
 }
 
 /// `:scheme`, `:authority` and `:path`. Without an authority only the path, which `h2` makes the others of.
-fn uri(asked: &Asked<'_>) -> Uri {
+fn uri(asked: &Asked<'_>, scheme: Scheme) -> Uri {
     let mut target = Vec::with_capacity(asked.path.len() + asked.query.map_or(0, |query| query.len() + 1));
     target.extend_from_slice(asked.path);
     if let Some(query) = asked.query {
@@ -209,7 +206,7 @@ fn uri(asked: &Asked<'_>) -> Uri {
     let mut parts = http::uri::Parts::default();
     parts.path_and_query = target.ok();
     if let Ok(authority) = Authority::try_from(asked.host) {
-        parts.scheme = Some(http::uri::Scheme::HTTP);
+        parts.scheme = Some(scheme);
         parts.authority = Some(authority);
     }
     Uri::from_parts(parts).unwrap_or_default()

@@ -17,15 +17,16 @@ use ::h2::client::{self, Builder, Connection, ResponseFuture, SendRequest};
 use ::h2::{Ping, PingPong, SendStream};
 use bytes::Bytes;
 use http::Request;
+use http::uri::Scheme;
 
 use super::Call;
-use crate::balance::{Identity, Prehashed};
+use crate::balance::{Http, Identity, Prehashed};
 use crate::limits::{
     HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_LOCAL_RESETS_MAX, HTTP2_PING_MS, HTTP2_PINGS_APART_MS, HTTP2_RESET_MEMORY_MS,
     HTTP2_RESETS_REMEMBERED_MAX, HTTP2_SEND_BUFFER_BYTES, HTTP2_STREAM_WINDOW_BYTES, HTTP2_UPSTREAM_CONNECTIONS_MAX,
     RESPONSE_HEAD_BYTES_MAX,
 };
-use crate::proxy::upstream::{self, ConnectError};
+use crate::proxy::upstream::{self, ConnectError, Opened};
 use crate::proxy::wire::{Stream, StreamHandle, Wait};
 use crate::rt::deadline::{Cause, Guard, now_ms};
 use crate::rt::{Either, Notify, select, spawn};
@@ -41,6 +42,8 @@ pub struct Sessions {
 struct Service {
     sessions: RefCell<Vec<Rc<Session>>>,
     opening: RefCell<Option<Rc<Opening>>>,
+    /// Where that is agreed on, HTTP/1.1 was the last time.
+    speaks_one: Cell<bool>,
 }
 
 /// A connection that is being opened, and why it was not.
@@ -48,31 +51,41 @@ struct Service {
 struct Opening {
     done: Notify,
     failed: RefCell<Option<ConnectError>>,
+    opened: Cell<Option<Opened>>,
+    /// HTTP/1.1 was agreed on: for the first one who waits.
+    own: RefCell<Option<upstream::Connection>>,
+}
+
+/// Where a request may go.
+pub enum Place {
+    /// `opened`: it was, for this one.
+    Stream { call: Box<Call>, opened: Option<Opened> },
+    /// The service speaks HTTP/1.1.
+    Own(upstream::Connection),
+    /// So it does, and somebody else has that connection.
+    Elsewhere,
 }
 
 impl Sessions {
     /// A place for one request, on a connection that is opened if there is no room on those that there are. `guard`: the
-    /// exchange's; `wait_ms`: how long a connection may take to open. The flag: it was opened for this one.
+    /// exchange's; `wait_ms`: how long a connection may take to open.
     pub async fn call(
         &self,
         identity: &Identity,
         settings: PoolSettings,
         guard: &Guard,
         wait_ms: u64,
-    ) -> Result<(Box<Call>, bool), ConnectError> {
+    ) -> Result<Place, ConnectError> {
         let service = self.service(identity);
-        let mut opened = false;
+        let mut opened = None;
         loop {
             if let Some(lease) = service.room(settings) {
-                return Ok((Box::new(Call::new(lease)), opened));
+                return Ok(Place::Stream { call: Box::new(Call::new(lease)), opened });
             }
             let under_way = service.opening.borrow().clone();
-            let opening = match under_way {
-                Some(opening) => opening,
-                None => {
-                    opened = true;
-                    service.open(identity, settings, wait_ms)
-                }
+            let (opening, is_ours) = match under_way {
+                Some(opening) => (opening, false),
+                None => (service.open(identity, settings, wait_ms), true),
             };
             guard.arm(wait_ms, Cause::Connect);
             let done = select(opening.done.notified(), guard.over()).await;
@@ -83,7 +96,37 @@ impl Sessions {
             if let Some(error) = &*opening.failed.borrow() {
                 return Err(error.again());
             }
+            if let Some(connection) = opening.own.take() {
+                return Ok(Place::Own(connection));
+            }
+            if service.speaks_one.get() {
+                return Ok(Place::Elsewhere);
+            }
+            if is_ours {
+                opened = opening.opened.get();
+            }
         }
+    }
+
+    /// Whether the service agreed on HTTP/1.1 the last time it was asked.
+    pub fn speaks_one(&self, identity: &Identity) -> bool {
+        self.services.borrow().get(identity).is_some_and(|service| service.speaks_one.get())
+    }
+
+    /// Shares a connection on which HTTP/2 was agreed on. A place on it.
+    pub async fn adopt(
+        &self,
+        identity: &Identity,
+        connection: upstream::Connection,
+        settings: PoolSettings,
+    ) -> Result<Box<Call>, ConnectError> {
+        let (session, driver) = Session::over(connection, Guard::new(None), settings).await?;
+        let lease = Lease::new(&session);
+        let service = self.service(identity);
+        service.speaks_one.set(false);
+        service.sessions.borrow_mut().push(session);
+        spawn(driver.drive());
+        Ok(Box::new(Call::new(lease)))
     }
 
     fn service(&self, identity: &Identity) -> Rc<Service> {
@@ -101,6 +144,13 @@ impl Sessions {
             sessions.retain(|session| session.is_open());
             !sessions.is_empty() || service.opening.borrow().is_some()
         });
+    }
+
+    /// Ends those to others than `is_wanted` says, each with its last request.
+    pub fn keep_to(&self, is_wanted: impl Fn(&Identity) -> bool) {
+        let services = self.services.borrow();
+        let unwanted = services.iter().filter(|(identity, _)| !is_wanted(identity));
+        unwanted.flat_map(|(_, service)| service.sessions.borrow().clone()).for_each(|session| session.end());
     }
 
     /// Ends all of them, each with its last request.
@@ -139,7 +189,21 @@ impl Service {
         *self.opening.borrow_mut() = Some(opening.clone());
         let (service, identity, told) = (self.clone(), identity.clone(), opening.clone());
         spawn(async move {
-            let opened = Session::open(&identity, settings, wait_ms).await;
+            let guard = Guard::new(None);
+            let opened = match upstream::Connection::open(&identity, false, &guard, wait_ms).await {
+                Ok(connection) if connection.http == Http::One => {
+                    service.opening.borrow_mut().take();
+                    service.speaks_one.set(true);
+                    *told.own.borrow_mut() = Some(connection);
+                    return told.done.notify();
+                }
+                Ok(connection) => {
+                    service.speaks_one.set(false);
+                    told.opened.set(Some(connection.opened));
+                    Session::over(connection, guard, settings).await
+                }
+                Err(error) => Err(error),
+            };
             service.opening.borrow_mut().take();
             match opened {
                 Ok((session, driver)) => {
@@ -165,18 +229,19 @@ struct Session {
     served: Cell<bool>,
     /// An answer has begun since it was last asked for a sign of life.
     answered: Cell<bool>,
+    /// TLS is spoken below.
+    is_secure: bool,
     /// Its task, while that waits.
     waker: RefCell<Option<Waker>>,
 }
 
 impl Session {
-    async fn open(
-        identity: &Identity,
+    async fn over(
+        connection: upstream::Connection,
+        guard: Guard,
         settings: PoolSettings,
-        wait_ms: u64,
     ) -> Result<(Rc<Session>, Driver), ConnectError> {
-        let guard = Guard::new(None);
-        let wire = upstream::Connection::open(identity, &guard, wait_ms).await?.wire;
+        let upstream::Connection { wire, opened, .. } = connection;
         // Whoever takes nothing for as long as an idle connection lives is gone.
         let stream = StreamHandle::new(Stream::new(wire, None, Wait { ms: settings.idle_ms, cause: Cause::Write }));
         let handshake = builder().handshake::<_, Bytes>(stream.clone()).await;
@@ -187,6 +252,7 @@ impl Session {
             running: Cell::new(0),
             served: Cell::new(false),
             answered: Cell::new(false),
+            is_secure: opened.resumed.is_some(),
             waker: RefCell::default(),
         });
         let pings = connection.ping_pong();
@@ -257,6 +323,11 @@ impl Lease {
     /// The answer has begun.
     pub fn answered(&self) {
         self.session.answered.set(true);
+    }
+
+    /// What requests on it say they are asked by (RFC 9110 §4.2).
+    pub fn scheme(&self) -> Scheme {
+        if self.session.is_secure { Scheme::HTTPS } else { Scheme::HTTP }
     }
 
     /// Sends the head of the request. `last`: nothing follows it.
