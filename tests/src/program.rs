@@ -2,7 +2,6 @@
 //! drop. `cargo xtask setup` fetches the libraries; a case that lacks them says that it was not run.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -29,32 +28,18 @@ impl Language {
         let programs = binary::workspace().join("tests/programs");
         match self {
             Language::Python => {
-                let mut command = Command::new(fetched("python")?.join("bin/python3"));
+                let mut command = Command::new(binary::fetched("python")?.join("bin/python3"));
                 command.arg(programs.join(name).with_extension("py"));
                 Some(command)
             }
             Language::JavaScript => {
                 let mut command = Command::new(binary::find("node")?);
-                command.env("NODE_PATH", fetched("node")?.join("node_modules"));
+                command.env("NODE_PATH", binary::fetched("node")?.join("node_modules"));
                 command.arg(programs.join(name).with_extension("js"));
                 Some(command)
             }
         }
     }
-}
-
-/// The folder of one language's libraries, once they are all in it.
-fn fetched(language: &str) -> Option<PathBuf> {
-    // The test executable is `<target>/<profile>/deps/e2e-<hash>`.
-    let this = std::env::current_exe().ok()?;
-    let folder = this.ancestors().nth(3)?.join("tools").join(language);
-    if !folder.join("fetched").exists() {
-        eprintln!(
-            "not run: the {language} libraries of tests/programs are not there (`cargo xtask setup` fetches them)"
-        );
-        return None;
-    }
-    Some(folder)
 }
 
 pub struct Program {

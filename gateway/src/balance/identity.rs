@@ -4,7 +4,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock};
 
 use crate::config::model::{self, UpstreamProtocol};
-use crate::config::words::endpoint_host;
 use crate::rt::Peer;
 use crate::tls::{Service, ServiceTls};
 
@@ -36,16 +35,16 @@ pub enum Http {
 }
 
 impl Link {
-    /// To the endpoint of `upstream` that is written as `address`. `tls`: what was read for the upstream; there is such where it
-    /// speaks TLS.
-    pub fn of(upstream: &model::Upstream, address: &str, tls: Option<&Arc<ServiceTls>>) -> Link {
+    /// To an endpoint of `upstream` at this host, as it is written; `None`: a Unix socket. `tls`: what was read for the upstream;
+    /// there is such where it speaks TLS.
+    pub fn of(upstream: &model::Upstream, host: Option<&str>, tls: Option<&Arc<ServiceTls>>) -> Link {
         let http = match upstream.protocol() {
             UpstreamProtocol::Http1 => Wanted::One,
             UpstreamProtocol::Http2 => Wanted::Two,
             UpstreamProtocol::Auto => Wanted::Either,
         };
         let tls = upstream.tls.as_ref().map(|_| {
-            let service = tls.and_then(|tls| tls.service(endpoint_host(address).unwrap_or_default()));
+            let service = tls.and_then(|tls| tls.service(host.unwrap_or_default()));
             service.expect("files were read with the configuration, and every endpoint has a name that can be verified")
         });
         Link { http, tls }

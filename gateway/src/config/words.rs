@@ -260,17 +260,6 @@ pub fn endpoint_host(address: &str) -> Option<&str> {
     }
 }
 
-/// The host that a name of DNS is about: for `_http._tcp.orders.internal` that is `orders.internal` (RFC 2782).
-pub fn dns_host(name: &str) -> &str {
-    let mut host = name;
-    while let Some((label, rest)) = host.split_once('.')
-        && label.starts_with('_')
-    {
-        host = rest;
-    }
-    host.trim_end_matches('.')
-}
-
 /// What a certificate can be for.
 fn server_name(text: &str) -> Result<(), Wrong> {
     let why = r#"expected a name such as "orders.internal", or an IP address"#;

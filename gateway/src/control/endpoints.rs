@@ -16,7 +16,7 @@ use super::dns::{Dns, Handed, Known, Moved, Question, Seen};
 use super::health::{again, is_usable};
 use crate::balance::{About, Endpoint, Endpoints, Identity, Link, Settings, Subsets};
 use crate::config::model::{self, Config, RecordKind};
-use crate::config::words::dns_host;
+use crate::config::words::endpoint_host;
 use crate::limits::DNS_FIRST_WAIT_MS;
 use crate::observe::names::{Names, SourceShown};
 use crate::rt::Peer;
@@ -76,11 +76,11 @@ struct Terms {
 }
 
 impl Directory {
-    /// By `config`, beginning with what is `known` of names. `tls`: what was read for its upstreams.
+    /// By `config` and what was read for it, beginning with what is `known` of names.
     pub(super) fn new(config: &Config, tls: &Tls, known: &Known, names: &Arc<Names>) -> Directory {
         let subsets = Subsets::of(config);
         let upstream = |(name, written): (&String, &model::Upstream)| {
-            Upstream::of(name, written, tls.upstreams.get(name), &config.gateway, &subsets)
+            Upstream::of(name, (written, tls.upstreams.get(name)), &config.gateway, &subsets)
         };
         let upstreams: Vec<Upstream> = config.upstream.iter().map(upstream).collect();
         let questions: BTreeSet<Question> =
@@ -240,21 +240,20 @@ pub(super) fn ramp(shared: &Shared) {
 }
 
 impl Upstream {
-    /// `tls`: what was read for it.
     fn of(
         name: &str,
-        written: &model::Upstream,
-        tls: Option<&Arc<ServiceTls>>,
+        (written, tls): (&model::Upstream, Option<&Arc<ServiceTls>>),
         gateway: &model::Gateway,
         subsets: &Subsets,
     ) -> Upstream {
+        let link = |host: Option<&str>| Arc::new(Link::of(written, host, tls));
         let source = |endpoint: &model::Endpoint| {
             let (weight, priority) = (endpoint.weight, endpoint.priority);
             let terms = Terms {
                 weight,
                 priority,
                 about: About::of(gateway, endpoint),
-                link: Arc::new(Link::of(written, &endpoint.address, tls)),
+                link: link(endpoint_host(&endpoint.address)),
             };
             Source::of(&endpoint.address, terms)
         };
@@ -263,8 +262,8 @@ impl Upstream {
             let question = Question { name: dns.name.to_ascii_lowercase(), kind: dns.kind };
             let port = dns.port.unwrap_or_default();
             let host = format!("{}:{port}", dns.name.trim_end_matches('.'));
-            // Not the host an SRV record names, which anybody who can forge an answer could choose.
-            let link = Arc::new(Link::of(written, &format!("{}:{port}", dns_host(&dns.name)), tls));
+            // Whom an SRV record names is not asked about: whoever can forge it could choose the name, too (RFC 6125 §1.8).
+            let link = link(Some(&dns.name));
             let terms = Terms { weight: 1, priority: 0, about: Arc::default(), link };
             sources.push(Source::Name { question, port, host, terms });
         }

@@ -74,7 +74,7 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
         let list = upstream.endpoints.iter().filter_map(|endpoint| {
             let peer = Peer::Tcp(endpoint.address.parse().ok()?);
             Some(Arc::new(Endpoint {
-                identity: Identity::new(peer, Arc::new(Link::of(upstream, &endpoint.address, None))),
+                identity: Identity::new(peer, Arc::new(Link::of(upstream, None, None))),
                 label: endpoint.address.clone(),
                 written: endpoint.address.clone(),
                 weight: endpoint.weight,

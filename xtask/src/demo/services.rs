@@ -84,7 +84,7 @@ impl Services {
     }
 
     /// The variables `conf/demo.toml` asks for.
-    pub(super) fn addresses(&self) -> [(&'static str, &str); 5] {
+    pub(super) fn addresses(&self) -> [(&'static str, &str); 6] {
         [
             ("DEMO_DNS", &self.dns_address),
             ("DEMO_BOOKS_A", self.books[0].address()),

@@ -1,4 +1,4 @@
-//! What the tests have of PyPI and npm: libraries for the programs in `tests/programs`, and a few clients. They go below the target folder, in the versions that
+//! The libraries that programs in `tests/programs` use, from PyPI and npm. They go below the target folder, in the versions that
 //! are written down beside the programs, so that nothing of the user's own is touched and a new release cannot fail an old commit.
 
 use std::fs;
@@ -30,7 +30,7 @@ pub(super) const ALL: [Libraries; 2] = [
         program: "python3",
         lists: &["requirements.txt"],
         install: Libraries::install_wheels,
-        what_for: "gRPC and WebSocket as Python speaks them, clients, a scanner of TLS",
+        what_for: "gRPC, WebSocket and HTTP/2 as Python speaks them, and a scanner of TLS",
     },
     Libraries {
         purpose: Purpose::Test,

@@ -54,7 +54,7 @@ const NEEDS: &[Need] = &[
     need(Purpose::Test, Sign::Program("curl"), "curl", "a client"),
     need(Purpose::Test, Sign::Program("nghttp"), "nghttp2-client", "a client that speaks HTTP/2"),
     need(Purpose::Test, Sign::Program("varnishtest"), "varnish", "the same, frame by frame"),
-    need(Purpose::Test, Sign::Python("venv, ensurepip"), "python3-venv", "other clients and libraries come from PyPI"),
+    need(Purpose::Test, Sign::Python("venv, ensurepip"), "python3-venv", "libraries and tools of Python"),
     need(Purpose::Test, Sign::Program("node"), "nodejs", "libraries of another language"),
     need(Purpose::Test, Sign::Program("npm"), "npm", "fetches them"),
     need(Purpose::Test, Sign::Program("logrotate"), "logrotate", "rotates the access log as the package has it"),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::super::tree::Node;
 use super::super::walk::join;
-use super::super::words::{dns_host, endpoint_host};
+use super::super::words::endpoint_host;
 use crate::problem::Problem;
 
 /// Of the listener at `path`.
@@ -77,6 +77,12 @@ pub(super) fn upstream(path: &str, upstream: &Node, problems: &mut Vec<Problem>)
     if tls.get("server_name").is_some() {
         return;
     }
+    if let Some(dns) = upstream.get("dns")
+        && let Some((key, node, what)) = unverifiable(dns)
+    {
+        let problem = Problem::new(join(&join(path, "dns"), key), what).at(node.place);
+        problems.push(problem.also(tls.place, "it is to be verified"));
+    }
     let endpoints = upstream.get("endpoints").map(Node::items).unwrap_or_default();
     for (index, endpoint) in endpoints.iter().enumerate() {
         let address = endpoint.get("address").unwrap_or(endpoint);
@@ -91,13 +97,18 @@ pub(super) fn upstream(path: &str, upstream: &Node, problems: &mut Vec<Problem>)
         let problem = Problem::new(format!("{path}.endpoints[{index}]"), what).at(address.place);
         problems.push(problem.also(tls.place, "it is to be verified"));
     }
-    if let Some(name) = upstream.get("dns").and_then(|dns| dns.get("name"))
-        && name.text().is_some_and(|text| crate::tls::server_name(dns_host(text)).is_none())
-    {
-        let what = "no certificate can be for this name: write `server_name` in `tls`";
-        let problem = Problem::new(format!("{path}.dns.name"), what).at(name.place);
-        problems.push(problem.also(tls.place, "it is to be verified"));
+}
+
+/// Why a service that is found by `dns` has no name it could be verified by.
+fn unverifiable(dns: &Node) -> Option<(&'static str, &Node, &'static str)> {
+    if let Some(kind) = dns.get("type").filter(|kind| kind.text() == Some("srv")) {
+        let what =
+            "whoever can forge an SRV record could choose the name that is verified: write `server_name` in `tls`";
+        return Some(("type", kind, what));
     }
+    let name = dns.get("name")?;
+    let what = "no certificate can be for this name: write `server_name` in `tls`";
+    name.text().is_some_and(|text| crate::tls::server_name(text).is_none()).then_some(("name", name, what))
 }
 
 /// Also what is no mode at all: that has a problem of its own.

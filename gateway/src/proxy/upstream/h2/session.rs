@@ -227,10 +227,10 @@ struct Session {
     requests: RefCell<Option<SendRequest<Bytes>>>,
     running: Cell<u32>,
     served: Cell<bool>,
-    /// An answer has begun since it was last asked for a sign of life.
-    answered: Cell<bool>,
     /// TLS is spoken below.
     is_secure: bool,
+    /// An answer has begun since it was last asked for a sign of life.
+    answered: Cell<bool>,
     /// Its task, while that waits.
     waker: RefCell<Option<Waker>>,
 }
@@ -251,8 +251,8 @@ impl Session {
             requests: RefCell::new(Some(requests)),
             running: Cell::new(0),
             served: Cell::new(false),
-            answered: Cell::new(false),
             is_secure: opened.resumed.is_some(),
+            answered: Cell::new(false),
             waker: RefCell::default(),
         });
         let pings = connection.ping_pong();
@@ -320,14 +320,14 @@ impl Lease {
         self.reused
     }
 
-    /// The answer has begun.
-    pub fn answered(&self) {
-        self.session.answered.set(true);
-    }
-
     /// What requests on it say they are asked by (RFC 9110 §4.2).
     pub fn scheme(&self) -> Scheme {
         if self.session.is_secure { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+
+    /// The answer has begun.
+    pub fn answered(&self) {
+        self.session.answered.set(true);
     }
 
     /// Sends the head of the request. `last`: nothing follows it.
