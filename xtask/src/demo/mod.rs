@@ -4,6 +4,7 @@
 
 mod addresses;
 mod gateway;
+mod grpc;
 mod lifecycle;
 mod names;
 mod policies;

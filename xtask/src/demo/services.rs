@@ -1,4 +1,4 @@
-//! The services behind the gateway of the demo: threads with sockets, three that answer, one address nobody listens on, and a
+//! The services behind the gateway of the demo: threads with sockets, four that answer, one address nobody listens on, and a
 //! server of DNS.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -9,9 +9,9 @@ use anyhow::{Result, ensure};
 use e2e::dns::{Kind, Say};
 use e2e::message::{Head, chunk, fields};
 use e2e::origin::{Refusing, Serving};
-use e2e::{Dns, Origin, Peer};
+use e2e::{Dns, Http2Service, Origin, Peer};
 
-use super::websocket;
+use super::{grpc, websocket};
 
 /// How long a connection of the gateway may stay silent: as long as the demo stays up, within reason.
 const SILENCE: Duration = Duration::from_secs(24 * 3600);
@@ -28,6 +28,8 @@ pub(super) struct Services {
     books: [Serving; 2],
     media: Serving,
     gone: Refusing,
+    /// The one that speaks gRPC, and its address.
+    greeter: (Http2Service, String),
     /// Sizes of the upload's pieces, each at the moment the service has it.
     pub(super) arrived: Receiver<usize>,
     /// Lets a download send its second half.
@@ -47,6 +49,8 @@ impl Services {
         let cues = Arc::new(Cues { arrived, go_on: Mutex::new(cue) });
         let start_books =
             |name: &'static str| -> Result<Serving> { Ok(Origin::tcp()?.serve(move |peer| books(peer, name))) };
+        let greeter = grpc::greeter()?;
+        let greeter_address = greeter.address();
         let dns = Dns::start()?;
         dns.says(HOST, Kind::A, Say::addresses(60, &["127.0.0.1"]));
         let services = Self {
@@ -55,6 +59,7 @@ impl Services {
             books: [start_books("books-a")?, start_books("books-b")?],
             media: Origin::tcp()?.serve(move |peer| media(peer, &cues)),
             gone: Refusing::new()?,
+            greeter: (greeter, greeter_address),
             arrived: arrivals,
             go_on,
         };
@@ -79,13 +84,14 @@ impl Services {
     }
 
     /// The variables `conf/demo.toml` asks for.
-    pub(super) fn addresses(&self) -> [(&'static str, &str); 5] {
+    pub(super) fn addresses(&self) -> [(&'static str, &str); 6] {
         [
             ("DEMO_DNS", &self.dns_address),
             ("DEMO_BOOKS_A", self.books[0].address()),
             ("DEMO_BOOKS_B", self.books[1].address()),
             ("DEMO_MEDIA", self.media.address()),
             ("DEMO_GONE", self.gone.address()),
+            ("DEMO_GREETER", &self.greeter.1),
         ]
     }
 }

@@ -71,7 +71,7 @@ impl Libraries {
         let folder = self.folder()?;
         process::output(Command::new(self.program).args(["-m", "venv"]).arg(&folder))?;
         let mut command = Command::new(folder.join("bin/pip"));
-        command.args(["install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--no-deps"]);
+        command.args(["install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
         process::output(command.arg("--requirement").arg(self.list(self.lists[0])?)).map(drop)
     }
 
