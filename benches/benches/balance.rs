@@ -36,11 +36,12 @@ fn world(policy: &Policy, count: u16) -> (Endpoints, Vec<InFlight>) {
         let label = peer.to_string();
         Arc::new(Endpoint {
             state: health.of("orders", &label),
-            identity: Identity::new(peer),
+            identity: Identity::new(peer, Arc::default()),
             written: label.clone(),
             label,
             weight: 1 + u32::from(port % 3),
             priority: 0,
+            about: Arc::default(),
         })
     };
     let settings = Arc::new(Settings { policy: policy.clone(), ..Settings::default() });
@@ -59,7 +60,7 @@ fn world(policy: &Policy, count: u16) -> (Endpoints, Vec<InFlight>) {
 
 fn asking(cursor: &Cell<u32>, lot: u64) -> Asking<'_> {
     // Time passes between an observation and a pick.
-    Asking { cursor, tried: &[], lot, key: Some(lot), now_ms: 1_000 + (lot & 0xff) }
+    Asking { cursor, tried: &[], lot, key: Some(lot), held: None, now_ms: 1_000 + (lot & 0xff) }
 }
 
 fn pick(criterion: &mut Criterion) {

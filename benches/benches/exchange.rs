@@ -6,7 +6,7 @@ fn exchange(c: &mut Criterion) {
     let mut group = c.benchmark_group("exchange");
     group.sample_size(10);
     group.bench_function("small_get", |b| {
-        b.iter_custom(|count| benches::exchange::run(count).expect("it runs"));
+        b.iter_custom(|count| benches::exchange::run(count, 1).expect("it runs"));
     });
     group.bench_function("small_get_http2", |b| {
         b.iter_custom(|count| benches::exchange::run_http2(count).expect("it runs"));

@@ -26,6 +26,7 @@ fn ordinary(time_unix_us: u64) -> Record<'static> {
         upstream: "books",
         endpoint: "10.0.0.11:8000",
         attempts: 1,
+        grpc_status: "",
         retried_for: "",
         not_retried: "",
         reused: true,

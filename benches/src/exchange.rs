@@ -40,36 +40,45 @@ const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
 /// Runs `count` exchanges, one after the other, on one client connection. Returns how long they took, after some that are
-/// not counted.
-pub fn run(count: u64) -> Result<Duration> {
-    run_with(async move |gateway| ask(gateway, count).await)
+/// not counted. `endpoints`: how many the service has; more than one are checked, and ejected when they fail.
+pub fn run(count: u64, endpoints: usize) -> Result<Duration> {
+    run_with(endpoints, async move |gateway| ask(gateway, count).await)
 }
 
 /// Runs about `count` exchanges, as many streams at a time as `cargo xtask bench h2` has, on one client connection over HTTP/2.
 pub fn run_http2(count: u64) -> Result<Duration> {
-    run_with(async move |gateway| ask_http2(gateway, count.div_ceil(STREAMS)).await)
+    run_with(1, async move |gateway| ask_http2(gateway, count.div_ceil(STREAMS)).await)
 }
 
-fn run_with(ask: impl AsyncFnOnce(SocketAddr) -> Result<Duration> + 'static) -> Result<Duration> {
-    let mut sockets = bind("127.0.0.1:0".parse()?, 1, false)?;
-    let service = sockets[0].local_addr()?;
+fn run_with(endpoints: usize, ask: impl AsyncFnOnce(SocketAddr) -> Result<Duration> + 'static) -> Result<Duration> {
+    let mut sockets = Vec::new();
+    let mut services = String::new();
+    for _ in 0..endpoints {
+        let bound = bind("127.0.0.1:0".parse()?, 1, false)?;
+        services.push_str(&format!("\"{}\", ", bound[0].local_addr()?));
+        sockets.extend(bound);
+    }
+    let health = if endpoints > 1 { "upstream.o.health.http = \"/healthz\"\nupstream.o.eject = true\n" } else { "" };
     let text = format!(
         "limits.requests_per_connection = 4294967295\n\
          listener = [{{ address = \"127.0.0.1:0\" }}]\n\
-         upstream.o.endpoints = [\"{service}\"]\n\
+         upstream.o.endpoints = [{services}]\n\
+         {health}\
          route = [{{ path = \"/**\", upstream = \"o\", auth = \"none\" }}]\n"
     );
     let config = toml::from_str(&text)?;
     let (tell, told) = std::sync::mpsc::channel();
     solo::run_here(&config, move |gateway, mailbox| {
-        let (listener, stop) = rt::Listener::new(sockets.remove(0)).expect("the service listens");
-        // Dropping it would not stop the accept, and nobody does before the end.
-        std::mem::forget(stop);
-        rt::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                rt::spawn(serve(socket));
-            }
-        });
+        for socket in sockets {
+            let (listener, stop) = rt::Listener::new(socket).expect("the service listens");
+            // Dropping it would not stop the accept, and nobody does before the end.
+            std::mem::forget(stop);
+            rt::spawn(async move {
+                while let Ok((socket, _)) = listener.accept().await {
+                    rt::spawn(serve(socket));
+                }
+            });
+        }
         rt::spawn(async move {
             let took = ask(gateway).await;
             tell.send(took).expect("the caller waits");

@@ -117,6 +117,11 @@ pub const RETRIES_SAVED_MAX: u32 = 100;
 /// Endpoints that are asked whether they take one more request before it is refused.
 pub const ENDPOINT_PICKS_MAX: usize = 32;
 
+/// Subsets of one upstream's endpoints that routes may ask for: each has its turns or its table of keys.
+pub const SUBSETS_PER_UPSTREAM_MAX: usize = 256;
+
+const _: () = assert!(SUBSETS_PER_UPSTREAM_MAX < u16::MAX as usize);
+
 /// Copies of requests that one worker has on their way to other upstreams; each may hold a body. One more is not sent.
 pub const MIRRORS_PER_WORKER_MAX: u32 = 128;
 
@@ -132,9 +137,6 @@ pub const LINGER_MS: u64 = 2_000;
 
 /// Bytes read and dropped while lingering.
 pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
-
-/// Milliseconds between two resolutions of upstream names.
-pub const RESOLVE_INTERVAL_MS: u64 = 30_000;
 
 /// Endpoints an exchange tries to connect to before it gives up. Nothing was sent to one that refused, so trying another
 /// is safe for any request.
@@ -213,6 +215,12 @@ pub const HTTP2_LOCAL_RESETS_MAX: usize = 256;
 /// taken for gone.
 pub const HTTP2_PING_MS: u64 = 20_000;
 
+/// Milliseconds between two pings to a service that has begun no answer meanwhile. Servers of gRPC take what comes more often than
+/// every five minutes for a flood and end the connection (its proposal A8); an answer of theirs begins the count anew.
+pub const HTTP2_PINGS_APART_MS: u64 = 310_000;
+
+const _: () = assert!(HTTP2_PING_MS < HTTP2_PINGS_APART_MS);
+
 /// Requests of one connection that are begun before the worker's other tasks get a turn.
 pub const HTTP2_REQUESTS_PER_TURN: u32 = 32;
 
@@ -224,6 +232,9 @@ pub const HTTP2_POINTS_MAX: u32 = 4_000;
 
 /// Points that come back in a second: 40 resets or 80 pings.
 pub const HTTP2_POINTS_PER_SECOND: u32 = 400;
+
+/// Connections a worker opens to one endpoint that speaks HTTP/2; what finds no room on them waits on the least busy one.
+pub const HTTP2_UPSTREAM_CONNECTIONS_MAX: usize = 32;
 
 const _: () = assert!(HTTP2_STREAM_WINDOW_BYTES <= HTTP2_CONNECTION_WINDOW_BYTES);
 
@@ -277,6 +288,13 @@ pub const REVOCATION_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// more does not come in: cut, it would be somebody else's.
 pub const CLIENT_CERTIFICATE_TEXT_BYTES_MAX: usize = 4 * 1024;
 
+/// Tickets of services that are kept for the settings of an upstream: of 64 names, eight each. What is beyond shakes hands anew. A
+/// ticket is some 2 KiB with the service's certificates.
+pub const SERVICE_TICKETS_MAX: usize = 512;
+
+/// Bytes of what is told about a handshake with a service that failed: a certificate may be for a thousand names.
+pub const TLS_DETAIL_BYTES_MAX: usize = 400;
+
 /// Seconds a ticket is good whose key comes from a file: as long as those of rustls.
 pub const TICKET_AGE_S_MAX: u64 = 12 * 3600;
 
@@ -287,3 +305,32 @@ pub const TICKET_SKEW_S_MAX: u64 = 300;
 /// identifier and what was agreed on in TLS, with a client's certificate some 2 KiB.
 pub const PROXY_PAYLOAD_BYTES_MAX: usize = 4096;
 const _: () = assert!(PROXY_PAYLOAD_BYTES_MAX + 16 <= HEAD_READ_BYTES, "a whole header fits in one read");
+
+// --- names -----------------------------------------------------------------------------------------
+
+/// Questions to DNS servers that are under way at one time. More wait: a server that gets hundreds at once drops some.
+pub const DNS_QUESTIONS_MAX: usize = 32;
+
+/// Addresses of one name that are used. More would not fit an answer of 64 KiB by much; those of the first priorities are kept.
+pub const DNS_ADDRESSES_MAX: usize = 1024;
+
+/// Hosts of one name's SRV records that are looked up.
+pub const DNS_TARGETS_MAX: usize = 256;
+
+/// Aliases (CNAME) between a name and its addresses. A loop ends here.
+pub const DNS_ALIASES_MAX: usize = 16;
+
+/// How often in a row a name with addresses must be said not to exist before they are gone by no more.
+pub const DNS_DENIALS: u32 = 3;
+
+/// Milliseconds of the first pause after a look-up has failed. It doubles with each further failure.
+pub const DNS_RETRY_MS: u64 = 1_000;
+
+/// Milliseconds of the longest such pause.
+pub const DNS_RETRY_MS_MAX: u64 = 30_000;
+
+/// Milliseconds a start or a reload waits for names nobody knows yet. What is not known by then comes later.
+pub const DNS_FIRST_WAIT_MS: u64 = 5_000;
+
+/// Names whose look-ups are counted apart, the first by the alphabet.
+pub const DNS_SERIES_MAX: usize = 1_000;

@@ -44,6 +44,8 @@ pub enum Refusal {
     UpstreamOverloaded,
     /// No connection to the endpoint could be opened.
     UpstreamConnectFailed,
+    /// The endpoint is not who it must be, or does not speak TLS as it should.
+    UpstreamTlsFailed,
     UpstreamConnectTimeout,
     UpstreamFirstByteTimeout,
     UpstreamIdleTimeout,
@@ -52,6 +54,8 @@ pub enum Refusal {
     UpstreamClosed,
     /// The upstream closed its connection, or broke its framing, inside its answer's body.
     UpstreamBodyCut,
+    /// The upstream's connection breaks HTTP/2.
+    UpstreamHttp2Broken,
     /// The upstream's answer breaks HTTP.
     UpstreamMalformed(Fault),
     /// The upstream answered an upgrade with another protocol, or one that nobody asked for.
@@ -109,7 +113,7 @@ struct Line {
 
 impl Refusal {
     /// Every cause; of the malformed ones, one each, since their faults have codes of their own.
-    const PLAIN: [Refusal; 35] = [
+    const PLAIN: [Refusal; 37] = [
         Refusal::FieldNameUnderscore,
         Refusal::ConnectUnsupported,
         Refusal::ExpectationFailed,
@@ -128,12 +132,14 @@ impl Refusal {
         Refusal::NoEndpoint,
         Refusal::UpstreamOverloaded,
         Refusal::UpstreamConnectFailed,
+        Refusal::UpstreamTlsFailed,
         Refusal::UpstreamConnectTimeout,
         Refusal::UpstreamFirstByteTimeout,
         Refusal::UpstreamIdleTimeout,
         Refusal::UpstreamTotalTimeout,
         Refusal::UpstreamClosed,
         Refusal::UpstreamBodyCut,
+        Refusal::UpstreamHttp2Broken,
         Refusal::UpgradeMismatch,
         Refusal::AddressDenied,
         Refusal::AddressBanned,
@@ -273,6 +279,13 @@ impl Refusal {
             Refusal::UpstreamConnectFailed => {
                 line(502, "upstream_connect_failed", Upstream, true, "the service cannot be reached; try again later")
             }
+            Refusal::UpstreamTlsFailed => line(
+                502,
+                "upstream_tls_failed",
+                Upstream,
+                true,
+                "no secure connection to the service can be had; try again later",
+            ),
             Refusal::UpstreamConnectTimeout => {
                 line(504, "upstream_connect_timeout", Upstream, true, "the service cannot be reached; try again later")
             }
@@ -310,6 +323,13 @@ impl Refusal {
                 Upstream,
                 false,
                 "the service's answer ended early; it may have acted on the request",
+            ),
+            Refusal::UpstreamHttp2Broken => line(
+                502,
+                "upstream_http2_broken",
+                Upstream,
+                false,
+                "the service's connection broke HTTP/2; it may have acted on the request",
             ),
             Refusal::UpstreamMalformed(_) => line(
                 502,

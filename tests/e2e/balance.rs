@@ -48,6 +48,17 @@ fn an_endpoint_that_refuses_connections_costs_no_request() {
 }
 
 #[test]
+fn an_endpoint_that_ends_with_its_kept_connections_costs_no_request() {
+    let (a, b) = (named("a"), named("b"));
+    let config = "[upstream.main]\nendpoints = [\"{a}\", \"{b}\"]";
+    let gateway = Gateway::start_with(config, &[("a", a.address()), ("b", b.address())]).unwrap();
+    tally(&gateway, 4).unwrap();
+    drop(a);
+    // The first of them finds the connection closed, and then that there is nobody to open another one to.
+    assert_eq!(tally(&gateway, 4).unwrap(), BTreeMap::from([("b".to_owned(), 4)]));
+}
+
+#[test]
 fn an_endpoint_may_be_named() {
     let origin = named("named");
     let port = origin.address().rsplit(':').next().unwrap().to_owned();

@@ -1,11 +1,12 @@
 //! Large bodies: streamed both ways at constant memory, whole, and no faster than the slower side.
 //! `BAWAB_BODY_MIB` sets the size of the largest.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::message::Head;
+use e2e::tls::{Authority, serving};
 use e2e::{Gateway, Origin, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -119,6 +120,54 @@ fn a_download_passes_whole_at_constant_memory() {
     .unwrap();
     writing.join().unwrap().unwrap();
     assert!(most < before + GROWTH_BYTES_MAX, "memory grew from {before} to {most} over {bytes}");
+}
+
+#[test]
+fn bodies_pass_whole_both_ways_at_constant_memory_over_tls_to_the_service() {
+    let bytes = body_bytes() / 8;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "authority").unwrap();
+    let own = authority.service("books", 1, &["127.0.0.1"], |_| {}).unwrap();
+    let tls = Arc::new(serving(&own, &[], None).unwrap());
+    let origin = Origin::tcp().unwrap();
+    let config = format!(
+        "[limits]\nbody_bytes = \"4GiB\"\n[upstream.main.timeout]\nconnect = \"10s\"\n[upstream.main.tls]\nca = \"{}\"\n",
+        authority.cert.display()
+    );
+    let gateway = Gateway::start(&config, origin.address()).unwrap();
+    let mut before = 0;
+    // The first, short one is there so that what an exchange allocates for good is there.
+    for bytes in [1024, bytes] {
+        let mut client = gateway.client().unwrap();
+        client.send(format!("PUT / HTTP/1.1\r\nHost: e2e.test\r\nContent-Length: {bytes}\r\n\r\n")).unwrap();
+        let mut writer = client.writer().unwrap();
+        let uploading = std::thread::spawn(move || write_body(&mut writer, bytes));
+        let mut upstream = origin.accept().unwrap();
+        upstream.accept_tls(&tls).unwrap();
+        Head::read(&mut upstream).unwrap();
+        let mut most = 0;
+        read_body(&mut upstream, bytes, || {
+            most = most.max(gateway.rss_bytes()?);
+            Ok(())
+        })
+        .unwrap();
+        uploading.join().unwrap().unwrap();
+        let downloading = std::thread::spawn(move || {
+            upstream.send(format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n"))?;
+            write_body(&mut upstream, bytes)
+        });
+        assert_eq!(Head::read(&mut client).unwrap().status(), 200);
+        read_body(&mut client, bytes, || {
+            most = most.max(gateway.rss_bytes()?);
+            Ok(())
+        })
+        .unwrap();
+        downloading.join().unwrap().unwrap();
+        if before > 0 {
+            assert!(most < before + GROWTH_BYTES_MAX, "memory grew from {before} to {most} over {bytes} each way");
+        }
+        before = gateway.rss_bytes().unwrap();
+    }
 }
 
 #[test]

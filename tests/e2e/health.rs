@@ -330,11 +330,8 @@ fn clients_that_leave_say_nothing_about_an_endpoint() {
 fn no_more_than_a_share_is_ejected() {
     let services = ["a", "b", "c", "d"].map(Service::new);
     services[..3].iter().for_each(|service| service.answers(500));
-    let values: Vec<(&str, &str)> =
-        ["a", "b", "c", "d"].into_iter().zip(services.iter().map(Service::address)).collect();
-    let config = "[upstream.main]\nendpoints = [\"{a}\", \"{b}\", \"{c}\", \"{d}\"]\n\
-                  eject = { consecutive_5xx = 2, base = \"1h\", share_max = \"50%\" }";
-    let gateway = Gateway::start_with(config, &values).unwrap();
+    let keys = "eject = { consecutive_5xx = 2, base = \"1h\", share_max = \"50%\" }";
+    let gateway = before_four(keys, &services);
     until(&gateway, "an endpoint fails and stays", 1);
     let states: Vec<String> = services.iter().map(|service| state(&gateway, service.address())).collect();
     assert_eq!(states.iter().filter(|state| *state == "ejected").count(), 2, "{states:?}");
@@ -344,6 +341,79 @@ fn no_more_than_a_share_is_ejected() {
     let metrics = gateway.metrics().unwrap();
     assert!(metrics.sum("bawab_upstream_ejections_refused_total", &[("upstream", "main")]) > 0.0);
     assert_eq!(gateway.said().matches("an endpoint fails and stays").count(), 1, "it is told once");
+}
+
+/// A gateway before four endpoints of one upstream.
+fn before_four(keys: &str, services: &[Service; 4]) -> Gateway {
+    let values: Vec<(&str, &str)> =
+        ["a", "b", "c", "d"].into_iter().zip(services.iter().map(Service::address)).collect();
+    let config = format!("[upstream.main]\nendpoints = [\"{{a}}\", \"{{b}}\", \"{{c}}\", \"{{d}}\"]\n{keys}");
+    Gateway::start_with(&config, &values).unwrap()
+}
+
+#[test]
+fn who_fails_takes_the_place_of_one_that_has_failed_and_passes_its_checks() {
+    let services = ["a", "b", "c", "d"].map(Service::new);
+    let keys = format!(
+        "health = {{ http = \"/healthz\", {QUICK} }}\n\
+         eject = {{ consecutive_5xx = 2, base = \"1h\", share_max = \"50%\" }}"
+    );
+    let gateway = before_four(&keys, &services);
+    for (nth, service) in services[..2].iter().enumerate() {
+        service.answers(500);
+        until(&gateway, "an endpoint is ejected", nth + 1);
+        service.answers(200);
+    }
+    services[2].answers(500);
+    // There is no room until a check has passed since the first ejection.
+    until(&gateway, "an endpoint's ejection ends early", 1);
+    until(&gateway, "an endpoint is ejected", 3);
+    let states: Vec<String> = services.iter().map(|service| state(&gateway, service.address())).collect();
+    assert_eq!(states[2..], ["ejected", "usable"], "{}", gateway.said());
+    assert_eq!(states.iter().filter(|state| *state == "ejected").count(), 2, "{states:?}");
+    assert!(!tally(&gateway, 20).contains_key(&(500, "c".to_owned())));
+}
+
+#[test]
+fn ejections_never_bring_everybody_back() {
+    let services = ["a", "b", "c", "d"].map(Service::new);
+    services[..3].iter().for_each(|service| service.answers(500));
+    let keys = "eject = { consecutive_5xx = 2, base = \"1h\", share_max = \"100%\" }";
+    let gateway = before_four(keys, &services);
+    until(&gateway, "an endpoint fails and stays", 1);
+    let ejected = services.iter().filter(|service| state(&gateway, service.address()) == "ejected");
+    assert_eq!(ejected.count(), 2, "one more, and all four would get requests");
+    assert!(!gateway.said().contains("too few endpoints are usable"), "{}", gateway.said());
+    let tally = tally(&gateway, 20);
+    assert_eq!(tally[&(200, "d".to_owned())], 10, "{tally:?}");
+}
+
+#[test]
+fn when_checks_fail_those_that_have_only_failed_of_late_are_used_before_everybody_is() {
+    let services = ["a", "b", "c", "d"].map(Service::new);
+    let keys = format!("health = {{ http = \"/healthz\", {QUICK} }}\neject = {{ consecutive_5xx = 2, base = \"1h\" }}");
+    let gateway = before_four(&keys, &services);
+    for (nth, service) in services[..2].iter().enumerate() {
+        service.answers(500);
+        until(&gateway, "an endpoint is ejected", nth + 1);
+        service.answers(200);
+    }
+    // Both have passed a check since they were ejected.
+    let checked = |gateway: &Gateway| {
+        gateway.metrics().unwrap().sum("bawab_upstream_health_checks_total", &[("outcome", "passed")])
+    };
+    let passed = checked(&gateway);
+    gateway
+        .metrics_when("checks of all four", |metrics| {
+            metrics.sum("bawab_upstream_health_checks_total", &[("outcome", "passed")]) >= passed + 12.0
+        })
+        .unwrap();
+    services[2].turns(500);
+    gateway.event("an endpoint's ejection ends early").unwrap();
+    gateway.event("an endpoint is unhealthy").unwrap();
+    assert!(!gateway.said().contains("too few endpoints are usable"), "{}", gateway.said());
+    assert_eq!(state(&gateway, services[2].address()), "unhealthy");
+    assert!(!tally(&gateway, 20).contains_key(&(200, "c".to_owned())));
 }
 
 #[test]

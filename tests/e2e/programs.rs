@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result};
 use e2e::binary::find;
+use e2e::tls::Authority;
 use e2e::{Gateway, Peer};
 use tempfile::TempDir;
 
@@ -35,10 +36,17 @@ fn files(dir: &Path) -> Result<()> {
 
 /// nginx on a unix socket, so that no port can be taken meanwhile: files, an echo of the request, uploads.
 fn nginx() -> Result<Option<Server>> {
+    nginx_with(|_| Ok(String::new()))
+}
+
+/// The same with more in its `server`. `more`: what, for its folder.
+fn nginx_with(more: impl FnOnce(&Path) -> Result<String>) -> Result<Option<Server>> {
     let Some(program) = find("nginx") else { return Ok(None) };
     let dir = tempfile::tempdir()?;
     let root = dir.path().display();
     files(dir.path())?;
+    let more = more(dir.path())?;
+    let tls = if more.is_empty() { "" } else { "ssl" };
     let config = format!(
         r#"
 daemon off; master_process off; pid {root}/nginx.pid; error_log stderr warn;
@@ -48,8 +56,9 @@ http {{
     client_body_temp_path {root}/body; proxy_temp_path {root}/proxy; fastcgi_temp_path {root}/fastcgi;
     uwsgi_temp_path {root}/uwsgi; scgi_temp_path {root}/scgi; client_max_body_size 100m;
     server {{
-        listen unix:{root}/nginx.sock;
+        listen unix:{root}/nginx.sock {tls};
         root {root};
+        {more}
         location /echo {{ return 200 "$request_method $request_uri $server_protocol\nhost=$http_host\nfor=$http_x_forwarded_for\nvia=$http_via\n"; }}
     }}
 }}
@@ -154,6 +163,71 @@ fn nginx_behind_the_gateway_sees_the_client() {
     let gateway = Gateway::start("", &server.address).unwrap();
     let answer = gateway.get("/echo/../echo?a=b").unwrap();
     assert_eq!(answer.text(), "GET /echo?a=b HTTP/1.1\nhost=e2e.test\nfor=127.0.0.1\nvia=1.1 bawab\n");
+}
+
+#[test]
+fn nginx_behind_the_gateway_is_known_by_its_certificate_and_knows_ours() {
+    for versions in ["TLSv1.2", "TLSv1.2 TLSv1.3"] {
+        let mut tls = String::new();
+        let server = nginx_with(|folder| {
+            let authority = Authority::new(folder, "authority")?;
+            let books = authority.service("books", 1, &["books.internal"], |_| {})?;
+            let gateway = authority.client("gateway", 2, |_| {})?;
+            let (ca, cert, key) = (authority.cert.display(), books.cert.display(), books.key.display());
+            tls =
+                format!("ca = \"{ca}\"\ncert = \"{}\"\nkey = \"{}\"\n", gateway.cert.display(), gateway.key.display());
+            Ok(format!(
+                "ssl_certificate {cert}; ssl_certificate_key {key}; ssl_protocols {versions}; ssl_client_certificate {ca};
+                 ssl_verify_client on; ssl_session_cache shared:one:1m;
+                 location /who {{ return 200 \"$ssl_client_s_dn $ssl_server_name $ssl_session_reused\"; }}"
+            ))
+        });
+        let Some(server) = server.unwrap() else { return };
+        let config = |name: &str, pool: &str| {
+            format!("[upstream.main]\npool = {{ {pool} }}\n[upstream.main.tls]\nserver_name = \"{name}\"\n{tls}")
+        };
+        let gateway = Gateway::start(&config("books.internal", ""), &server.address).unwrap();
+        assert_eq!(gateway.get("/who").unwrap().text(), "CN=gateway,O=Example books.internal .");
+        assert_eq!(gateway.get("/large.bin").unwrap().body.len(), LARGE_BYTES);
+        let gateway = Gateway::start(&config("books.internal", "idle_max = 0"), &server.address).unwrap();
+        assert!(gateway.get("/who").unwrap().text().ends_with(" ."));
+        assert!(gateway.get("/who").unwrap().text().ends_with(" r"), "{versions}");
+        let gateway = Gateway::start(&config("films.internal", ""), &server.address).unwrap();
+        assert_eq!(gateway.get("/who").unwrap().refusal().unwrap().1, "upstream_tls_failed");
+    }
+}
+
+#[test]
+fn openssl_behind_the_gateway_ends_its_pages_by_closing() {
+    let Some(program) = find("openssl") else { return };
+    for version in ["-tls1_2", "-tls1_3"] {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new(dir.path(), "authority").unwrap();
+        let books = authority.service("books", 1, &["127.0.0.1"], |_| {}).unwrap();
+        let child = Command::new(&program)
+            .args(["s_server", "-accept", "127.0.0.1:0", "-www", version, "-cert"])
+            .arg(&books.cert)
+            .arg("-key")
+            .arg(&books.key)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Server { child, address: String::new(), _dir: dir };
+        // Kept: whoever speaks to nobody may end by that.
+        let mut said = BufReader::new(server.child.stdout.take().unwrap()).lines();
+        let listening = said.find_map(|line| line.ok()?.trim().strip_prefix("ACCEPT ").map(str::to_owned));
+        match listening {
+            Some(address) => server.address = address,
+            None => return println!("not run: this openssl does not say where it listens"),
+        }
+        let config = format!("[upstream.main.tls]\nca = \"{}\"\n", authority.cert.display());
+        let gateway = Gateway::start(&config, &server.address).unwrap();
+        let page = gateway.get("/").unwrap();
+        assert_eq!(page.head.status(), 200, "{}", page.text());
+        assert!(page.text().contains("Secure Renegotiation"), "{}", page.text());
+    }
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn a_service_that_hangs_up_is_replaced_before_the_first_byte_and_not_after_it() 
 #[test]
 fn an_attempt_has_its_own_time() {
     let config = r#"
-        retry = { on = ["timeout"], per_try = "200ms" }
+        retry = { per_try = "200ms" }
         [[route]]
         path = "/none"
         upstream = "main"

@@ -65,17 +65,25 @@ fn newest_source() -> SystemTime {
     newest
 }
 
-/// A program of the Python packages that `cargo xtask setup` installs below the target folder. When it is not there, that is
-/// said as the reason why a test was not run.
-pub fn find_of_python(name: &str) -> Option<PathBuf> {
+/// The folder of one language's libraries, once they are all in it. When they are not, that is said as the reason why a test was
+/// not run.
+pub fn fetched(language: &str) -> Option<PathBuf> {
     // The test executable is `<target>/<profile>/deps/e2e-<hash>`.
     let this = std::env::current_exe().ok()?;
-    let program = this.ancestors().nth(3)?.join("tools/python/bin").join(name);
-    if !program.is_file() {
-        eprintln!("not run: {name} of the Python packages is not installed, `cargo xtask setup` installs it");
+    let folder = this.ancestors().nth(3)?.join("tools").join(language);
+    if !folder.join("fetched").exists() {
+        eprintln!(
+            "not run: the {language} libraries of tests/programs are not there (`cargo xtask setup` fetches them)"
+        );
         return None;
     }
-    Some(program)
+    Some(folder)
+}
+
+/// A program that came with the libraries of Python.
+pub fn find_of_python(name: &str) -> Option<PathBuf> {
+    let program = fetched("python")?.join("bin").join(name);
+    program.is_file().then_some(program)
 }
 
 /// Where `name` is installed; also where daemons are, which PATH often leaves out. When it is not, that is said as

@@ -3,13 +3,14 @@
 //! Every read and write has a deadline, [`patience`] unless a case sets another, and every failure
 //! says what had come by then.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustls::ClientConnection;
+use rustls::{ClientConnection, Connection, ServerConfig, ServerConnection};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::patience;
@@ -31,7 +32,7 @@ pub enum End {
 
 pub struct Peer {
     socket: Socket,
-    tls: Option<Box<ClientConnection>>,
+    tls: Option<Box<Connection>>,
     /// Received, not yet taken by a read.
     buffer: Vec<u8>,
     end: Option<End>,
@@ -76,18 +77,38 @@ impl Peer {
 
     /// Speaks TLS from now on. Returns when both sides have finished the handshake.
     pub fn secure(mut self, client: ClientConnection) -> Result<Self> {
-        self.socket.set_read_timeout(Some(self.patience))?;
-        self.socket.set_write_timeout(Some(self.patience))?;
-        let mut client = Box::new(client);
-        while client.is_handshaking() {
-            client.complete_io(&mut &self.socket).context("TLS handshake")?;
-        }
-        self.tls = Some(client);
+        self.agree(client.into())?;
         Ok(self)
     }
 
+    /// The same as the server. Fails when the other side does not go on.
+    pub fn accept_tls(&mut self, server: &Arc<ServerConfig>) -> Result<()> {
+        self.agree(ServerConnection::new(server.clone())?.into())
+    }
+
+    fn agree(&mut self, mut tls: Connection) -> Result<()> {
+        self.socket.set_read_timeout(Some(self.patience))?;
+        self.socket.set_write_timeout(Some(self.patience))?;
+        while tls.is_handshaking() || tls.wants_write() {
+            tls.complete_io(&mut &self.socket).context("TLS handshake")?;
+        }
+        self.tls = Some(Box::new(tls));
+        Ok(())
+    }
+
+    /// Says that nothing more comes, as TLS does (RFC 8446 §6.1).
+    pub fn say_end(&mut self) -> Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            while tls.wants_write() {
+                tls.write_tls(&mut &self.socket).context("close_notify")?;
+            }
+        }
+        Ok(())
+    }
+
     /// What was agreed on, if TLS is spoken.
-    pub fn tls(&self) -> Option<&ClientConnection> {
+    pub fn tls(&self) -> Option<&Connection> {
         self.tls.as_deref()
     }
 
@@ -120,8 +141,21 @@ impl Peer {
         self.socket.set_write_timeout(Some(self.patience))?;
         match &mut self.tls {
             None => (&self.socket).write_all(bytes.as_ref()).context("write"),
-            Some(tls) => rustls::Stream::new(&mut **tls, &mut &self.socket).write_all(bytes.as_ref()).context("write"),
+            Some(tls) => write_tls(tls, &self.socket, bytes.as_ref()).context("write"),
         }
+    }
+
+    /// Writes each of `pieces` as a record of its own, all of them at once.
+    pub fn send_together(&mut self, pieces: &[&[u8]]) -> Result<()> {
+        let tls = self.tls.as_mut().context("TLS is spoken")?;
+        for piece in pieces {
+            tls.writer().write_all(piece)?;
+        }
+        let mut records = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut records)?;
+        }
+        self.send_below(&records)
     }
 
     /// Writes bytes below TLS, where they need not be records.
@@ -151,13 +185,7 @@ impl Peer {
 
     /// Ends the connection in order: in TLS with its word for it (RFC 8446 §6.1), then by FIN.
     pub fn close(mut self) -> Result<()> {
-        if let Some(tls) = &mut self.tls {
-            tls.send_close_notify();
-            while tls.wants_write() {
-                tls.write_tls(&mut &self.socket).context("close_notify")?;
-            }
-        }
-        Ok(())
+        self.say_end()
     }
 
     /// Ends the connection by RST.
@@ -190,7 +218,7 @@ impl Peer {
             self.socket.set_read_timeout(Some(left))?;
             let read = match &mut self.tls {
                 None => (&self.socket).read(piece),
-                Some(tls) => rustls::Stream::new(&mut **tls, &mut &self.socket).read(piece),
+                Some(tls) => read_tls(tls, &self.socket, piece),
             };
             match read {
                 Ok(0) => self.end = Some(End::Eof),
@@ -215,8 +243,13 @@ impl Peer {
         self.socket.set_nonblocking(true)?;
         let mut piece = [0; 16 * 1024];
         while self.end.is_none() {
-            match (&self.socket).read(&mut piece) {
+            let read = match &mut self.tls {
+                None => (&self.socket).read(&mut piece),
+                Some(tls) => read_tls(tls, &self.socket, &mut piece),
+            };
+            match read {
                 Ok(0) => self.end = Some(End::Eof),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => self.end = Some(End::Cut),
                 Ok(n) => {
                     self.received += n as u64;
                     self.buffer.extend_from_slice(&piece[..n]);
@@ -309,6 +342,20 @@ impl Peer {
             bail!("more came before the end ({end:?}): {}", shown(&rest));
         }
         Ok(end)
+    }
+}
+
+fn read_tls(tls: &mut Connection, mut socket: &Socket, piece: &mut [u8]) -> io::Result<usize> {
+    match tls {
+        Connection::Client(client) => rustls::Stream::new(client, &mut socket).read(piece),
+        Connection::Server(server) => rustls::Stream::new(server, &mut socket).read(piece),
+    }
+}
+
+fn write_tls(tls: &mut Connection, mut socket: &Socket, bytes: &[u8]) -> io::Result<()> {
+    match tls {
+        Connection::Client(client) => rustls::Stream::new(client, &mut socket).write_all(bytes),
+        Connection::Server(server) => rustls::Stream::new(server, &mut socket).write_all(bytes),
     }
 }
 

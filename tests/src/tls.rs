@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams, SerialNumber,
-    date_time_ymd,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, RevokedCertParams,
+    SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedProtocolVersion};
 pub use rustls::{HandshakeKind, ProtocolVersion};
 
 use crate::Peer;
@@ -74,6 +76,35 @@ pub fn trusting_as(
     }))
 }
 
+/// The key of a certificate as `pins` has it.
+pub fn pin(made: &Made) -> Result<String> {
+    let key = KeyPair::from_pem(&fs::read_to_string(&made.key)?)?;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key.subject_public_key_info());
+    Ok(format!("sha256/{}", base64::engine::general_purpose::STANDARD.encode(digest)))
+}
+
+/// A service that shows this certificate and speaks these versions (empty: all). `clients`: whose certificates it wants to see.
+pub fn serving(
+    own: &Made,
+    versions: &[&'static SupportedProtocolVersion],
+    clients: Option<&Authority>,
+) -> Result<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = if versions.is_empty() { rustls::ALL_VERSIONS } else { versions };
+    let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(&authority.cert)?)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let chain = CertificateDer::pem_file_iter(&own.cert)?.collect::<Result<Vec<_>, _>>()?;
+    Ok(builder.with_single_cert(chain, PrivateKeyDer::from_pem_file(&own.key)?)?)
+}
+
 /// An authority that signs certificates and lists of revoked ones.
 pub struct Authority {
     folder: PathBuf,
@@ -93,6 +124,22 @@ impl Authority {
         let cert = folder.join(format!("{name}.pem"));
         fs::write(&cert, params.self_signed(&pair)?.pem())?;
         Ok(Authority { folder: folder.to_owned(), cert, issuer: Issuer::new(params, pair) })
+    }
+
+    /// A certificate for a service at these names and addresses, in `NAME.pem` and `NAME.key`.
+    pub fn service(
+        &self,
+        name: &str,
+        serial: u64,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Made> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        change(&mut params);
+        self.sign(name, params)
     }
 
     /// A certificate for a client, in `NAME.pem` and `NAME.key`.

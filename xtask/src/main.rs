@@ -37,7 +37,7 @@ const TASKS: &[Task] = &[
     ),
     (
         "bench",
-        "run the gateway beside its peers: plain, tls, h2, handshake, idle, reload, routes, stuck, takeover, xdp, instructions (each with --help)",
+        "run the gateway beside its peers: plain, tls, h2, grpc, handshake, idle, reload, routes, chaos, endpoints, stuck, takeover, xdp, instructions (each with --help)",
         bench::run,
     ),
 ];

@@ -1,6 +1,8 @@
 //! How the requests of an upstream are divided among its endpoints now: by weight, by who is usable, by priority, and less for
 //! those that have just begun. Pure: what is known of each in, what each weighs out.
 
+use super::Distance;
+
 /// How much more than its share an endpoint can take: a priority passes nothing on while its usable endpoints can serve all
 /// requests with it. As Envoy has it.
 const SPARE: f64 = 1.4;
@@ -14,12 +16,15 @@ const PARTS: f64 = 10_000.0;
 /// A share that is no share but what is left of adding others up.
 const ROUNDING: f64 = 1e-9;
 
+/// Where an endpoint stands in the order in which they are used.
+pub(super) type Rank = (u8, Option<Distance>);
+
 /// An endpoint, as far as its share is concerned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Standing {
     pub weight: u32,
-    /// The lower, the earlier.
-    pub priority: u8,
+    /// The lower, the earlier: priority, and within one how far away it is.
+    pub level: Rank,
     pub usable: bool,
     /// How much of its weight counts, [`ramp`].
     pub ramp: f64,
@@ -36,9 +41,9 @@ pub(super) fn ramp(usable_ms: u64, slow_start_ms: u64) -> f64 {
 /// What each endpoint weighs beside the others; 0: it gets nothing. Those of written weight 0 never get anything. The written
 /// weights are kept where nothing speaks against it, so that who stays as he was also stays where he was on a ring.
 ///
-/// Priorities: each can take [`SPARE`] times the share of its weight that is usable, at most the whole; what the first cannot
+/// Ranks, which are priorities and within each distances: each can take [`SPARE`] times the share of its weight that is usable, at most the whole; what the first cannot
 /// take goes to the second, and so on. If all together cannot take the whole it is divided in proportion. Panic: when in
-/// no priority a share of `panic_threshold` (0 to 1) is usable, all are used as if nothing were known of them.
+/// no rank a share of `panic_threshold` (0 to 1) is usable, all are used as if nothing were known of them.
 pub(super) fn weights(standing: &[Standing], panic_threshold: f64) -> Vec<u64> {
     let mut levels = levels(standing);
     if levels.iter().all(|level| level.usable < panic_threshold * level.weight) {
@@ -56,7 +61,7 @@ pub(super) fn weights(standing: &[Standing], panic_threshold: f64) -> Vec<u64> {
     }
     let load_max = levels.iter().map(|level| level.load).fold(0.0, f64::max);
     let scaled = |one: &Standing| {
-        let at = levels.binary_search_by_key(&one.priority, |level| level.priority).ok();
+        let at = levels.binary_search_by_key(&one.level, |level| level.rank).ok();
         let level = at.map(|at| &levels[at]).filter(|level| one.usable && one.weight > 0 && level.load > 0.0)?;
         // Where all have just begun, they are all the same.
         Some(f64::from(one.weight) * (level.load / load_max) * (one.ramp / level.ramp))
@@ -78,10 +83,10 @@ pub(super) fn panics(standing: &[Standing], panic_threshold: f64) -> bool {
 fn levels(standing: &[Standing]) -> Vec<Level> {
     let mut levels: Vec<Level> = Vec::new();
     for one in standing.iter().filter(|one| one.weight > 0) {
-        let at = match levels.binary_search_by_key(&one.priority, |level| level.priority) {
+        let at = match levels.binary_search_by_key(&one.level, |level| level.rank) {
             Ok(at) => at,
             Err(at) => {
-                levels.insert(at, Level { priority: one.priority, ..Level::default() });
+                levels.insert(at, Level { rank: one.level, ..Level::default() });
                 at
             }
         };
@@ -95,10 +100,10 @@ fn levels(standing: &[Standing]) -> Vec<Level> {
     levels
 }
 
-/// The endpoints of one priority together.
+/// The endpoints of one rank together.
 #[derive(Debug, Default)]
 struct Level {
-    priority: u8,
+    rank: Rank,
     weight: f64,
     usable: f64,
     /// The most that counts of anybody's weight.
@@ -115,7 +120,7 @@ mod tests {
         let one = |word: &str| {
             let (plain, usable) = word.strip_prefix('-').map_or((word, true), |plain| (plain, false));
             let (weight, priority) = plain.split_once('/').unwrap_or((plain, "0"));
-            Standing { weight: weight.parse().unwrap(), priority: priority.parse().unwrap(), usable, ramp: 1.0 }
+            Standing { weight: weight.parse().unwrap(), level: (priority.parse().unwrap(), None), usable, ramp: 1.0 }
         };
         text.split_whitespace().map(one).collect()
     }

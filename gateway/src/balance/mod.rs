@@ -6,75 +6,34 @@
 //! keys ([`hash`]). [`Endpoints::pick`], for every attempt: a look into those, at most a few endpoints' states, and no search,
 //! however many endpoints there are.
 
+mod about;
 mod ewma;
 mod hash;
+mod identity;
 mod key;
 mod levels;
 mod schedule;
 mod settings;
+mod sticky;
+mod subset;
 
 use std::cell::Cell;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
+pub use self::about::{About, Distance};
 pub use self::ewma::Latency;
 use self::hash::{Member, Table, below, spread};
+pub use self::identity::{Http, Identity, Link, Prehashed, Wanted};
 pub use self::key::{Key, Keyed};
 use self::levels::Standing;
 pub use self::settings::{Hashing, Policy, Settings};
+use self::sticky::Names;
+pub use self::sticky::{Session, Sticky};
+pub use self::subset::{Destination, Subset, Subsets};
 use crate::config::model::HashTable;
 use crate::limits::CONNECT_ATTEMPTS_MAX;
-use crate::rt::Peer;
 use crate::tables::health::State;
 use crate::tables::health::record::Standing as Stands;
-
-static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-
-/// Whom a connection is to: what must be equal for a kept one to be used again.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    pub peer: Peer,
-    /// Of everything else here, so that a pool need not hash it again.
-    hash: u64,
-}
-
-impl Identity {
-    pub fn new(peer: Peer) -> Identity {
-        Identity { hash: HASHER.hash_one(&peer), peer }
-    }
-}
-
-/// A hasher for keys that carry their hash.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Prehashed(u64);
-
-impl std::hash::Hasher for Prehashed {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("an identity writes its hash and nothing else")
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-impl PartialEq for Identity {
-    fn eq(&self, other: &Identity) -> bool {
-        self.hash == other.hash && self.peer == other.peer
-    }
-}
-
-impl Eq for Identity {}
-
-impl std::hash::Hash for Identity {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
 
 /// One address of an upstream.
 #[derive(Debug)]
@@ -87,6 +46,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// The lower, the earlier it is used.
     pub priority: u8,
+    /// What is said of it, which several addresses of one name share.
+    pub about: Arc<About>,
     /// What all cores know of it.
     pub state: Arc<State>,
 }
@@ -102,6 +63,8 @@ pub struct Asking<'a> {
     pub lot: u64,
     /// What the request has in common with others, [`Endpoints::key`].
     pub key: Option<u64>,
+    /// Index of the endpoint it is to stay with, [`Endpoints::session`].
+    pub held: Option<u16>,
     /// Milliseconds of the process.
     pub now_ms: u64,
 }
@@ -115,7 +78,16 @@ pub struct Endpoints {
     slots: Vec<Slot>,
     /// Indices into `list` of those that get requests.
     live: Vec<u16>,
+    /// Indices of those that get none because nearer ones, or ones of an earlier priority, can take all: where these fail, or
+    /// are full, they come in. The first ones first.
+    spare: Vec<Vec<u16>>,
+    /// How many some request may get to.
+    reach: usize,
     order: Order,
+    /// What cookies call those in `list`, where clients are kept with them.
+    names: Option<Arc<Names>>,
+    /// In the order of [`Settings::subsets`]. `None`: all endpoints stand in.
+    subsets: Vec<Option<Box<Endpoints>>>,
     is_ramping: bool,
     panics: bool,
 }
@@ -125,6 +97,8 @@ struct Slot {
     state: Arc<State>,
     /// Of all requests, 0 to 1.
     share: f32,
+    /// It takes those that are to stay with it, whether or not it gets others.
+    keeps: bool,
 }
 
 /// Indices into `list`, as the policy wants them.
@@ -157,8 +131,8 @@ impl Default for Order {
     }
 }
 
-/// Endpoints that are looked at for one key until one has room: if three of four have none, one in a hundred keys finds none
-/// among so many.
+/// Endpoints that are looked at for one key until one has room, or until one is found that is well: if three of four have none, or
+/// are not, one in a hundred finds none among so many.
 const PROBES_MAX: usize = 16;
 
 impl Endpoints {
@@ -177,23 +151,79 @@ impl Endpoints {
         now_ms: u64,
     ) -> Endpoints {
         list.truncate(usize::from(u16::MAX) + 1);
+        Endpoints::compile_beside(None, list, settings, usable, now_ms)
+    }
+
+    /// `known`: the same endpoints as they were compiled before, whose names need not be found again.
+    fn compile_beside(
+        known: Option<&Endpoints>,
+        list: Vec<Arc<Endpoint>>,
+        settings: &Arc<Settings>,
+        usable: impl Fn(&Endpoint) -> bool,
+        now_ms: u64,
+    ) -> Endpoints {
+        let names = |known: Option<&Endpoints>, list: &[Arc<Endpoint>]| match known {
+            Some(known) => known.names.clone(),
+            None => settings.sticky.as_ref().map(|sticky| Arc::new(Names::new(sticky, list))),
+        };
+        let subset = |(at, subset): (usize, &Subset)| {
+            let some: Vec<Arc<Endpoint>> = list.iter().filter(|endpoint| subset.holds(endpoint)).cloned().collect();
+            let is_there = some.iter().any(|endpoint| endpoint.weight > 0 && usable(endpoint));
+            if !is_there && subset.falls_back() {
+                return None;
+            }
+            let known = known.and_then(|known| known.subsets.get(at)?.as_deref());
+            let names = names(known, &some);
+            Some(Box::new(Endpoints::weigh(some, settings, names, &usable, now_ms)))
+        };
+        let subsets: Vec<Option<Box<Endpoints>>> = settings.subsets.iter().enumerate().map(subset).collect();
+        let names = names(known, &list);
+        let whole = Endpoints::weigh(list, settings, names, usable, now_ms);
+        let is_ramping = whole.is_ramping || subsets.iter().flatten().any(|subset| subset.is_ramping);
+        Endpoints { subsets, is_ramping, ..whole }
+    }
+
+    /// Those of a subset, by its number among [`Settings::subsets`] and 1; 0 is the whole, and so is a subset that falls back.
+    pub fn of(&self, subset: u16) -> &Endpoints {
+        match self.subsets.get(usize::from(subset).wrapping_sub(1)) {
+            Some(Some(some)) => some,
+            _ => self,
+        }
+    }
+
+    /// Each subset and its endpoints; `None`: all of them, for want of its own.
+    pub fn subsets(&self) -> impl ExactSizeIterator<Item = (&Subset, Option<&Endpoints>)> {
+        self.settings.subsets.iter().zip(self.subsets.iter().map(Option::as_deref))
+    }
+
+    fn weigh(
+        list: Vec<Arc<Endpoint>>,
+        settings: &Arc<Settings>,
+        names: Option<Arc<Names>>,
+        usable: impl Fn(&Endpoint) -> bool,
+        now_ms: u64,
+    ) -> Endpoints {
         let standing = |endpoint: &Arc<Endpoint>| {
             let usable = usable(endpoint);
             let usable_ms = endpoint.state.usable_ms(usable, now_ms);
             let ramp = levels::ramp(usable_ms, settings.slow_start_ms);
-            // Taken out by hand: it has no share, whoever is left.
-            let weight = if endpoint.state.standing() == Stands::Drained { 0 } else { endpoint.weight };
-            Standing { weight, priority: endpoint.priority, usable, ramp }
+            Standing { weight: weight(endpoint), level: level(endpoint, settings), usable, ramp }
         };
         let standing: Vec<Standing> = list.iter().map(standing).collect();
         let weights = levels::weights(&standing, settings.panic_threshold);
         let sum = weights.iter().sum::<u64>() as f32;
-        let slot = |(endpoint, &weight): (&Arc<Endpoint>, &u64)| Slot {
+        let slot = |((endpoint, standing), &weight): ((&Arc<Endpoint>, &Standing), &u64)| Slot {
             state: endpoint.state.clone(),
             share: if weight == 0 { 0.0 } else { weight as f32 / sum },
+            // Who has begun with one that is taken out by hand, or weighs nothing now, may finish there: that is what it is
+            // taken out gently for.
+            keeps: names.is_some() && (weight > 0 || standing.usable || endpoint.state.is_drained_well()),
         };
-        let slots = list.iter().zip(&weights).map(slot).collect();
+        let slots: Vec<Slot> = list.iter().zip(&standing).zip(&weights).map(slot).collect();
         let live: Vec<u16> = (0..list.len()).filter(|&at| weights[at] > 0).map(|at| at as u16).collect();
+        let spare = spare(&standing, &weights);
+        let others = spare.iter().map(Vec::len).sum::<usize>();
+        let reach = live.len() + others.max(slots.iter().filter(|slot| slot.keeps && slot.share == 0.0).count());
         let mut ramps = live.iter().map(|&at| standing[usize::from(at)].ramp);
         let first = ramps.next();
         // Where all have begun at one time they weigh the same all the time.
@@ -218,17 +248,40 @@ impl Endpoints {
             }
         };
         let panics = levels::panics(&standing, settings.panic_threshold);
-        Endpoints { list, settings: settings.clone(), slots, live, order, is_ramping, panics }
+        Endpoints {
+            list,
+            settings: settings.clone(),
+            slots,
+            live,
+            spare,
+            reach,
+            order,
+            names,
+            subsets: Vec::new(),
+            is_ramping,
+            panics,
+        }
     }
 
     /// The same endpoints, compiled anew.
     pub fn again(&self, usable: impl Fn(&Endpoint) -> bool, now_ms: u64) -> Endpoints {
-        Endpoints::compile(self.list.clone(), &self.settings, usable, now_ms)
+        Endpoints::compile_beside(Some(self), self.list.clone(), &self.settings, usable, now_ms)
     }
 
     /// Too few are usable: all get requests that nobody has taken out by hand.
     pub fn panics(&self) -> bool {
         self.panics
+    }
+
+    /// Whether all would get requests if these were the usable ones.
+    pub fn would_panic(&self, usable: impl Fn(&Endpoint) -> bool) -> bool {
+        let standing = |endpoint: &Arc<Endpoint>| Standing {
+            weight: weight(endpoint),
+            level: level(endpoint, &self.settings),
+            usable: usable(endpoint),
+            ramp: 1.0,
+        };
+        levels::panics(&self.list.iter().map(standing).collect::<Vec<_>>(), self.settings.panic_threshold)
     }
 
     /// Some have begun later than others, and their weight grows with time.
@@ -252,7 +305,7 @@ impl Endpoints {
 
     /// How many endpoints are worth a try before a request is given up.
     pub fn tries(&self) -> u32 {
-        (self.live.len() as u32).min(CONNECT_ATTEMPTS_MAX)
+        (self.reach as u32).min(CONNECT_ATTEMPTS_MAX)
     }
 
     /// What `request` has in common with others that should go to the same endpoint. `None`: nothing, or it does not matter.
@@ -263,16 +316,38 @@ impl Endpoints {
         }
     }
 
-    /// An endpoint for one attempt: one that was not tried yet, if there is one. O(1), no allocation. `None`: there is none that
-    /// gets requests.
+    /// How clients are kept with these endpoints. `None`: they are not.
+    pub fn sticky(&self) -> Option<&Sticky> {
+        self.names.as_deref().map(Names::sticky)
+    }
+
+    /// What the value of a client's cookie says, [`Sticky::now_s`]. `None`: nothing that is good.
+    pub fn session(&self, value: &[u8], now_s: u32) -> Option<Session> {
+        self.names.as_ref()?.read(value, now_s)
+    }
+
+    /// An endpoint for one attempt: the one the request is held to, if that one takes it, else one that was not tried yet, if
+    /// there is one. A request that has failed goes to none that fails itself or has been taken out since these were compiled,
+    /// as long as another is found at once: it has no attempts to find out who is well again. O(1), no allocation. `None`: there
+    /// is none that gets requests.
     pub fn pick(&self, asking: &Asking<'_>) -> Option<&Arc<Endpoint>> {
+        if let Some(held) = asking.held
+            && self.slots.get(usize::from(held)).is_some_and(|slot| slot.keeps)
+            && !self.is_tried(held, asking)
+        {
+            return self.list.get(usize::from(held));
+        }
         let picked = match &self.order {
             Order::Turns(turns) => self.turn(turns, asking),
             Order::Two { turns, others, by } => self.better(turns, others.as_deref(), *by, asking),
             Order::Table { table, load_max } => self.at_home(table, *load_max, asking),
         }?;
         let picked = match self.is_tried(picked, asking) {
-            true => self.untried(asking).unwrap_or(picked),
+            true => self.untried(asking).or_else(|| self.untried_spare(asking)).unwrap_or(picked),
+            false => picked,
+        };
+        let picked = match !asking.tried.is_empty() && !self.is_well(picked) {
+            true => self.well(asking).unwrap_or(picked),
             false => picked,
         };
         self.list.get(usize::from(picked))
@@ -284,12 +359,30 @@ impl Endpoints {
 
     /// One that was not tried, whoever's turn it is: nobody is in `live` twice, so the first few hold one if there is one.
     fn untried(&self, asking: &Asking<'_>) -> Option<u16> {
-        self.some_live(asking.lot).take(asking.tried.len() + 1).find(|&index| !self.is_tried(index, asking))
+        self.some(&self.live, asking.lot).take(asking.tried.len() + 1).find(|&index| !self.is_tried(index, asking))
     }
 
-    /// Those that get requests, each once, from a drawn one on.
-    fn some_live(&self, lot: u64) -> impl Iterator<Item = u16> {
-        let (front, back) = self.live.split_at(below(lot, self.live.len()));
+    fn is_well(&self, index: u16) -> bool {
+        self.slots[usize::from(index)].state.is_well()
+    }
+
+    /// One that was not tried and is well, if it is among the first few.
+    fn well(&self, asking: &Asking<'_>) -> Option<u16> {
+        let mut some = self.some(&self.live, asking.lot).take(PROBES_MAX + asking.tried.len());
+        some.find(|&index| self.is_well(index) && !self.is_tried(index, asking))
+    }
+
+    /// The same of those that get no requests while all is well.
+    fn untried_spare(&self, asking: &Asking<'_>) -> Option<u16> {
+        // Whoever has tried all of one group has tried so many; groups are not empty.
+        self.spare.iter().take(asking.tried.len() + 1).find_map(|group| {
+            self.some(group, asking.lot).take(asking.tried.len() + 1).find(|&index| !self.is_tried(index, asking))
+        })
+    }
+
+    /// These, each once, from a drawn one on.
+    fn some<'a>(&self, these: &'a [u16], lot: u64) -> impl Iterator<Item = u16> + use<'a> {
+        let (front, back) = these.split_at(below(lot, these.len()));
         back.iter().chain(front).copied()
     }
 
@@ -370,7 +463,7 @@ impl Endpoints {
             Some(table.at(place))
         });
         // Behind a heavy endpoint the same one may follow for long.
-        let all = behind.take(PROBES_MAX).chain(self.some_live(hash).take(PROBES_MAX));
+        let all = behind.take(PROBES_MAX).chain(self.some(&self.live, hash).take(PROBES_MAX));
         let mut best = (f32::INFINITY, home);
         for index in all.filter(|&index| !self.is_tried(index, asking)) {
             if has_room(index) {
@@ -386,6 +479,16 @@ impl Endpoints {
     }
 }
 
+/// What goes before it: lower priorities first, and among equals who is nearer, where that counts.
+fn level(endpoint: &Endpoint, settings: &Settings) -> (u8, Option<Distance>) {
+    (endpoint.priority, if settings.prefers_near { endpoint.about.distance } else { None })
+}
+
+/// What an endpoint weighs. Taken out by hand it has no share, whoever is left.
+fn weight(endpoint: &Endpoint) -> u32 {
+    if endpoint.state.standing() == Stands::Drained { 0 } else { endpoint.weight }
+}
+
 impl Slot {
     fn requests(&self) -> f32 {
         self.state.in_flight() as f32
@@ -394,6 +497,15 @@ impl Slot {
     fn cost(&self, now_ms: u64) -> f32 {
         self.state.cost(now_ms)
     }
+}
+
+/// Those that are usable and have no share, by their level.
+fn spare(standing: &[Standing], weights: &[u64]) -> Vec<Vec<u16>> {
+    let is_spare = |at: &usize| standing[*at].usable && standing[*at].weight > 0 && weights[*at] == 0;
+    let mut spare: Vec<usize> = (0..standing.len()).filter(is_spare).collect();
+    spare.sort_by_key(|&at| standing[at].level);
+    let groups = spare.chunk_by(|&one, &next| standing[one].level == standing[next].level);
+    groups.map(|group| group.iter().map(|&at| at as u16).collect()).collect()
 }
 
 /// The table of those that get requests.

@@ -1,10 +1,13 @@
 //! A world without sockets: a clock and a lot of its own, endpoints that take as long as they are told.
 
+mod peers;
+
 use std::collections::BinaryHeap;
 
 use super::*;
 use crate::config::model;
-use crate::tables::health::{Health, InFlight};
+use crate::rt::Peer;
+use crate::tables::health::{Health, InFlight, Outcome, Thresholds};
 
 /// An upstream, as it is written.
 fn settings(text: &str) -> Settings {
@@ -30,20 +33,27 @@ struct World {
 }
 
 impl World {
-    /// Endpoints as `weight` or `weight/priority`.
+    /// Endpoints as `weight` or `weight/priority`, perhaps with `#tag`s behind, of which a
+    /// distance is one.
     fn new(text: &str, endpoints: &str) -> World {
         let health = Health::default();
         let endpoint = |(port, word): (u16, &str)| {
-            let (weight, priority) = word.split_once('/').unwrap_or((word, "0"));
+            let mut parts = word.split('#');
+            let place = parts.next().unwrap_or_default();
+            let (weight, priority) = place.split_once('/').unwrap_or((place, "0"));
+            let tags: Vec<String> = parts.map(str::to_owned).collect();
+            let distance = Distance::ALL.into_iter().find(|distance| tags.iter().any(|tag| tag == distance.name()));
+            let about = About { tags, distance, ..About::default() };
             let peer = Peer::Tcp(([10, 0, 0, 1], port).into());
             let label = peer.to_string();
             Arc::new(Endpoint {
                 state: health.of("orders", &label),
-                identity: Identity::new(peer),
+                identity: Identity::new(peer, Arc::default()),
                 written: label.clone(),
                 label,
                 weight: weight.parse().expect(word),
                 priority: priority.parse().expect(word),
+                about: Arc::new(about),
             })
         };
         let list = (1..).zip(endpoints.split_whitespace()).map(endpoint).collect();
@@ -72,7 +82,7 @@ impl World {
 
     fn pick_again(&mut self, key: Option<u64>, tried: &[Arc<Endpoint>]) -> Option<usize> {
         let lot = self.lot();
-        let asking = Asking { cursor: &self.cursor, tried, lot, key, now_ms: self.now_ms };
+        let asking = Asking { cursor: &self.cursor, tried, lot, key, held: None, now_ms: self.now_ms };
         let picked = self.endpoints.pick(&asking)?;
         self.list.iter().position(|endpoint| Arc::ptr_eq(endpoint, picked))
     }
@@ -146,7 +156,7 @@ fn none_and_one_and_only_weights_of_zero() {
         assert_eq!((none_usable.pick(None), none_usable.endpoints.tries()), (None, 0), "{policy}");
     }
     let default = Endpoints::default();
-    let asking = Asking { cursor: &Cell::new(u32::MAX), tried: &[], lot: u64::MAX, key: None, now_ms: 0 };
+    let asking = Asking { cursor: &Cell::new(u32::MAX), tried: &[], lot: u64::MAX, key: None, held: None, now_ms: 0 };
     assert!(default.pick(&asking).is_none());
 }
 
@@ -160,6 +170,7 @@ fn the_same_address_twice_counts_twice() {
             label: twin.label.clone(),
             written: String::new(),
             state: twin.state.clone(),
+            about: twin.about.clone(),
             ..**twin
         };
         world.list.push(Arc::new(twin));
@@ -189,6 +200,35 @@ fn others_go_before_those_that_were_tried() {
                 assert!(world.pick_again(Some(key), &tried).is_some(), "again, when all were tried");
             }
         }
+    }
+}
+
+#[test]
+fn a_request_that_has_failed_goes_to_nobody_who_fails() {
+    let thresholds = Thresholds { any_5xx: 100, gateway: 100, local: 100 };
+    for policy in POLICIES {
+        let mut world = World::new(policy, "1 1 1 1 1 1");
+        let tried = [world.list[0].clone()];
+        for failing in 1..4 {
+            world.list[failing].state.ended(Outcome::Local, &thresholds);
+        }
+        for key in 0..200 {
+            let picked = world.pick_again(Some(key), &tried);
+            assert!(picked.is_some_and(|picked| picked >= 4), "{policy}: {picked:?}");
+        }
+        let mut first = [0; 6];
+        (0..600).for_each(|key| first[world.pick(Some(spread(key))).expect("somebody")] += 1);
+        assert!(first.iter().all(|&count| count > 20), "{policy}: first attempts find out: {first:?}");
+        for failing in 4..6 {
+            world.list[failing].state.ended(Outcome::Local, &thresholds);
+        }
+        let picked = world.pick_again(Some(7), &tried);
+        assert!(picked.is_some_and(|picked| picked > 0), "{policy}: where all fail, one that was not tried");
+        world.list[5].state.ended(Outcome::Well, &thresholds);
+        world.list[4].state.ended(Outcome::Well, &thresholds);
+        // Taken out while the exchange runs, and counted anew.
+        world.list[4].state.usable_ms(false, 0);
+        assert_eq!(world.pick_again(Some(7), &tried), Some(5), "{policy}");
     }
 }
 
@@ -370,4 +410,146 @@ fn with_too_few_usable_all_are_used() {
         world.compile(&[0, 1, 2]);
         assert_eq!(world.shares(100), [0, 0, 0, 100], "{policy}");
     }
+}
+
+/// Subsets as routes ask for them, by number.
+fn with_subsets(policy: &str, subsets: &[&str], endpoints: &str) -> World {
+    let subsets: Vec<Subset> =
+        subsets.iter().map(|text| Subset::of(&toml::from_str::<Asked>(text).expect(text).subset)).collect();
+    let mut world = World::new(policy, endpoints);
+    world.settings = Arc::new(settings(policy).with_subsets(&subsets));
+    world.compile(&[]);
+    world
+}
+
+#[derive(serde::Deserialize)]
+struct Asked {
+    subset: model::Subset,
+}
+
+impl World {
+    /// Which share of `count` requests for a subset each gets, in hundredths.
+    fn shares_of(&mut self, subset: u16, count: usize) -> Vec<u32> {
+        let mut picked = vec![0; self.list.len()];
+        let cursor = Cell::new(0);
+        for _ in 0..count {
+            let asking =
+                Asking { cursor: &cursor, tried: &[], lot: self.lot(), key: None, held: None, now_ms: self.now_ms };
+            if let Some(endpoint) = self.endpoints.of(subset).pick(&asking) {
+                let at = self.list.iter().position(|known| Arc::ptr_eq(known, endpoint));
+                picked[at.expect("one of them")] += 1;
+            }
+        }
+        picked.iter().map(|&picked| (picked as f64 * 100.0 / count as f64).round() as u32).collect()
+    }
+}
+
+#[test]
+fn a_subset_is_those_with_all_of_its_tags_and_shares_by_weight() {
+    let subsets =
+        ["subset = ['v2']", "subset = ['eu', 'v2']", "subset = ['v3']", "subset = { tags = ['v3'], fallback = 'any' }"];
+    for policy in POLICIES {
+        let within = if policy.contains("ring") { 9 } else { 2 };
+        let mut world = with_subsets(policy, &subsets, "3#v2#eu 1#v2 1#v1#eu 0#v2#eu");
+        let shares = world.shares_of(1, 10_000);
+        assert!(close(&shares, &[75, 25, 0, 0], within), "{policy}: {shares:?}");
+        assert_eq!(world.shares_of(2, 100), [100, 0, 0, 0], "{policy}");
+        assert_eq!(world.shares_of(3, 100), [0; 4], "{policy}: nobody has it");
+        for all in [0, 4] {
+            let shares = world.shares_of(all, 10_000);
+            assert!(close(&shares, &[60, 20, 20, 0], within), "{policy}: {shares:?}");
+        }
+        // A number nobody has given, as after a reload that took it away.
+        assert!(std::ptr::eq(world.endpoints.of(5), &world.endpoints));
+    }
+}
+
+#[test]
+fn a_subset_none_of_whom_is_usable_falls_back_if_it_may_and_panics_if_not() {
+    let subsets = ["subset = ['v2']", "subset = { tags = ['v2'], fallback = 'any' }"];
+    for policy in POLICIES {
+        let within = if policy.contains("ring") { 9 } else { 2 };
+        let mut world = with_subsets(policy, &subsets, "1#v2 1#v2 1 1");
+        world.compile(&[0]);
+        for subset in [1, 2] {
+            let shares = world.shares_of(subset, 100);
+            assert!(close(&shares, &[0, 100, 0, 0], 0), "{policy}: {shares:?}");
+        }
+        world.compile(&[0, 1]);
+        let shares = world.shares_of(1, 10_000);
+        assert!(close(&shares, &[50, 50, 0, 0], within), "{policy}: {shares:?}");
+        let shares = world.shares_of(2, 10_000);
+        assert!(close(&shares, &[0, 0, 50, 50], within), "{policy}: {shares:?}");
+        world.list[0].state.record().drained = true;
+        world.list[1].state.record().drained = true;
+        world.compile(&[0, 1]);
+        assert_eq!(world.shares_of(1, 100), [0; 4], "{policy}: nobody who was taken out by hand");
+        // They come back into it.
+        world.list[1].state.record().drained = false;
+        world.compile(&[0]);
+        assert_eq!(world.shares_of(2, 100), [0, 100, 0, 0], "{policy}");
+    }
+}
+
+#[test]
+fn who_is_near_goes_first_as_far_as_it_can() {
+    for policy in POLICIES {
+        // Points of a ring fall as they fall, and here two hold the whole of it.
+        let within = if policy.contains("ring") { 12 } else { 2 };
+        let check = |world: &mut World, down: &[usize], expected: &[u32]| {
+            world.compile(down);
+            let shares = world.shares(10_000);
+            assert!(close(&shares, expected, within), "{policy} without {down:?}: {shares:?}");
+        };
+        let mut world = World::new(policy, "1#zone 1#zone 1#datacenter 1#datacenter 2#far");
+        check(&mut world, &[], &[50, 50, 0, 0, 0]);
+        // Half of them take 1.4 times as much: the next ones have what is left over.
+        check(&mut world, &[0], &[0, 70, 15, 15, 0]);
+        check(&mut world, &[0, 2], &[0, 70, 0, 30, 0]);
+        check(&mut world, &[0, 1], &[0, 0, 50, 50, 0]);
+        check(&mut world, &[0, 1, 3], &[0, 0, 70, 0, 30]);
+        check(&mut world, &[0, 1, 2, 3], &[0, 0, 0, 0, 100]);
+        check(&mut world, &[0, 1, 2, 3, 4], &[17, 17, 17, 17, 33]);
+        // Priorities go before distance.
+        let mut world = World::new(policy, "1/1#zone 1/0#far 1/1#far 1/0#datacenter");
+        check(&mut world, &[], &[0, 0, 0, 100]);
+        check(&mut world, &[3], &[0, 100, 0, 0]);
+        check(&mut world, &[1, 3], &[100, 0, 0, 0]);
+        // Nobody near: nobody is preferred.
+        check(&mut World::new(policy, "1#far 3#far"), &[], &[25, 75]);
+        let ignored = format!("locality = 'ignore'\n{policy}");
+        check(&mut World::new(&ignored, "1#zone 3#far"), &[], &[25, 75]);
+    }
+}
+
+#[test]
+fn where_the_near_and_the_first_were_tried_others_come_in() {
+    for policy in POLICIES {
+        let mut world = World::new(policy, "1#zone 1#far 1/1#zone 1#datacenter 0#zone 1#far");
+        world.compile(&[5]);
+        assert_eq!(world.shares(100), [100, 0, 0, 0, 0, 0], "{policy}");
+        assert_eq!(world.endpoints.tries(), 3, "{policy}");
+        for key in 0..20 {
+            let mut tried = Vec::new();
+            let mut order = Vec::new();
+            for _ in 0..4 {
+                let at = world.pick_again(Some(key), &tried).expect("somebody");
+                order.push(at);
+                tried.push(world.list[at].clone());
+            }
+            assert_eq!(order, [0, 3, 1, 2], "{policy}: the nearest of the first priority first");
+            assert!(matches!(world.pick_again(Some(key), &tried), Some(0)), "{policy}: again when all were tried");
+        }
+    }
+}
+
+#[test]
+fn spares_of_one_rank_share_what_comes_to_them() {
+    let mut world = World::new("", "1#zone 1#far 1#far 1#far 1#far");
+    let tried = [world.list[0].clone()];
+    let mut counts = [0; 5];
+    for _ in 0..4_000 {
+        counts[world.pick_again(None, &tried).expect("somebody")] += 1;
+    }
+    assert!(counts[0] == 0 && counts[1..].iter().all(|count| (900..1_100).contains(count)), "{counts:?}");
 }

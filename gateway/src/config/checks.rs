@@ -6,6 +6,7 @@
 mod health;
 mod lists;
 pub(super) mod policies;
+mod sticky;
 mod tls;
 pub(super) mod upstreams;
 
@@ -31,6 +32,9 @@ fn between(tree: &Node, problems: &mut Vec<Problem>) {
     listeners(tree, problems);
     admin(tree, problems);
     limits(tree, problems);
+    if let Some(dns) = tree.get("dns") {
+        in_order("dns", dns, "min_ttl", "max_ttl", problems);
+    }
     for (name, node) in chosen(tree, "upstream") {
         upstreams::check(&join("upstream", name), node, problems);
     }

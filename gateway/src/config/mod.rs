@@ -14,12 +14,15 @@ pub mod words;
 
 mod checks;
 mod digest;
+mod dns_name;
 mod expand;
 mod places;
+mod rates;
 mod read;
 mod routes;
 mod secrets;
 mod shape;
+mod subsets;
 mod tree;
 mod veil;
 mod walk;
@@ -131,6 +134,10 @@ fn load_as(path: &Path, environment: &dyn Fn(&str) -> Option<String>, with_files
         Ok(config) => {
             let routes: Vec<(usize, &model::Route)> = config.route.iter().enumerate().collect();
             let (mut problems, mut warnings) = routes::between(&routes, &places);
+            let (too_many, unmatched) = subsets::between(&config, &places);
+            problems.extend(too_many);
+            warnings.extend(unmatched);
+            warnings.extend(rates::warnings(&config, &places));
             let folder = |key: &str| match places.find(key) {
                 Some(place) => walk::folder(&sources, place).to_owned(),
                 None => path.parent().unwrap_or(Path::new("")).to_owned(),

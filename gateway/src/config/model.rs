@@ -6,11 +6,15 @@
 //! The loader checks a file against exactly this schema, so a new field needs its attributes here and nothing else.
 
 mod balance;
+mod dns;
+mod endpoint;
 mod health;
 mod listener;
 mod lists;
 mod retry;
 mod route;
+mod sticky;
+mod upstream;
 
 use std::collections::BTreeMap;
 
@@ -22,11 +26,15 @@ use super::units::{Secret, Size, Time};
 use super::words;
 
 pub use self::balance::*;
+pub use self::dns::*;
+pub use self::endpoint::*;
 pub use self::health::*;
 pub use self::listener::*;
 pub use self::lists::*;
 pub use self::retry::*;
 pub use self::route::*;
+pub use self::sticky::*;
+pub use self::upstream::*;
 
 /// A whole configuration, after `include`d files were merged in.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -48,6 +56,8 @@ pub struct Config {
     /// Services requests are sent to, by name.
     #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub upstream: BTreeMap<String, Upstream>,
+    /// How names of upstreams are resolved.
+    pub dns: Dns,
     /// Addresses by name: who is turned away, who is not limited, and what listeners and routes name.
     #[schemars(extend("propertyNames" = { "format": "name" }))]
     pub list: BTreeMap<String, List>,
@@ -77,6 +87,12 @@ pub struct Gateway {
     /// The name this gateway gives itself in `Via`. Default `bawab`. A token (RFC 9110 §7.6.3).
     #[schemars(with = "Option<words::Token>")]
     pub via: Option<String>,
+    /// The zone it runs in: endpoints of the same one go first. Default: none goes before another.
+    #[schemars(with = "Option<words::Name>")]
+    pub zone: Option<String>,
+    /// The datacenter it runs in: where the zone cannot take all requests, endpoints of the same one go before others. Default: none does.
+    #[schemars(with = "Option<words::Name>")]
+    pub datacenter: Option<String>,
     /// Whether the configuration is loaded again when its files change. Default true; SIGHUP and the admin listener always do it.
     pub watch: bool,
     /// What happens when a worker ends by a mistake of ours: `exit` (default: the others finish what they run, then the process ends with 3, to be started anew) or `respawn` (another one takes its place; what the dead one held is lost until the process ends).
@@ -96,6 +112,8 @@ impl Default for Gateway {
             include: Vec::new(),
             trusted_hops: Vec::new(),
             via: None,
+            zone: None,
+            datacenter: None,
             watch: true,
             worker_failure: WorkerFailure::default(),
             worker_stall: Time::from_secs(10),
@@ -326,16 +344,36 @@ impl Default for Timeouts {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Upstream {
-    /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1 }`. At least one. Names are resolved when the gateway starts and every 30 s.
-    #[schemars(length(min = 1))]
+    /// Where it listens: `host:port`, `unix:/path`, or `{ address = "...", weight = 2, priority = 1, tags = ["v2"] }`. At least one, or `dns`. Names are looked up as those of `dns` are, and each of their addresses is an endpoint.
+    // Left out of the schema's defaults: an upstream without any must have `dns`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints by a name of DNS: its addresses, or what its SRV records say. Default: none but those of `endpoints`.
+    #[serde(default)]
+    pub dns: Option<UpstreamDns>,
+    /// What it speaks: `http1`, or `http2`, many requests on one connection. Without TLS that is not asked first (prior knowledge); with `tls` it is what is offered by ALPN, and `auto` offers both. Default: `auto` with `tls`, else `http1`.
+    #[serde(default)]
+    pub protocol: Option<UpstreamProtocol>,
+    /// Connections begin with a PROXY header that names the client, `v1` (text) or `v2` (binary), and serve that client alone. Default: none is sent.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// It speaks TLS, and is verified: `true`, or a table. Default: plain HTTP.
+    #[serde(default, deserialize_with = "policies::switch")]
+    #[schemars(with = "Option<policies::Switch<UpstreamTls>>")]
+    pub tls: Option<UpstreamTls>,
     /// How an endpoint is picked: `round_robin` (default: in turn), `least_request` (of two drawn endpoints the one with fewer requests running), `peak_ewma` (of two the one that is expected to answer sooner), or `{ policy = "maglev", on = "client" }`: by what requests have in common. Always by weight.
     #[serde(default)]
     pub balance: Balance,
+    /// Keeps a client with the endpoint that answered it first, by a cookie. Default: `balance` picks for every request.
+    #[serde(default)]
+    pub sticky: Option<Sticky>,
     /// The time in which the weight of an endpoint that is new, or usable again, grows from a tenth to the whole. Default 0s: it is whole at once. At most 1h.
     #[serde(default)]
     #[schemars(extend("x-max" = "1h"))]
     pub slow_start: Time,
+    /// Whether endpoints of the gateway's own zone and datacenter go first, as far as they can take all requests: `prefer` (default) or `ignore`.
+    #[serde(default)]
+    pub locality: Locality,
     /// Below this share of usable endpoints, in every priority, all are used: they may be no worse than the few would be with everything. By weight. Default 50%; `0%` turns it off.
     #[serde(default = "half")]
     pub panic_threshold: Percentage,
@@ -364,66 +402,15 @@ pub struct Upstream {
     pub limits: UpstreamLimits,
 }
 
-/// An endpoint: its address alone, or with a weight.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(from = "EndpointText")]
-#[schemars(with = "EndpointText")]
-pub struct Endpoint {
-    pub address: String,
-    pub weight: u32,
-    pub priority: u8,
-}
-
-/// The two ways to write an endpoint.
-#[derive(Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum EndpointText {
-    /// `host:port` or `unix:/path`; weight 1.
-    Address(#[schemars(with = "words::EndpointAddress")] String),
-    Weighted(WeightedEndpoint),
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(inline)]
-struct WeightedEndpoint {
-    /// `host:port` or `unix:/path`.
-    #[schemars(with = "words::EndpointAddress")]
-    address: String,
-    /// Its share of the requests beside the other endpoints'. Default 1. 0 to 1000000; 0 sends it nothing.
-    #[serde(default = "one")]
-    #[schemars(range(max = 1_000_000))]
-    weight: u32,
-    /// Used only as far as the endpoints of lower numbers cannot take all requests. Default 0. 0 to 100.
-    #[serde(default)]
-    #[schemars(range(max = 100))]
-    priority: u8,
-}
-
-fn one() -> u32 {
-    1
-}
-
 fn half() -> Percentage {
     Percentage::HALF
-}
-
-impl From<EndpointText> for Endpoint {
-    fn from(text: EndpointText) -> Endpoint {
-        match text {
-            EndpointText::Address(address) => Endpoint { address, weight: one(), priority: 0 },
-            EndpointText::Weighted(WeightedEndpoint { address, weight, priority }) => {
-                Endpoint { address, weight, priority }
-            }
-        }
-    }
 }
 
 /// Waits on an upstream. All 10ms to 24h.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamTimeout {
-    /// To open a connection. Default 1s. Refused with 504 `upstream_connect_timeout`.
+    /// To open a connection, TLS included. Default 1s. Refused with 504 `upstream_connect_timeout`.
     #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub connect: Time,
     /// From the whole request sent to the first byte of the answer. Default 15s. Refused with 504 `upstream_first_byte_timeout`.
@@ -455,6 +442,9 @@ pub struct Pool {
     /// Idle connections kept per worker and endpoint: at least what runs at one time, or some are opened anew. Default 512. 0 to 10000; 0 opens one per request.
     #[schemars(range(max = 10_000))]
     pub idle_max: u32,
+    /// Requests at one time on one connection of an upstream that speaks HTTP/2; with more, another one is opened. The service may allow fewer. Default 100. 1 to 10000.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub streams_max: u32,
     /// How long one may be idle. Default 30s: below what most services close at.
     #[schemars(extend("x-min" = "10ms", "x-max" = "24h"))]
     pub idle: Time,
@@ -465,7 +455,7 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Pool {
-        Pool { idle_max: 512, idle: Time::from_secs(30), age: Time::from_secs(3600) }
+        Pool { idle_max: 512, streams_max: 100, idle: Time::from_secs(30), age: Time::from_secs(3600) }
     }
 }
 
@@ -497,6 +487,9 @@ pub struct Route {
     #[serde(default)]
     #[schemars(with = "Option<words::Name>")]
     pub upstream: Option<String>,
+    /// Which of the upstream's endpoints: those that have all of these tags. Default: all of them.
+    #[serde(default)]
+    pub subset: Option<Subset>,
     /// Upstreams that share the requests by weight.
     #[serde(default)]
     pub split: Option<Split>,
@@ -576,6 +569,20 @@ impl Route {
     /// Its name in logs and metrics.
     pub fn name(&self) -> String {
         self.name.clone().unwrap_or_else(|| format!("{}{}", self.host.names().next().unwrap_or(""), self.path.text()))
+    }
+
+    /// What its requests, and copies of them, are sent to: upstreams, and which of their endpoints. With the key that says so.
+    pub fn targets(&self) -> impl Iterator<Item = (String, &str, Option<&Subset>)> {
+        let own = self.upstream.as_deref().map(|upstream| ("subset".to_owned(), upstream, self.subset.as_ref()));
+        let split = self.split.iter().flat_map(|split| split.targets.iter().enumerate()).map(|(at, target)| {
+            (format!("split.targets[{at}].subset"), target.upstream.as_str(), target.subset.as_ref())
+        });
+        let mirrors = self
+            .mirror
+            .iter()
+            .enumerate()
+            .map(|(at, mirror)| (format!("mirror[{at}].subset"), mirror.upstream.as_str(), mirror.subset.as_ref()));
+        own.into_iter().chain(split).chain(mirrors)
     }
 
     /// The upstreams it sends requests to.

@@ -11,6 +11,7 @@ use http1::{PathPolicy, Rule};
 use super::checks::{Once, chosen, list, policies};
 use super::model;
 use super::places::Places;
+use super::subsets;
 use super::template::Template;
 use super::tree::{Node, Table};
 use super::walk::join;
@@ -77,6 +78,10 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
     }
     if let Some(upstream) = route.get("upstream") {
         known_upstream(tree, &join(path, "upstream"), upstream, problems);
+        subsets::check(path, route, problems);
+    } else if let Some(subset) = route.get("subset") {
+        let what = "it says which endpoints of `upstream`, and there is none: a `split` has one for each target";
+        problems.push(Problem::new(join(path, "subset"), what).at(subset.place));
     }
     if let Some(split) = route.get("split") {
         let targets = split.get("targets").map(Node::items).unwrap_or_default();
@@ -85,7 +90,9 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
             let Some(upstream) = target.get("upstream") else { continue };
             let key = format!("{path}.split.targets[{index}].upstream");
             known_upstream(tree, &key, upstream, problems);
-            upstreams.see(key, upstream, upstream.text().map(str::to_owned), problems);
+            let name = upstream.text().map(|name| format!("{name}{}", subsets::shown(target)));
+            upstreams.see(key, upstream, name, problems);
+            subsets::check(&format!("{path}.split.targets[{index}]"), target, problems);
         }
         let weight = |target: &Node| target.get("weight").and_then(Node::integer).flatten();
         if !targets.is_empty() && targets.iter().all(|target| weight(target) == Some(0)) {
@@ -98,6 +105,7 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
     for (index, mirror) in route.get("mirror").map(Node::items).unwrap_or_default().iter().enumerate() {
         if let Some(upstream) = mirror.get("upstream") {
             known_upstream(tree, &format!("{path}.mirror[{index}].upstream"), upstream, problems);
+            subsets::check(&format!("{path}.mirror[{index}]"), mirror, problems);
         }
     }
     if let Some(fault) = route.get("fault")
@@ -106,6 +114,7 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
         let what = "nothing goes wrong: write `delay` or `abort`";
         problems.push(Problem::new(format!("{path}.fault"), what).at(fault.place));
     }
+    websocket(tree, path, route, problems);
     let forwards = written.iter().any(|(key, _)| matches!(*key, "upstream" | "split"));
     for key in ["rewrite", "timeout", "retry", "mirror", "buffer_request"] {
         if let Some(node) = route.get(key).filter(|_| !forwards && !written.is_empty()) {
@@ -154,6 +163,25 @@ fn action(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
 fn ends_in_rest(route: &Node) -> bool {
     let Some(text) = route.get("path").and_then(Node::text) else { return false };
     matches!(PathPattern::parse(text), Ok(PathPattern::Segments(pattern)) if pattern.end != End::Exact)
+}
+
+/// WebSocket is a switch of protocols, which HTTP/2 does not have; extended CONNECT is for clients alone so far.
+fn websocket(tree: &Node, path: &str, route: &Node, problems: &mut Vec<Problem>) {
+    let Some(upgrade) = route.get("upgrade") else { return };
+    if !upgrade.items().iter().any(|protocol| protocol.text() == Some("websocket")) {
+        return;
+    }
+    let split = route.get("split").and_then(|split| split.get("targets")).map(Node::items).unwrap_or_default();
+    let named = split.iter().filter_map(|target| target.get("upstream")).chain(route.get("upstream"));
+    for name in named.filter_map(Node::text) {
+        let upstream = chosen(tree, "upstream").find(|(known, _)| *known == name);
+        let protocol = upstream.and_then(|(_, upstream)| upstream.get("protocol"));
+        if let Some(protocol) = protocol.filter(|protocol| protocol.text() == Some("http2")) {
+            let what = "`websocket` needs an upstream that speaks HTTP/1.1";
+            let problem = Problem::new(join(path, "upgrade"), what).at(upgrade.place);
+            problems.push(problem.also(protocol.place, "this one speaks HTTP/2"));
+        }
+    }
 }
 
 fn known_upstream(tree: &Node, key: &str, upstream: &Node, problems: &mut Vec<Problem>) {

@@ -7,8 +7,9 @@ use http1::{Canonical, Fault, PathPolicy};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::units::{Percentage, Size, Time};
-use super::{origin, template};
+use super::{dns_name, origin, template};
 use crate::problem::closest;
+use crate::proxy::grpc;
 use crate::route::pattern::{self as route, PatternError, whole_regex};
 
 /// Why a string is not what its key wants, and perhaps what was meant.
@@ -72,6 +73,7 @@ pub fn is_template(format: &str) -> bool {
 
 words! {
     Name "name" name, "1 to 64 letters, digits, `_`, `-` and `.`.";
+    Tag "tag" tag, "1 to 255 visible ASCII characters.";
     Token "token" token, "A token (RFC 9110 §5.6.2).";
     Cidr "cidr" cidr, "Addresses that share a prefix: `10.0.0.0/8`, `2001:db8::/32`.";
     FilePattern "file-pattern" file_pattern, "A file's path; `*` and `?` stand for part of its name.";
@@ -79,6 +81,8 @@ words! {
     ListenAddress "listen-address" listen_address, "`ip:port`, IPv6 in brackets.";
     AdminAddress "admin-address" admin_address, "`ip:port`, or `unix:` and an absolute path.";
     EndpointAddress "endpoint-address" endpoint_address, "`host:port`, `ip:port`, or `unix:` and an absolute path.";
+    DnsName "dns-name" dns_name::dns_name, "A name of DNS.";
+    DnsServer "dns-server" dns_name::dns_server, "`ip:port`, IPv6 in brackets.";
     UpstreamHost "upstream-host" upstream_host, "`keep`, `endpoint`, or a host, perhaps with a port.";
     HostPattern "host-pattern" host_pattern, "A host name in lower case, or `*.` and a suffix of one.";
     PathPattern "path-pattern" path_pattern, "`/exact`, `/prefix/**`, `/a/{name}/b` or `/a/{rest=**}`, in canonical form.";
@@ -88,14 +92,18 @@ words! {
     HostTemplate "host-template" host_template, "A host, perhaps with a port; `${path.name}` and the like are replaced.";
     Network "network" network, "An address, or addresses that share a prefix: `192.0.2.1`, `10.0.0.0/8`, `2001:db8::/32`.";
     FilePath "file-path" path_text, "A file's path.";
+    ServerName "server-name" server_name, "A host's name, or an IP address.";
+    Pin "pin" pin, "`sha256/` and the SHA-256 of a public key (SubjectPublicKeyInfo) in base64.";
     Interface "interface" interface, "Name of a network interface.";
     PerSecond "per-second" per_second, "A whole number a second: `50/s`.";
     SplitBy "split-by" split_by, "`client`, `header:` and a field's name, or `cookie:` and a cookie's.";
     HashOn "hash-on" hash_on, "`client`, `path`, `header:` and a field's name, or `cookie:` and a cookie's.";
+    CookiePath "cookie-path" cookie_path, "A path in canonical form, without `;`.";
     Host "host" host, "A host, perhaps with a port.";
     Regex "regex" regex, "A regular expression for a whole value.";
     Statuses "statuses" statuses, "A status, or several: `404`, `5xx`, `400-499`.";
     ExpectedStatuses "expected-statuses" expected_statuses, "A status, or several: `200`, `2xx`, `200-399`.";
+    GrpcService "grpc-service" grpc_service, "Full name of a service: `library.v1.Library`.";
     RequestTarget "request-target" request_target, "A path in canonical form, perhaps with a query.";
     RetryOn "retry-on" retry_on, "`connect`, `reset`, `timeout`, or statuses: `503`, `5xx`, `502-504`.";
     ErrorBody "error-body" error_body, "A body; `${status}` and the like are replaced.";
@@ -117,6 +125,14 @@ fn name(text: &str) -> Result<(), Wrong> {
         return Ok(());
     }
     Err(Wrong::because("a name is 1 to 64 letters, digits, `_`, `-` and `.`: it becomes a label in metrics"))
+}
+
+/// As Consul's service tags are, but for spaces, which would not be seen in lists of them.
+fn tag(text: &str) -> Result<(), Wrong> {
+    match (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(()),
+        false => Err(Wrong::because("a tag is 1 to 255 visible ASCII characters")),
+    }
 }
 
 pub(super) fn secret(text: &str) -> Result<(), Wrong> {
@@ -226,11 +242,52 @@ fn endpoint_address(text: &str) -> Result<(), Wrong> {
         return Err(Wrong { why: why.to_owned(), instead: with_port });
     }
     match http1::host_parts(text.as_bytes()) {
+        Ok((host, Some(_))) if text.parse::<SocketAddr>().is_err() => {
+            let name = std::str::from_utf8(host).unwrap_or_default();
+            dns_name::malformed(name).map_or(Ok(()), |why| Err(Wrong::because(why)))
+        }
         Ok((_, Some(_))) => Ok(()),
         Ok((_, None)) => Err(Wrong::because("the port is missing: write `host:port`")),
         Err(Fault::HostPort) => Err(Wrong::because("a port is a number from 1 to 65535")),
         Err(_) => Err(Wrong::because(why)),
     }
+}
+
+/// The host of an endpoint's address. `None`: a Unix socket has none.
+pub fn endpoint_host(address: &str) -> Option<&str> {
+    match address.starts_with("unix:") {
+        true => None,
+        false => Some(address.rsplit_once(':').map_or(address, |(host, _)| host)),
+    }
+}
+
+/// What a certificate can be for.
+fn server_name(text: &str) -> Result<(), Wrong> {
+    let why = r#"expected a name such as "orders.internal", or an IP address"#;
+    match (crate::tls::server_name(text), http1::host_parts(text.as_bytes())) {
+        (Some(_), _) => Ok(()),
+        (None, Ok((host, Some(_)))) => {
+            Err(Wrong::write("no certificate is for a port", String::from_utf8_lossy(host).into_owned()))
+        }
+        (None, _) => Err(Wrong::because(why)),
+    }
+}
+
+fn pin(text: &str) -> Result<(), Wrong> {
+    match pinned_key(text) {
+        Some(_) => Ok(()),
+        None => Err(Wrong::because(
+            "expected `sha256/` and 32 bytes in base64: `openssl x509 -in CERT -pubkey -noout | openssl pkey -pubin -outform DER \
+             | openssl dgst -sha256 -binary | base64`",
+        )),
+    }
+}
+
+/// The SHA-256 a pin is.
+pub fn pinned_key(text: &str) -> Option<[u8; 32]> {
+    use base64::Engine as _;
+    let digest = base64::engine::general_purpose::STANDARD.decode(text.strip_prefix("sha256/")?).ok()?;
+    digest.try_into().ok()
 }
 
 fn upstream_host(text: &str) -> Result<(), Wrong> {
@@ -336,11 +393,13 @@ fn statuses(text: &str) -> Result<(), Wrong> {
 
 fn retry_on(text: &str) -> Result<(), Wrong> {
     const CAUSES: [&str; 3] = ["connect", "reset", "timeout"];
-    if CAUSES.contains(&text) || status_range(text).is_some() {
+    // A call that went well is not made again.
+    let grpc = &grpc::Status::NAMES[1..];
+    if CAUSES.contains(&text) || grpc.contains(&text) || status_range(text).is_some() {
         return Ok(());
     }
-    let why = r#"expected "connect", "reset", "timeout", or statuses from 400 to 599: "503", "5xx", "502-504""#;
-    Err(Wrong { why: why.to_owned(), instead: closest(text, CAUSES).map(str::to_owned) })
+    let why = r#"expected "connect", "reset", "timeout", statuses from 400 to 599 such as "503", "5xx", "502-504", or a status of gRPC such as "unavailable""#;
+    Err(Wrong { why: why.to_owned(), instead: closest(text, CAUSES.iter().chain(grpc).copied()).map(str::to_owned) })
 }
 
 /// The first and the last status that a text such as `5xx` stands for, if it is an error.
@@ -366,6 +425,17 @@ pub fn any_status_range(text: &str) -> Option<(u16, u16)> {
         (None, None) => (text.parse().ok()?, text.parse().ok()?),
     };
     (200 <= range.0 && range.0 <= range.1 && range.1 <= 599).then_some(range)
+}
+
+fn grpc_service(text: &str) -> Result<(), Wrong> {
+    let is_part = |part: &str| {
+        let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        part.bytes().all(is_letter) && part.bytes().next().is_some_and(|first| !first.is_ascii_digit())
+    };
+    match text.len() <= 256 && text.split('.').all(is_part) {
+        true => Ok(()),
+        false => Err(Wrong::because(r#"expected the full name of a service such as "library.v1.Library""#)),
+    }
 }
 
 /// What a request of ours asks for.
@@ -418,6 +488,12 @@ fn path_prefix(text: &str) -> Result<(), Wrong> {
         }
         Err(fault) => Err(Wrong::because(format!("no path is like this: {}", fault.detail()))),
     }
+}
+
+/// RFC 6265 §4.1.1: a `;` ends an attribute.
+fn cookie_path(text: &str) -> Result<(), Wrong> {
+    path_prefix(text)?;
+    if text.contains(';') { Err(Wrong::because("a cookie's path holds no `;`")) } else { Ok(()) }
 }
 
 fn host_template(text: &str) -> Result<(), Wrong> {

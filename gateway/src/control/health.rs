@@ -5,6 +5,8 @@
 //! timers, and the one place that says who is usable ([`is_usable`]): whatever changes is published by replacing the endpoints of the
 //! one upstream in the snapshot.
 
+mod eject;
+mod grpc;
 mod probe;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,9 +17,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
+use self::eject::tell_early;
 use self::probe::Probe;
 use super::admin::{Drain, Drained};
-use crate::balance::{Endpoint, Endpoints};
+use crate::balance::{Endpoint, Endpoints, Link};
 use crate::config::model::{Config, HealthCheck};
 use crate::config::units::Time;
 use crate::limits::CHECKS_MAX;
@@ -25,7 +28,7 @@ use crate::observe::metrics::{CheckOutcome, UpstreamSeries};
 use crate::problem::closest;
 use crate::rt::deadline::now_us;
 use crate::snapshot::{HostPolicy, Snapshot, Upstream};
-use crate::tables::health::record::{Change, Check, CheckRules, Standing, may_eject};
+use crate::tables::health::record::{Change, Check, CheckRules, Standing};
 use crate::tables::health::{Notice, State};
 use crate::worker::Shared;
 
@@ -56,10 +59,14 @@ pub(super) struct Care {
     noticed: mpsc::Receiver<Notice>,
     /// Who is to be let back.
     ejected: Vec<Out>,
+    /// Upstreams whose endpoints' failures are counted over a time, by its end.
+    windows: BTreeMap<String, eject::Due>,
     /// Failing endpoints that could not be ejected, which is told once.
     kept: HashSet<Key>,
     /// Upstreams with too few usable endpoints.
     at_a_loss: BTreeSet<String>,
+    /// Subsets, each with its upstream, of which nobody gets requests.
+    missed: BTreeSet<(String, String)>,
     /// What each upstream's gauges have of it.
     counted: BTreeMap<String, (Arc<UpstreamSeries>, Counts)>,
 }
@@ -70,6 +77,7 @@ type Counts = [i64; Standing::ALL.len()];
 struct Running {
     check: HealthCheck,
     host: String,
+    link: Arc<Link>,
     task: AbortHandle,
 }
 
@@ -97,7 +105,7 @@ pub(super) struct Checked {
 pub(super) enum Seen {
     Checked(Checked),
     Failing(Notice),
-    /// Somebody's time is over.
+    /// Somebody's time is over, or the one in which failures are counted.
     Over,
 }
 
@@ -113,15 +121,17 @@ impl Care {
             told,
             noticed,
             ejected: Vec::new(),
+            windows: BTreeMap::new(),
             kept: HashSet::new(),
             at_a_loss: BTreeSet::new(),
+            missed: BTreeSet::new(),
             counted: BTreeMap::new(),
         }
     }
 
     /// The next thing to act on. May be dropped at any time and loses nothing.
     pub(super) async fn next(&mut self) -> Seen {
-        let until = self.ejected.iter().map(|out| out.until).min();
+        let until = self.ejected.iter().map(|out| out.until).chain(self.windows.values().map(|due| due.at)).min();
         let over = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
@@ -139,7 +149,11 @@ impl Care {
         match seen {
             Seen::Checked(checked) => self.checked(checked, shared),
             Seen::Failing(notice) => self.failing(&notice, shared, Instant::now()),
-            Seen::Over => self.let_back(shared, Instant::now()),
+            Seen::Over => {
+                let now = Instant::now();
+                self.judge(shared, now);
+                self.let_back(shared, now);
+            }
         }
     }
 
@@ -150,6 +164,7 @@ impl Care {
             config.upstream.iter().filter_map(|(name, upstream)| Some((name.clone(), upstream.health.clone()?)));
         self.checks = checked.collect();
         self.kept.clear();
+        self.count_anew(snapshot, Instant::now());
         for (upstream, endpoints) in snapshot.upstreams.iter().zip(&mut snapshot.endpoints) {
             for endpoint in endpoints.list() {
                 let mut record = endpoint.state.record();
@@ -191,14 +206,16 @@ impl Care {
         }
         self.running.retain(|key, running| {
             let same = |(check, upstream, endpoint): &(&HealthCheck, &Upstream, &Arc<Endpoint>)| {
-                running.check == **check && running.host == host(upstream, endpoint)
+                let is_same_link = running.link == endpoint.identity.link;
+                running.check == **check && running.host == host(upstream, endpoint) && is_same_link
             };
             wanted.get(key).is_some_and(same)
         });
         for (key, (check, upstream, endpoint)) in wanted {
             if !self.running.contains_key(&key) {
                 let host = host(upstream, endpoint).to_owned();
-                let probe = Probe::new(check, &endpoint.identity.peer, &host);
+                let link = endpoint.identity.link.clone();
+                let probe = Probe::new(check, &endpoint.identity.peer, &host, &link);
                 let rounds = rounds(
                     probe,
                     (check.interval.into(), check.jitter.millionths()),
@@ -207,7 +224,7 @@ impl Care {
                     self.tell.clone(),
                 );
                 let task = tokio::task::spawn_local(rounds).abort_handle();
-                self.running.insert(key, Running { check: check.clone(), host, task });
+                self.running.insert(key, Running { check: check.clone(), host, link, task });
             }
         }
         self.count(snapshot);
@@ -244,6 +261,14 @@ impl Care {
             }
             change
         };
+        let mut early = Vec::new();
+        if let Some(Change::Unhealthy { .. }) = change {
+            let snapshot = shared.snapshot.load_full();
+            if let Some(index) = index_of(&snapshot, upstream) {
+                let endpoints = &snapshot.endpoints[index];
+                early = self.make_room(upstream, endpoints.list(), at, || !endpoints.would_panic(is_usable));
+            }
+        }
         if change.is_some() {
             self.publish(upstream, shared);
         }
@@ -251,73 +276,13 @@ impl Care {
         match change {
             Some(Change::Unhealthy { checks }) => {
                 tracing::warn!(upstream, endpoint, seen, checks, "an endpoint is unhealthy");
+                tell_early(upstream, early);
             }
             Some(Change::Healthy { checks, after }) => {
                 let unhealthy_for = shown(after);
                 tracing::info!(upstream, endpoint, seen, checks, %unhealthy_for, "an endpoint is healthy again");
             }
             None => {}
-        }
-    }
-
-    fn failing(&mut self, notice: &Notice, shared: &Shared, now: Instant) {
-        let snapshot = shared.snapshot.load_full();
-        let Notice { upstream, endpoint, cause } = notice;
-        // A reload may have come in between.
-        let Some(index) = index_of(&snapshot, upstream) else { return };
-        let (settings, list) = (&snapshot.upstreams[index], snapshot.endpoints[index].list());
-        let Some(eject) = settings.eject else { return };
-        let Some(failing) = list.iter().find(|candidate| candidate.label == *endpoint) else { return };
-        // It is out already, and these are requests that were running.
-        if failing.state.standing() != Standing::Usable {
-            return;
-        }
-        let key = (upstream.clone(), endpoint.clone());
-        let weighed = list.iter().filter(|endpoint| endpoint.weight > 0);
-        if !may_eject(weighed.map(|endpoint| endpoint.state.standing()), eject.share_max) {
-            settings.series.health.ejections_refused.inc();
-            if self.kept.insert(key) {
-                let cause = cause.name();
-                tracing::warn!(
-                    upstream,
-                    endpoint,
-                    cause,
-                    "an endpoint fails and stays: too many are out, or it is the last"
-                );
-            }
-            return;
-        }
-        let time = failing.state.record().eject(*cause, now, eject.times);
-        settings.series.health.ejection(*cause).inc();
-        self.kept.remove(&key);
-        self.ejected.push(Out { key, state: failing.state.clone(), until: now + time });
-        self.publish(upstream, shared);
-        let (threshold, cause, time) = (eject.thresholds.of(*cause), cause.name(), shown(time));
-        tracing::warn!(upstream, endpoint, cause, threshold, %time, "an endpoint is ejected");
-    }
-
-    fn let_back(&mut self, shared: &Shared, now: Instant) {
-        let (over, still) = std::mem::take(&mut self.ejected).into_iter().partition(|out| out.until <= now);
-        self.ejected = still;
-        let over: Vec<Out> = over;
-        let back: Vec<(Key, Duration)> = over
-            .into_iter()
-            .filter_map(|Out { key, state, .. }| {
-                let ejected_for = state.record().let_back(now, false)?;
-                // Whatever ended meanwhile began before.
-                state.begin_anew();
-                Some((key, ejected_for))
-            })
-            .collect();
-        let upstreams: BTreeSet<&String> = back.iter().map(|((upstream, _), _)| upstream).collect();
-        for upstream in upstreams {
-            // There is room again: who still fails then is told of once more.
-            self.kept.retain(|(of, _)| of != upstream);
-            self.publish(upstream, shared);
-        }
-        for ((upstream, endpoint), ejected_for) in &back {
-            let ejected_for = shown(*ejected_for);
-            tracing::info!(upstream, endpoint, %ejected_for, "an endpoint's ejection is over");
         }
     }
 
@@ -373,10 +338,30 @@ impl Care {
         self.count(&snapshot);
     }
 
+    /// Tells of subsets whose requests are refused. Where the upstream has nobody at all, that is what is told.
+    fn missed(&mut self, upstream: &Upstream, endpoints: &Endpoints, before: &BTreeSet<(String, String)>) {
+        for (subset, some) in endpoints.subsets() {
+            let key = (upstream.name.clone(), subset.to_string());
+            let is_missed = some.is_some_and(|some| some.live().is_empty()) && !endpoints.live().is_empty();
+            let (upstream, subset) = (&key.0, &key.1);
+            match (before.contains(&key), is_missed) {
+                (false, true) => tracing::error!(upstream, subset, "no endpoint of a subset gets requests"),
+                (true, false) if !endpoints.live().is_empty() => {
+                    tracing::info!(upstream, subset, "a subset has endpoints again");
+                }
+                _ => {}
+            }
+            if is_missed {
+                self.missed.insert(key);
+            }
+        }
+    }
+
     /// Brings the gauges up to date, and tells of upstreams that have nobody usable.
     fn count(&mut self, snapshot: &Snapshot) {
         let before = std::mem::take(&mut self.counted);
         let was_at_a_loss = std::mem::take(&mut self.at_a_loss);
+        let was_missed = std::mem::take(&mut self.missed);
         for (upstream, endpoints) in snapshot.upstreams.iter().zip(&snapshot.endpoints) {
             let list = endpoints.list();
             let mut counts = Counts::default();
@@ -387,6 +372,7 @@ impl Care {
             }
             add(&upstream.series, counts, 1);
             self.counted.insert(upstream.name.clone(), (upstream.series.clone(), counts));
+            self.missed(upstream, endpoints, &was_missed);
             let live = endpoints.live().len();
             if !endpoints.panics() && (live > 0 || list.is_empty()) {
                 if was_at_a_loss.contains(&upstream.name) {

@@ -5,10 +5,11 @@
 //! task that comes back as an event. When the thread stalls, traffic goes on with the last snapshot.
 
 pub mod admin;
+mod dns;
 mod doors;
+mod endpoints;
 mod health;
 mod reload;
-mod resolve;
 mod safety;
 mod sockets;
 mod start;
@@ -33,9 +34,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use self::admin::{Command, Ready, Reloaded};
 use self::doors::{Doors, Wanted};
 pub use self::doors::{bypass, detach};
+use self::endpoints::Directory;
 use self::health::Care;
 use self::reload::{Fresh, Refused};
-use self::resolve::Answers;
 use self::sockets::{Given, Sockets};
 pub use self::start::StartError;
 use self::start::{Admin, log_failed, log_target, worker_count};
@@ -45,7 +46,6 @@ use self::watch::Watch;
 use self::workers::{Still, Workers};
 use crate::config::model::{Config, WorkerFailure};
 use crate::config::{Digest, Loaded};
-use crate::limits::RESOLVE_INTERVAL_MS;
 use crate::lists::Lists;
 use crate::observe::access_log::AccessLog;
 use crate::observe::events;
@@ -72,16 +72,14 @@ enum Event {
     Command(Command),
     /// The configuration was loaded, or not.
     Loaded(Result<Box<Fresh>, Refused>),
-    /// Upstreams' names were looked up.
-    Resolved(Answers),
+    /// Something became known of an upstream's names.
+    Dns(dns::Seen),
     /// The new process serves, or does not.
     Successor(Result<Successor, String>),
     /// A worker's thread has ended.
     WorkerEnded { id: usize },
     /// Something became known of an endpoint.
     Health(health::Seen),
-    /// Look up the upstreams' names again.
-    Resolve,
     /// Look at the workers and the files.
     Pulse,
 }
@@ -108,7 +106,7 @@ pub fn run(path: &Path, loaded: Loaded, inheritance: Option<Inheritance>) -> Res
         let mut running = start::start(path, loaded, inheritance, Signals::take).await?;
         Ok(running.serve().await)
     });
-    // A look-up may hang in the system's resolver; the process need not wait for it.
+    // A thread may be waiting for another process; this one need not wait for it.
     runtime.shutdown_background();
     ended
 }
@@ -139,7 +137,7 @@ struct Running {
     sockets: Sockets,
     log: AccessLog,
     ready: Arc<Ready>,
-    resolver: resolve::Resolver,
+    directory: Directory,
     watch: Watch,
     admin: Option<Admin>,
     /// The admin listener that another process goes on with, while it answers what it has accepted.
@@ -159,8 +157,6 @@ struct Running {
     reload: Reload,
     tell_loaded: mpsc::UnboundedSender<Result<Box<Fresh>, Refused>>,
     loaded: mpsc::UnboundedReceiver<Result<Box<Fresh>, Refused>>,
-    tell_resolved: mpsc::UnboundedSender<Answers>,
-    resolved: mpsc::UnboundedReceiver<Answers>,
     tell_successor: mpsc::UnboundedSender<Result<Successor, String>>,
     successor: mpsc::UnboundedReceiver<Result<Successor, String>>,
     care: Care,
@@ -211,10 +207,8 @@ fn pulse() -> Interval {
 
 impl Running {
     async fn serve(&mut self) -> Ended {
-        let interval = Duration::from_millis(RESOLVE_INTERVAL_MS);
-        let mut resolve_at = Instant::now() + interval;
         let ended = loop {
-            match self.next_event(resolve_at).await {
+            match self.next_event().await {
                 Event::Drain => {
                     systemd::stopping("draining");
                     break self.drain(self.config.gateway.drain.delay.0, None).await;
@@ -253,18 +247,8 @@ impl Running {
                         break ended;
                     }
                 }
-                Event::Resolve => {
-                    let (names, tell) = (self.resolver.names(false), self.tell_resolved.clone());
-                    tokio::task::spawn_local(async move {
-                        // Nobody listens any more when the process is ending.
-                        let _ = tell.send(resolve::look_up(names).await);
-                    });
-                    resolve_at = Instant::now() + interval;
-                }
-                Event::Resolved(answers) => {
-                    let changed = self.resolver.take(&answers);
-                    self.resolver.publish(&changed, &self.shared);
-                    if !changed.is_empty() {
+                Event::Dns(seen) => {
+                    if self.directory.take(seen, &self.shared) {
                         let snapshot = self.shared.snapshot.load();
                         self.care.follow(&snapshot);
                         for problem in safety::refusals(&self.config, &snapshot.lists, &snapshot) {
@@ -278,7 +262,7 @@ impl Running {
                         break ended;
                     }
                     self.take_back();
-                    resolve::ramp(&self.shared);
+                    endpoints::ramp(&self.shared);
                     if self.config.gateway.watch && !self.reload.is_running && self.watch.changed() {
                         tracing::info!("the configuration's files have changed");
                         self.begin_reload(None);
@@ -291,7 +275,7 @@ impl Running {
         ended
     }
 
-    async fn next_event(&mut self, resolve_at: Instant) -> Event {
+    async fn next_event(&mut self) -> Event {
         let signals = &mut self.signals;
         tokio::select! {
             _ = signals.terminate.recv() => Event::Drain,
@@ -302,10 +286,9 @@ impl Running {
             Some(id) = self.ended.recv() => Event::WorkerEnded { id },
             Some(command) = self.commands.recv() => Event::Command(command),
             Some(loaded) = self.loaded.recv() => Event::Loaded(loaded),
-            Some(answers) = self.resolved.recv() => Event::Resolved(answers),
             Some(successor) = self.successor.recv() => Event::Successor(successor),
             seen = self.care.next() => Event::Health(seen),
-            () = tokio::time::sleep_until(resolve_at), if self.resolver.has_names() => Event::Resolve,
+            seen = self.directory.dns.next() => Event::Dns(seen),
             _ = self.pulse.tick() => Event::Pulse,
         }
     }
@@ -398,7 +381,7 @@ impl Running {
         self.reload.is_running = true;
         self.reload.takes_back = true;
         systemd::reloading();
-        let (known, tell, shared) = (self.resolver.found(), self.tell_loaded.clone(), self.shared.clone());
+        let (known, tell, shared) = (self.directory.known(), self.tell_loaded.clone(), self.shared.clone());
         let Before { config, digest, lists, tls } = before;
         let watched = self.watch.files();
         tokio::task::spawn_local(async move {
@@ -420,7 +403,7 @@ impl Running {
         self.watch.tried_now();
         systemd::reloading();
         let (path, shared) = (self.path.clone(), self.shared.clone());
-        let (known, tell) = (self.resolver.found(), self.tell_loaded.clone());
+        let (known, tell) = (self.directory.known(), self.tell_loaded.clone());
         tokio::task::spawn_local(async move {
             let loaded = Fresh::load(path, &shared, known).await;
             // Nobody listens any more when the process is ending.
@@ -484,7 +467,7 @@ impl Running {
 
     /// Puts a configuration into effect: first everything that can fail, then the change.
     async fn apply(&mut self, fresh: Fresh) -> Result<(), StartError> {
-        let Fresh { config, digest, mut snapshot, resolver, watch } = fresh;
+        let Fresh { config, digest, mut snapshot, mut directory, watch } = fresh;
         let count = worker_count(&config);
         let plan = self.sockets.plan(&config, count, &mut Given::default())?;
         let is_log_new = config.log.access != self.config.log.access;
@@ -515,11 +498,12 @@ impl Running {
 
         // From here on nothing fails.
         let closed = self.sockets.adopt(plan, &mut snapshot);
+        directory.take_over(&self.directory, &mut snapshot, &self.shared.health);
         self.care.adopt(&config, &mut snapshot);
         let lists = snapshot.lists.clone();
         *self.shared.metrics.tls.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.tls.clone();
         let old = self.shared.snapshot.swap(Arc::new(snapshot));
-        resolve::leave(&old.endpoints, &self.shared.snapshot.load().endpoints);
+        endpoints::leave(&old.endpoints, &self.shared.snapshot.load().endpoints);
         if let Some(time) = self.reload.confirm {
             // What was never confirmed is nothing to go back to.
             let before = match self.unconfirmed.take() {
@@ -564,7 +548,7 @@ impl Running {
         }
         events::start(config.log.level.into(), config.log.format.into());
         self.watch = watch.after(&self.watch);
-        (self.config, self.digest, self.resolver) = (config, digest, resolver);
+        (self.config, self.digest, self.directory) = (config, digest, directory);
         Ok(())
     }
 
@@ -587,6 +571,7 @@ impl Running {
             admin,
             bans: self.shared.bans.list(unix_ms()),
             endpoints: self.shared.health.hand_over(std::time::Instant::now()),
+            names: self.directory.hand_over(std::time::Instant::now()),
         };
         let (program, tell) = (self.program.clone(), self.tell_successor.clone());
         tracing::info!("a new process is started to take over");

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::resolve::{Found, Resolver, look_up};
+use super::dns::Known;
+use super::endpoints::Directory;
 use super::safety;
 use super::watch::Watch;
 use crate::config::model::Config;
@@ -28,7 +29,7 @@ pub(super) struct Fresh {
     pub(super) config: Config,
     pub(super) digest: Digest,
     pub(super) snapshot: Snapshot,
-    pub(super) resolver: Resolver,
+    pub(super) directory: Directory,
     pub(super) watch: Watch,
 }
 
@@ -59,21 +60,20 @@ impl Compiled {
         Compiled { config, digest, snapshot, watched }
     }
 
-    async fn resolve(self, known: &Found, health: &Health) -> Fresh {
+    async fn resolve(self, known: &Known, metrics: &Metrics, health: &Health) -> Fresh {
         let Compiled { config, digest, mut snapshot, watched } = self;
         let watch = Watch::over(watched);
-        let mut resolver = Resolver::new(&config);
-        resolver.adopt(known);
-        resolver.take(&look_up(resolver.names(true)).await);
-        resolver.fill(&mut snapshot, health);
-        Fresh { config, digest, snapshot, resolver, watch }
+        let mut directory = Directory::new(&config, &snapshot.tls, known, &metrics.names);
+        directory.wait().await;
+        directory.fill(&mut snapshot, health);
+        Fresh { config, digest, snapshot, directory, watch }
     }
 }
 
 impl Fresh {
     /// From a configuration that is loaded already, for the start.
-    pub(super) async fn first(path: &Path, loaded: Loaded, metrics: &Metrics, health: &Health) -> Fresh {
-        Compiled::of(path, loaded, metrics).resolve(&Found::new(), health).await
+    pub(super) async fn first(path: &Path, loaded: Loaded, known: &Known, metrics: &Metrics, health: &Health) -> Fresh {
+        Compiled::of(path, loaded, metrics).resolve(known, metrics, health).await
     }
 
     /// From a configuration that ran before. `watched`: the files to look at, which say something else.
@@ -83,14 +83,14 @@ impl Fresh {
         (lists, tls): (&Arc<Lists>, &Arc<Tls>),
         watched: Vec<PathBuf>,
         shared: &Shared,
-        known: &Found,
+        known: &Known,
     ) -> Fresh {
         let snapshot = snapshot::compile(&config, lists, tls, &shared.metrics);
-        Compiled { config, digest, snapshot, watched }.resolve(known, &shared.health).await
+        Compiled { config, digest, snapshot, watched }.resolve(known, &shared.metrics, &shared.health).await
     }
 
-    /// Reads the configuration at `path` again. `known`: addresses of names, which then need not be waited for.
-    pub(super) async fn load(path: PathBuf, shared: &Shared, known: Found) -> Result<Fresh, Refused> {
+    /// Reads the configuration at `path` again. `known`: what is known of names, which then need not be waited for.
+    pub(super) async fn load(path: PathBuf, shared: &Shared, known: Known) -> Result<Fresh, Refused> {
         let (done, outcome) = oneshot::channel();
         let metrics = shared.metrics.clone();
         let accepted = shared.pool.submit(Box::new(move || {
@@ -110,7 +110,7 @@ impl Fresh {
         }
         match outcome.await {
             Ok(compiled) => {
-                let fresh = compiled?.resolve(&known, &shared.health).await;
+                let fresh = compiled?.resolve(&known, &shared.metrics, &shared.health).await;
                 let problems = safety::refusals(&fresh.config, &fresh.snapshot.lists, &fresh.snapshot);
                 if problems.is_empty() { Ok(fresh) } else { Err(Refused { problems, files: Vec::new() }) }
             }

@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::admin::{self, Command, Ready, State, Token};
+use super::dns::Known;
 use super::doors::{Doors, Handle, Wanted};
 use super::health::Care;
 use super::reload::Fresh;
@@ -109,7 +110,7 @@ fn take_on(bans: &Bans, banned: Vec<(IpAddr, Ban)>) {
 pub(super) async fn start(
     path: &Path,
     loaded: Loaded,
-    inheritance: Option<Inheritance>,
+    mut inheritance: Option<Inheritance>,
     signals: fn() -> io::Result<Signals>,
 ) -> Result<Running, StartError> {
     let other = |what| move |error| StartError::Other { what, error };
@@ -126,8 +127,10 @@ pub(super) async fn start(
     let log = AccessLog::start(&log_target(&loaded.config)).map_err(log_failed(&loaded.config))?;
     metrics.watch_access_log(&log);
     let health = Arc::<Health>::default();
-    let fresh = Fresh::first(path, loaded, &metrics, &health).await;
-    let Fresh { config, digest, mut snapshot, resolver, watch } = fresh;
+    let handed = inheritance.as_mut().map(|inheritance| std::mem::take(&mut inheritance.names)).unwrap_or_default();
+    let known = Known::taken_on(handed, Instant::now());
+    let fresh = Fresh::first(path, loaded, &known, &metrics, &health).await;
+    let Fresh { config, digest, mut snapshot, mut directory, watch } = fresh;
     *metrics.tls.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.tls.clone();
     warn_of_descriptors(&config, descriptors);
     let refused = safety::refusals(&config, &snapshot.lists, &snapshot);
@@ -137,7 +140,7 @@ pub(super) async fn start(
 
     let bans = Arc::<Bans>::default();
     let (mut given, admin_given, confirm) = match inheritance {
-        Some(Inheritance { given, admin, bans: banned, endpoints, confirm }) => {
+        Some(Inheritance { given, admin, bans: banned, endpoints, confirm, .. }) => {
             take_on(&bans, banned);
             health.take_on(endpoints, Instant::now());
             (given, admin, Some(confirm))
@@ -196,12 +199,12 @@ pub(super) async fn start(
     for (worker, listener) in sockets.lend(&workers.ids()).map_err(other("a worker's listening socket"))? {
         workers.tell(worker, Message::Listen(listener)).await;
     }
+    directory.begin();
     ready.clear("starting");
     let connections_max = shared.snapshot.load().settings.connections_max;
     tracing::info!(workers = workers.ids().len(), connections_max, config = digest.shown, "ready");
     systemd::ready(&status(&digest.shown));
     let (tell_loaded, loaded) = mpsc::unbounded_channel();
-    let (tell_resolved, resolved) = mpsc::unbounded_channel();
     let (tell_successor, successor) = mpsc::unbounded_channel();
     Ok(Running {
         path: path.to_owned(),
@@ -213,7 +216,7 @@ pub(super) async fn start(
         sockets,
         log,
         ready,
-        resolver,
+        directory,
         watch,
         admin,
         admin_leaving: None,
@@ -230,8 +233,6 @@ pub(super) async fn start(
         reload: super::Reload::default(),
         tell_loaded,
         loaded,
-        tell_resolved,
-        resolved,
         tell_successor,
         successor,
         care,

@@ -1,7 +1,7 @@
 //! One process takes over from another: a new binary serves, and no connection notices.
 //!
 //! The running process starts its own program anew with one end of a socket pair as standard input, and sends the listening
-//! sockets over it, who is banned, and how endpoints stand. The new one checks its configuration, starts everything but accepting, and says so;
+//! sockets over it, who is banned, how endpoints stand, and where names lead. The new one checks its configuration, starts everything but accepting, and says so;
 //! only then does the old one stop accepting, tell the new one what changed meanwhile and that it may begin, and finish what
 //! it runs. What comes between the two waits in the kernel's queue. Whatever goes wrong before that leaves the old one as it
 //! was.
@@ -23,6 +23,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::dns::Handed as HandedName;
 use super::sockets::{Given, GivenSocket, Key, Label};
 use super::systemd::OWN_VARIABLES;
 use crate::tables::bans::Ban;
@@ -43,6 +44,9 @@ const BANS_PER_MESSAGE: usize = 100;
 
 /// Endpoints of one message. Each is a name of at most 64 bytes, an address of at most some 110 and a few numbers.
 const ENDPOINTS_PER_MESSAGE: usize = 200;
+
+/// Addresses of names of one message. Each is two names of at most 253 bytes and some numbers.
+const NAMES_PER_MESSAGE: usize = 200;
 
 /// How this process was started.
 #[derive(Debug, Clone)]
@@ -77,6 +81,8 @@ enum Word {
     },
     /// How endpoints stand, by upstream and address.
     Endpoints(Vec<(String, String, Handed)>),
+    /// Where names lead.
+    Names(Vec<HandedName>),
     /// That was all of it.
     End,
     /// From the new process: it is about to accept from these.
@@ -93,6 +99,7 @@ pub(super) struct Estate {
     pub(super) admin: Option<(String, OwnedFd)>,
     pub(super) bans: Vec<(IpAddr, Ban)>,
     pub(super) endpoints: Vec<(String, String, Handed)>,
+    pub(super) names: Vec<HandedName>,
 }
 
 /// A new process that is about to accept.
@@ -165,6 +172,9 @@ fn talk(socket: &OwnedFd, estate: &Estate) -> io::Result<Option<Vec<(String, usi
         for some in estate.endpoints.chunks(ENDPOINTS_PER_MESSAGE) {
             send(socket, &Word::Endpoints(some.to_vec()), None)?;
         }
+        for some in estate.names.chunks(NAMES_PER_MESSAGE) {
+            send(socket, &Word::Names(some.to_vec()), None)?;
+        }
         send(socket, &Word::End, None)
     })();
     match sent {
@@ -202,6 +212,7 @@ pub struct Inheritance {
     pub(super) admin: Option<(String, OwnedFd)>,
     pub(super) bans: Vec<(IpAddr, Ban)>,
     pub(super) endpoints: Vec<(String, String, Handed)>,
+    pub(super) names: Vec<HandedName>,
     pub(super) confirm: Confirm,
 }
 
@@ -235,6 +246,7 @@ fn listen_to(socket: OwnedFd) -> io::Result<Inheritance> {
     let mut admin = None;
     let mut bans = Vec::new();
     let mut endpoints = Vec::new();
+    let mut names = Vec::new();
     loop {
         match receive(&socket)? {
             Some((Word::Listener { address, nth, held_elsewhere }, Some(fd))) => {
@@ -244,7 +256,10 @@ fn listen_to(socket: OwnedFd) -> io::Result<Inheritance> {
             Some((Word::Admin { address }, Some(fd))) => admin = Some((address, fd)),
             Some((Word::Bans { banned, .. }, _)) => bans.extend(banned),
             Some((Word::Endpoints(some), _)) => endpoints.extend(some),
-            Some((Word::End, _)) => return Ok(Inheritance { given, admin, bans, endpoints, confirm: Confirm(socket) }),
+            Some((Word::Names(some), _)) => names.extend(some),
+            Some((Word::End, _)) => {
+                return Ok(Inheritance { given, admin, bans, endpoints, names, confirm: Confirm(socket) });
+            }
             Some(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "a socket did not come along")),
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -329,12 +344,21 @@ mod tests {
             ("u".repeat(64), format!("unix:/{}{number:03}", "s".repeat(103)), handed)
         };
         let endpoints: Vec<(String, String, Handed)> = (0..450).map(stands).collect();
-        let estate = Estate { listeners: Vec::new(), admin: None, bans: before.clone(), endpoints: endpoints.clone() };
+        let names: Vec<HandedName> = (0..=255).map(HandedName::longest).collect();
+        let estate = Estate {
+            listeners: Vec::new(),
+            admin: None,
+            bans: before.clone(),
+            endpoints: endpoints.clone(),
+            names: names.clone(),
+        };
         let changed = std::thread::scope(|scope| {
             let new = scope.spawn(|| {
-                let Inheritance { bans, endpoints: stand, confirm, .. } = listen_to(theirs).expect("all of it");
+                let Inheritance { bans, endpoints: stand, names: lead, confirm, .. } =
+                    listen_to(theirs).expect("all of it");
                 assert_eq!(bans, before);
                 assert_eq!(stand, endpoints);
+                assert_eq!(lead, names);
                 confirm.ready(Vec::new()).expect("a beginning")
             });
             assert_eq!(talk(&ours, &estate).expect("an answer"), Some(Vec::new()));

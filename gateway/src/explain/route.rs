@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use http1::HeadLimits;
 use serde::Serialize;
 
+use crate::balance::Destination;
 use crate::config::model::Underscores;
 use crate::limits::HEAD_BYTES_MAX;
 use crate::proxy::head::RequestHead;
@@ -183,11 +184,17 @@ fn refused(refusal: Refusal, allow: Option<String>, others: Vec<Other>) -> Answe
 }
 
 fn action(snapshot: &Snapshot, route: &Route) -> String {
-    let name = |upstream: usize| &*snapshot.upstreams[upstream].name;
+    let name = |to: Destination| {
+        let upstream = &snapshot.upstreams[to.upstream];
+        match usize::from(to.subset).checked_sub(1).and_then(|at| upstream.subsets.get(at)) {
+            Some(subset) => format!("{} ({subset})", upstream.name),
+            None => upstream.name.clone(),
+        }
+    };
     match &route.action {
-        Action::Upstream(upstream) => format!("upstream {}", name(*upstream)),
+        Action::Upstream(to) => format!("upstream {}", name(*to)),
         Action::Split(split) => {
-            let shares = split.shares().map(|(upstream, share)| format!("{} {:.1}%", name(upstream), share * 100.0));
+            let shares = split.shares().map(|(to, share)| format!("{} {:.1}%", name(to), share * 100.0));
             format!("split: {}", shares.collect::<Vec<_>>().join(", "))
         }
         Action::Redirect(redirect) => format!("redirect with {}", redirect.status()),

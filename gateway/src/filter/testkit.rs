@@ -155,7 +155,7 @@ const GET: &str = "GET /a HTTP/1.1\r\nHost: h\r\n\r\n";
 
 fn subrequest() -> Subrequest {
     Subrequest {
-        upstream: 0,
+        to: crate::balance::Destination::whole(0),
         method: http1::Method::Post,
         method_text: None,
         host: None,

@@ -27,6 +27,8 @@ pub struct Record<'a> {
     pub protocol: &'static str,
     /// What the client was answered; 0: nothing.
     pub status: u16,
+    /// Of a call of gRPC; empty: it is none, or nobody has said.
+    pub grpc_status: &'a str,
     pub route: &'a str,
     pub upstream: &'a str,
     pub endpoint: &'a str,
@@ -89,6 +91,7 @@ pub(super) fn write(line: &mut Vec<u8>, clock: &mut Clock, record: &Record<'_>) 
     text(line, b",\"path\":\"", record.path, LONG_BYTES_MAX);
     text(line, b",\"protocol\":\"", record.protocol.as_bytes(), SHORT_BYTES_MAX);
     number(line, b",\"status\":", u64::from(record.status));
+    text(line, b",\"grpc_status\":\"", record.grpc_status.as_bytes(), SHORT_BYTES_MAX);
     text(line, b",\"route\":\"", record.route.as_bytes(), SHORT_BYTES_MAX);
     text(line, b",\"upstream\":\"", record.upstream.as_bytes(), SHORT_BYTES_MAX);
     text(line, b",\"endpoint\":\"", record.endpoint.as_bytes(), SHORT_BYTES_MAX);
@@ -254,6 +257,7 @@ mod tests {
             upstream: "",
             endpoint: "",
             attempts: 0,
+            grpc_status: "",
             retried_for: "",
             not_retried: "",
             reused: false,
@@ -286,6 +290,7 @@ mod tests {
             upstream: "shelf",
             endpoint: "10.0.0.11:8000",
             attempts: 2,
+            grpc_status: "unavailable",
             retried_for: "reset",
             not_retried: "attempts",
             reused: true,
@@ -321,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_line_has_everything_there_was() {
-        insta::assert_snapshot!(text_of(&full()), @r#"{"time":"2026-11-23T09:08:38.123456Z","listener":"public","client":"192.0.2.33","request_id":"01J9ZC7V3N8Q","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","method":"GET","host":"api.example.com","path":"/v1/books/7","protocol":"HTTP/1.1","status":502,"route":"books","upstream":"shelf","endpoint":"10.0.0.11:8000","attempts":2,"reused":true,"retried_for":"reset","not_retried":"attempts","ended_by":"upstream","refusal":"upstream_reset","detail":"connection reset after 17 bytes of the head","request_bytes":0,"response_bytes":212,"duration_us":4321,"upstream_us":3900,"user_agent":"curl/8.5.0","client_cert_subject":"CN=ada,O=Example","client_cert_sha256":"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}"#);
+        insta::assert_snapshot!(text_of(&full()), @r#"{"time":"2026-11-23T09:08:38.123456Z","listener":"public","client":"192.0.2.33","request_id":"01J9ZC7V3N8Q","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","method":"GET","host":"api.example.com","path":"/v1/books/7","protocol":"HTTP/1.1","status":502,"grpc_status":"unavailable","route":"books","upstream":"shelf","endpoint":"10.0.0.11:8000","attempts":2,"reused":true,"retried_for":"reset","not_retried":"attempts","ended_by":"upstream","refusal":"upstream_reset","detail":"connection reset after 17 bytes of the head","request_bytes":0,"response_bytes":212,"duration_us":4321,"upstream_us":3900,"user_agent":"curl/8.5.0","client_cert_subject":"CN=ada,O=Example","client_cert_sha256":"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}"#);
     }
 
     #[test]
@@ -416,6 +421,7 @@ mod tests {
             upstream: LONG,
             endpoint: LONG,
             attempts: u32::MAX,
+            grpc_status: LONG,
             retried_for: LONG,
             not_retried: LONG,
             reused: false,

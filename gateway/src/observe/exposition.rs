@@ -1,6 +1,7 @@
 //! The counters as text for a scraper: adds the cores up and writes them out through `prometheus-client`, which knows the
 //! format and its escapes. Runs on the control side; reads every cell once and keeps nothing.
 
+mod dns;
 #[cfg(test)]
 mod scraper;
 
@@ -19,9 +20,11 @@ use super::histogram::{BOUNDS_US, BUCKET_COUNT, Histogram, Sum};
 use super::metrics::{CLASSES, CORE_ROWS, CheckOutcome, Counter, Metrics, Reading, Row, UpstreamSeries};
 use super::reloads::Outcome;
 use super::{events, process};
-use crate::proxy::retry;
+use crate::balance::Distance;
+use crate::proxy::{grpc, retry};
 use crate::tables::health::Cause;
 use crate::tables::health::record::Standing;
+use crate::tls::Reason;
 
 /// A registry whose only entry reads `metrics`.
 pub(super) fn registry(metrics: Weak<Metrics>) -> Registry {
@@ -50,6 +53,7 @@ impl Collector for Scrape {
         refusals(&mut families, &metrics)?;
         routes(&mut families, &metrics)?;
         upstreams(&mut families, &metrics)?;
+        dns::names(&mut families, &metrics)?;
         logs(&mut families, &metrics)?;
         names(&mut families, &metrics)?;
         configuration(&mut families, &metrics)?;
@@ -112,6 +116,17 @@ fn refusals(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
 
 fn routes(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
     let routes = metrics.routes();
+    let help = "Calls of gRPC by their status: as the service says, or as they are refused with";
+    let mut family = families.begin("bawab_route_grpc_calls", help, MetricType::Counter)?;
+    for (name, route) in &routes {
+        for (at, status) in grpc::Status::NAMES.into_iter().enumerate() {
+            let total = sum(route.cores().map(|core| &core.grpc[at]));
+            // Most routes have none, and most statuses are seldom seen.
+            if total > 0 {
+                family.counter(&[("route", name.as_str()), ("grpc_status", status)], total)?;
+            }
+        }
+    }
     let help = "Exchanges of a route by the class of the status the client got; none: it got no answer";
     let mut family = families.begin("bawab_route_requests", help, MetricType::Counter)?;
     for (name, route) in &routes {
@@ -167,6 +182,7 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
             family.counter(&[("upstream", name)], sum(upstream.cores().map(field)))?;
         }
     }
+    handshakes(families, metrics, &upstreams)?;
     let help = "Requests sent again, by what the attempt before came to";
     let mut family = families.begin("bawab_upstream_retries", help, MetricType::Counter)?;
     for (name, upstream) in &upstreams {
@@ -184,12 +200,75 @@ fn upstreams(families: &mut Families<'_>, metrics: &Metrics) -> fmt::Result {
         let total = sum(upstream.cores().map(|core| &core.endpoints_overloaded));
         family.counter(&[upstream_label, ("limit", "endpoint_requests_max")], total)?;
     }
+    let help = "Requests sent, by how far away the endpoint is";
+    let mut family = families.begin("bawab_upstream_requests_by_distance", help, MetricType::Counter)?;
+    for (name, upstream) in &upstreams {
+        let of = |distance: Distance| sum(upstream.cores().map(|core| &core.by_distance[distance as usize]));
+        let totals = Distance::ALL.map(of);
+        // Most gateways do not know where they are.
+        for (distance, total) in Distance::ALL.into_iter().zip(totals).filter(|_| totals != [0; 3]) {
+            family.counter(&[("upstream", name.as_str()), ("distance", distance.name())], total)?;
+        }
+    }
+    let help = "Answers where clients are kept with their endpoint, by what the request's cookie said";
+    let mut family = families.begin("bawab_upstream_sessions", help, MetricType::Counter)?;
+    type Session = (&'static str, fn(&Core) -> &Counter);
+    const SESSIONS: [Session; 4] = [
+        ("none", |core| &core.sessions_none),
+        ("unknown", |core| &core.sessions_unknown),
+        ("kept", |core| &core.sessions_kept),
+        ("moved", |core| &core.sessions_moved),
+    ];
+    for (name, upstream) in &upstreams {
+        for (outcome, field) in SESSIONS {
+            let labels = [("upstream", name.as_str()), ("cookie", outcome)];
+            family.counter(&labels, sum(upstream.cores().map(field)))?;
+        }
+    }
     let help = "From a request sent to the first byte of its answer";
     let mut family = families.begin("bawab_upstream_first_byte_seconds", help, MetricType::Histogram)?;
     for (name, upstream) in &upstreams {
         family.histogram(&[("upstream", name)], upstream.cores().map(|core| &core.first_byte))?;
     }
     endpoints(families, &upstreams)
+}
+
+fn handshakes(
+    families: &mut Families<'_>,
+    metrics: &Metrics,
+    upstreams: &[(String, Arc<UpstreamSeries>)],
+) -> fmt::Result {
+    let tls = metrics.tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let secured = || upstreams.iter().filter(|(name, _)| tls.upstreams.contains_key(name));
+    let help = "TLS handshakes with services";
+    let mut family = families.begin("bawab_upstream_tls_handshakes", help, MetricType::Counter)?;
+    for (name, upstream) in secured() {
+        let upstream_label = ("upstream", name.as_str());
+        let total = sum(upstream.cores().map(|core| &core.handshakes_full));
+        family.counter(&[upstream_label, ("outcome", "full")], total)?;
+        let total = sum(upstream.cores().map(|core| &core.handshakes_resumed));
+        family.counter(&[upstream_label, ("outcome", "resumed")], total)?;
+    }
+    let help = "TLS handshakes with services that came to nothing, by what was wrong";
+    let mut family = families.begin("bawab_upstream_tls_failures", help, MetricType::Counter)?;
+    for (name, upstream) in secured() {
+        for (at, reason) in Reason::ALL.into_iter().enumerate() {
+            let total = sum(upstream.cores().map(|core| &core.handshakes_failed[at]));
+            family.counter(&[("upstream", name.as_str()), ("reason", reason.name())], total)?;
+        }
+    }
+    let help = "Upstreams of which any certificate is taken (danger_accept_any_certificate)";
+    let unverified = tls.upstreams.values().filter(|tls| tls.accepts_any).count();
+    families.begin("bawab_upstream_tls_unverified", help, MetricType::Gauge)?.value(unverified as i64)?;
+    let help = "When a certificate that services are shown ends, since the Unix epoch";
+    let mut family = families.begin("bawab_upstream_tls_certificate_expiry_seconds", help, MetricType::Gauge)?;
+    for (name, tls) in &tls.upstreams {
+        if let Some(certificate) = &tls.certificate {
+            let file = certificate.file.display().to_string();
+            family.gauge(&[("upstream", name.as_str()), ("file", file.as_str())], certificate.not_after_s)?;
+        }
+    }
+    Ok(())
 }
 
 fn endpoints(families: &mut Families<'_>, upstreams: &[(String, Arc<UpstreamSeries>)]) -> fmt::Result {
@@ -408,6 +487,8 @@ impl Family<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::{NameShown, Outcome};
+    use crate::config::model::RecordKind;
     use proptest::prelude::*;
 
     use super::scraper::{labels_text, parse};
@@ -438,6 +519,8 @@ mod tests {
             let upstream = metrics.upstream("shelf");
             let upstream = upstream.core(worker);
             upstream.requests.inc();
+            upstream.sent(Some(Distance::Zone));
+            upstream.sessions_kept.inc();
             upstream.first_byte.observe_us(1_000);
         }
         let health = metrics.upstream("shelf");
@@ -446,6 +529,11 @@ mod tests {
         health.health.ejection(Cause::ConsecutiveLocal).inc();
         health.health.check(CheckOutcome::Passed).add(5);
         health.health.check(CheckOutcome::NotMade).inc();
+        let tally = metrics.names.tally("shelf.internal", RecordKind::Srv);
+        tally.count(Outcome::Answered);
+        tally.count(Outcome::Failed);
+        let (name, kind) = ("shelf.internal".to_owned(), RecordKind::Srv);
+        metrics.names.set(vec![NameShown { name, kind, addresses: 2, good_at: None, why: None, tally }]);
         metrics.doors.set(vec![DoorStatus {
             interface: "eth0".to_owned(),
             mode: Some("native".to_owned()),

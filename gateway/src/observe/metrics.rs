@@ -7,6 +7,8 @@
 //! Series are found by name when a snapshot is compiled, never by an exchange, and live on over reloads. Their number is
 //! bounded, because names come from configuration, and from discovery: an unbounded label takes the monitoring down.
 
+mod upstream;
+
 use std::collections::BTreeMap;
 use std::ops::Index;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -15,14 +17,14 @@ use std::time::SystemTime;
 
 use prometheus_client::registry::Registry;
 
+pub use self::upstream::{CheckOutcome, UpstreamCore, UpstreamHealth, UpstreamSeries};
 use super::access_log::{AccessLog, Counts};
 use super::doors::Doors;
 use super::exposition;
 use super::histogram::Histogram;
+use super::names::Names;
 use super::reloads::Reloads;
-use crate::proxy::retry::{self, Denied};
-use crate::tables::health::Cause;
-use crate::tables::health::record::Standing;
+use crate::proxy::grpc;
 use crate::tls::Tls;
 
 /// Names of routes, and names of upstreams, that are counted apart. At 64 workers a thousand routes are 24 MiB of counters
@@ -243,6 +245,8 @@ pub const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 pub struct RouteCore {
     /// Exchanges by `status / 100`; 0: the client got no answer.
     pub by_class: [Counter; CLASSES.len()],
+    /// Calls of gRPC by their status.
+    pub grpc: [Counter; grpc::Status::NAMES.len()],
     /// From the first byte of the head to the last byte of the answer.
     pub duration: Histogram,
     /// Body bytes from the client, without framing.
@@ -256,45 +260,6 @@ impl RouteCore {
     #[inline]
     pub fn class(&self, status: u16) -> &Counter {
         self.by_class.get(usize::from(status / 100)).unwrap_or(&self.by_class[0])
-    }
-}
-
-/// One worker's part of an upstream.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct UpstreamCore {
-    /// Requests sent, each retry counted again.
-    pub requests: Counter,
-    /// Connections opened.
-    pub connects: Counter,
-    /// Connections that could not be opened, or not in time.
-    pub connect_failures: Counter,
-    /// Requests sent on a connection that had served one before.
-    pub reused: Counter,
-    /// Requests sent again, by [`retry::Cause::index`].
-    pub retries: [Counter; retry::Cause::LABELS.len()],
-    /// Requests that had all their attempts.
-    pub retries_exhausted: Counter,
-    /// Requests that the budget left no further attempt.
-    pub retries_over_budget: Counter,
-    /// Requests refused because as many ran as may.
-    pub overloaded: Counter,
-    /// Requests refused because as many ran at every endpoint asked as may.
-    pub endpoints_overloaded: Counter,
-    /// Kept connections that turned out to be closed by the upstream when they were used.
-    pub stale_connections: Counter,
-    /// From the request sent to the first byte of the answer.
-    pub first_byte: Histogram,
-}
-
-impl UpstreamCore {
-    /// Counts why a request was not sent again, as far as that is counted.
-    pub fn denied(&self, denied: Option<Denied>) {
-        match denied {
-            Some(Denied::Attempts) => self.retries_exhausted.inc(),
-            Some(Denied::Budget) => self.retries_over_budget.inc(),
-            Some(Denied::Method | Denied::Body | Denied::Pause) | None => {}
-        }
     }
 }
 
@@ -333,89 +298,6 @@ impl RouteSeries {
     }
 
     pub(super) fn cores(&self) -> impl Iterator<Item = &RouteCore> {
-        self.parts.all().map(|(_, core)| core)
-    }
-}
-
-/// What is counted for an upstream.
-#[derive(Debug)]
-pub struct UpstreamSeries {
-    parts: Parts<UpstreamCore>,
-    pub health: UpstreamHealth,
-}
-
-/// What the control side alone counts of an upstream.
-#[derive(Debug, Default)]
-pub struct UpstreamHealth {
-    /// Endpoints by how they stand, in the order of [`Standing::ALL`].
-    pub endpoints: [Gauge; Standing::ALL.len()],
-    /// In the order of [`Cause::ALL`].
-    pub ejections: [Counter; Cause::ALL.len()],
-    /// Ejections there was no room for.
-    pub ejections_refused: Counter,
-    /// In the order of [`CheckOutcome::ALL`].
-    pub checks: [Counter; CheckOutcome::ALL.len()],
-}
-
-/// What a health check came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckOutcome {
-    Passed,
-    /// Answered with another status than is expected.
-    Status,
-    /// What it sent is no HTTP.
-    Malformed,
-    /// It cannot be connected to.
-    Connect,
-    /// It hung up before it had answered.
-    Closed,
-    Timeout,
-    /// This host had no descriptor, memory or port for it: says nothing about the endpoint.
-    NotMade,
-}
-
-impl CheckOutcome {
-    pub const ALL: [CheckOutcome; 7] = [
-        CheckOutcome::Passed,
-        CheckOutcome::Status,
-        CheckOutcome::Malformed,
-        CheckOutcome::Connect,
-        CheckOutcome::Closed,
-        CheckOutcome::Timeout,
-        CheckOutcome::NotMade,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            CheckOutcome::Passed => "passed",
-            CheckOutcome::Status => "status",
-            CheckOutcome::Malformed => "malformed",
-            CheckOutcome::Connect => "connect",
-            CheckOutcome::Closed => "closed",
-            CheckOutcome::Timeout => "timeout",
-            CheckOutcome::NotMade => "not_made",
-        }
-    }
-}
-
-impl UpstreamHealth {
-    pub fn check(&self, outcome: CheckOutcome) -> &Counter {
-        &self.checks[outcome as usize]
-    }
-
-    pub fn ejection(&self, cause: Cause) -> &Counter {
-        &self.ejections[cause as usize]
-    }
-}
-
-impl UpstreamSeries {
-    /// The part that only `worker` writes.
-    #[inline]
-    pub fn core(&self, worker: usize) -> &UpstreamCore {
-        self.parts.of(worker, UpstreamCore::default)
-    }
-
-    pub(super) fn cores(&self) -> impl Iterator<Item = &UpstreamCore> {
         self.parts.all().map(|(_, core)| core)
     }
 }
@@ -487,7 +369,8 @@ pub struct Metrics {
     access_log: OnceLock<Arc<Counts>>,
     pub reloads: Reloads,
     pub doors: Doors,
-    /// What listeners show now.
+    pub names: Arc<Names>,
+    /// What clients and services are shown now.
     pub tls: Mutex<Arc<Tls>>,
     started: SystemTime,
     registry: Registry,
@@ -500,13 +383,11 @@ impl Metrics {
             cores: Parts::new(workers_max),
             refusal_codes,
             routes: Series::new(|workers_max| RouteSeries { parts: Parts::new(workers_max) }),
-            upstreams: Series::new(|workers_max| UpstreamSeries {
-                parts: Parts::new(workers_max),
-                health: UpstreamHealth::default(),
-            }),
+            upstreams: Series::new(UpstreamSeries::new),
             access_log: OnceLock::new(),
             reloads: Reloads::default(),
             doors: Doors::default(),
+            names: Arc::default(),
             tls: Mutex::default(),
             started: SystemTime::now(),
             registry: exposition::registry(metrics.clone()),

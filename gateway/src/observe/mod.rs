@@ -11,6 +11,7 @@ pub mod events;
 mod exposition;
 pub mod histogram;
 pub mod metrics;
+pub mod names;
 mod process;
 pub mod reloads;
 pub(crate) mod rfc3339;

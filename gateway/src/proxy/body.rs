@@ -5,7 +5,7 @@ use http1::Field;
 
 use super::decoded::Decoded;
 use super::h1::body::{BodyError, H1Body};
-use super::h2::body::H2Body;
+use super::h2::body::{Answered, H2Body};
 use super::replay::Again;
 use super::wire::{Chunk, Wait, WireReader};
 use crate::filter::coding::decode::Decoder;
@@ -71,6 +71,25 @@ impl<'a> Body<'a> {
         }
     }
 
+    /// Makes what comes on a stream one side of a conversation ([`H2Body::converse`]). `None`: it is here, or comes otherwise.
+    pub fn converse(&mut self, idle_ms: u64) -> Option<Answered> {
+        match self {
+            Body::Stream { body } => Some(body.converse(idle_ms)),
+            Body::Decoded(decoded) => decoded.source_mut().converse(idle_ms),
+            Body::Again(again) => again.source_mut().converse(idle_ms),
+            Body::Wire { .. } | Body::Tunnel { .. } | Body::Held { .. } => None,
+        }
+    }
+
+    /// A wait for its next piece may be broken off: nothing is lost.
+    pub fn is_resumable(&self) -> bool {
+        match self {
+            Body::Stream { .. } | Body::Tunnel { .. } | Body::Held { .. } => true,
+            Body::Again(again) => again.source().is_resumable(),
+            Body::Wire { .. } | Body::Decoded(_) => false,
+        }
+    }
+
     /// The next piece; `None`: the body has ended.
     pub async fn next(&mut self) -> Result<Option<Chunk>, BodyError> {
         match self {
@@ -93,6 +112,15 @@ impl<'a> Body<'a> {
             Body::Held { bytes, .. } => Ok(bytes.take().map(Chunk::Shared)),
             Body::Decoded(decoded) => decoded.next_buffered(),
             Body::Again(again) => again.next_buffered(),
+        }
+    }
+
+    /// Whether a piece, or the end, can be had without waiting.
+    pub fn is_buffered(&mut self) -> bool {
+        match self {
+            Body::Wire { body, .. } => body.buffered(),
+            Body::Stream { body } => body.is_buffered(),
+            Body::Tunnel { .. } | Body::Held { .. } | Body::Decoded(_) | Body::Again(_) => self.ended(),
         }
     }
 

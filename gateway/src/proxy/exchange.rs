@@ -18,10 +18,12 @@ use http1::{ConnectionOptions, Known, Method};
 use super::answer::Answer;
 use super::body::{Body, Length};
 use super::forward;
+use super::grpc;
 use super::head::{Client, Protocol, RequestHead};
 use super::mirror::Mirroring;
 use super::reply;
 use super::retry::{self, Denied, Tries};
+use super::sticky::Affinity;
 use super::trace::{RequestId, Trace};
 use super::upstream::h1::Hop;
 use super::websocket;
@@ -57,8 +59,12 @@ pub struct Exchange<'a> {
     kept: Kept,
     guard: Guard,
     hop: Hop,
+    /// The client speaks gRPC.
+    is_grpc: bool,
     expectation: Expectation,
     mirroring: Option<Box<Mirroring<'a>>>,
+    /// Where its upstream keeps clients with their endpoints.
+    affinity: Option<Affinity<'a>>,
     /// Where the request may be sent again (`retry`).
     tries: Option<Box<Tries<'a>>>,
     seen: Seen,
@@ -80,6 +86,8 @@ struct Seen {
     sent_us: u64,
     upstream_us: u64,
     refusal: Option<Refusal>,
+    /// How a call of gRPC went, as far as its service has said.
+    grpc: Option<grpc::Status>,
     detail: String,
     tunnelled: (u64, u64),
 }
@@ -132,6 +140,7 @@ impl<'a> Exchange<'a> {
         if expectation == Expectation::Ignored {
             head.fields.remove_known(Known::Expect);
         }
+        let is_grpc = head.protocol == Protocol::Http2 && head.method == Method::Post && grpc::is_spoken(&head.fields);
         let mut kept = Kept::default();
         if arrival.websocket {
             kept.put(websocket::ask(&mut head, &mut worker.ids.borrow_mut()));
@@ -154,8 +163,10 @@ impl<'a> Exchange<'a> {
             kept,
             guard: Guard::new(arrival.client_fd),
             hop,
+            is_grpc,
             expectation,
             mirroring: None,
+            affinity: None,
             tries: None,
             seen: Seen { started_us: arrival.started_us, ..Seen::default() },
         }
@@ -220,25 +231,29 @@ impl<'a> Exchange<'a> {
             };
         }
         self.decode_body();
-        let upstream = match &route.action {
-            Action::Upstream(upstream) => *upstream,
+        let to = match &route.action {
+            Action::Upstream(to) => *to,
             Action::Split(split) => {
                 let lot = self.worker.ids.borrow_mut().next_u64();
                 split.pick(&self.head.fields, self.client.address, lot)
             }
             own => return Box::pin(self.answer_own(route, own)).await,
         };
-        self.seen.upstream = Some(upstream);
-        let settings = &self.snapshot.upstreams[upstream];
-        self.guard.arm_total(route.timeouts.over(settings.timeouts).total);
+        self.seen.upstream = Some(to.upstream);
+        let settings = &self.snapshot.upstreams[to.upstream];
+        let total = route.timeouts.over(settings.timeouts).total;
+        // Who does not wait any longer needs no answer.
+        let waited = if self.is_grpc { grpc::timeout_ms(&self.head.fields) } else { None };
+        self.guard.arm_total(waited.map_or(total, |ms| ms.min(total)));
+        self.affinity = Affinity::take(self.snapshot.endpoints[to.upstream].of(to.subset), &mut self.head.fields);
         if route.mirrors.is_empty() {
-            return self.attempts(route, upstream, settings).await;
+            return self.attempts(route, to, settings).await;
         }
         self.mirroring = Mirroring::draw(&route.mirrors, self.request_id.as_bytes());
         if self.body.ended() {
             self.mirror();
         }
-        let outcome = self.attempts(route, upstream, settings).await;
+        let outcome = self.attempts(route, to, settings).await;
         if self.body.ended() {
             self.mirror();
         }
@@ -299,6 +314,12 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// How a call of gRPC went: as we have said, or the service.
+    fn grpc_status(&self) -> Option<grpc::Status> {
+        let refusal = self.seen.refusal.filter(|_| self.is_grpc);
+        refusal.map(grpc::Status::of_refusal).or(self.seen.grpc)
+    }
+
     /// Counts, logs, and says what becomes of the connection.
     pub fn finish(self) -> Departure {
         let (worker, seen) = (self.worker, &self.seen);
@@ -310,17 +331,22 @@ impl<'a> Exchange<'a> {
             Some(refusal) if !self.answer.started() => refusal.status(),
             _ => self.answer.status(),
         };
+        let grpc = self.grpc_status();
         if let Some(route) = self.route {
             let series = route.series.core(worker.id);
             series.class(status).inc();
             series.duration.observe_us(duration_us);
             series.request_bytes.add(request_bytes);
             series.response_bytes.add(response_bytes);
+            if let Some(grpc) = grpc {
+                series.grpc[grpc.index()].inc();
+            }
         }
         let mut retried_for = itoa::Buffer::new();
         let retried_for = match seen.retried_for {
             None => "",
             Some(retry::Cause::Status(status)) => retried_for.format(status),
+            Some(retry::Cause::Grpc(status)) => status.name(),
             Some(cause) => retry::Cause::LABELS[cause.index()],
         };
         let denied = self.tries.as_ref().and_then(|tries| tries.denied);
@@ -344,6 +370,7 @@ impl<'a> Exchange<'a> {
                 path: head.path(),
                 protocol: head.protocol.name(),
                 status,
+                grpc_status: grpc.map_or("", grpc::Status::name),
                 route: self.route.map_or("", |route| &route.name),
                 upstream: seen.upstream.map_or("", |index| &self.snapshot.upstreams[index].name),
                 endpoint: seen.endpoint.as_ref().map_or("", |endpoint| &endpoint.label),

@@ -9,15 +9,18 @@ use super::answer::Answer;
 use super::body::Length;
 use super::error_page::{Told, choose, pages};
 use super::forward;
+use super::grpc;
 use super::head::{RequestHead, ResponseHead};
 use super::relay::{self, Failure, Headed};
 use super::replay::Replay;
 use super::retry::{self, Later, Missed, Tries};
-use super::upstream::h1;
+use super::sticky::Affinity;
+use super::upstream::call::{Down, Received};
 use super::websocket::Accept;
-use super::wire::{Wait, WireReader};
+use super::wire::Wait;
 use crate::balance::Endpoint;
 use crate::filter::{Context, Facts, Kept};
+use crate::observe::metrics::UpstreamCore;
 use crate::refusal::Refusal;
 use crate::rt::Buf;
 use crate::rt::deadline::{Cause, Guard, now_us};
@@ -64,17 +67,29 @@ pub struct Finishing<'e, 'r> {
     pub timeouts: UpstreamTimeouts,
     /// Who answers.
     pub endpoint: Option<&'e Endpoint>,
+    pub affinity: Option<&'e Affinity<'e>>,
+    pub series: &'e UpstreamCore,
     pub sent_us: u64,
     pub first_byte_us: u64,
     /// What the upstream answered with, whatever the client is sent.
     pub status: u16,
+    /// The client speaks gRPC.
+    pub is_grpc: bool,
+    /// How its call went.
+    pub grpc: Option<grpc::Status>,
     pub repeating: Option<Repeating<'e, 'r>>,
 }
 
 impl Repeating<'_, '_> {
     /// Whether the request is sent again instead of this answer, and after how many milliseconds.
-    fn after(&mut self, head: &ResponseHead, uploaded: bool, worker: &Worker) -> Option<(retry::Cause, u64)> {
-        let cause = retry::Cause::Status(head.status);
+    fn after(
+        &mut self,
+        head: &ResponseHead,
+        grpc: Option<grpc::Status>,
+        uploaded: bool,
+        worker: &Worker,
+    ) -> Option<(retry::Cause, u64)> {
+        let cause = grpc.map_or(retry::Cause::Status(head.status), retry::Cause::Grpc);
         if !self.tries.retry().wants(cause) {
             return None;
         }
@@ -95,16 +110,20 @@ impl Finishing<'_, '_> {
     pub async fn answer(
         &mut self,
         headed: Headed,
-        reader: &mut WireReader,
+        down: &mut Down<'_>,
         answer: &mut Answer<'_>,
         uploaded: bool,
     ) -> Result<Done, Failure> {
-        let Headed { received, first_byte_us } = headed;
+        let Headed { mut received, first_byte_us } = headed;
         self.first_byte_us = first_byte_us.max(self.sent_us);
         self.status = received.head.status;
+        if self.is_grpc {
+            self.grpc = grpc::Status::in_head(&received.head.fields);
+        }
         if let Some(endpoint) = self.endpoint {
             let took_us = self.first_byte_us - self.sent_us;
-            endpoint.state.answered(received.head.status, took_us, self.first_byte_us / 1000);
+            let status = self.grpc.map_or(self.status, grpc::Status::as_http);
+            endpoint.state.answered(status, took_us, self.first_byte_us / 1000);
         }
         if received.head.status == 101 {
             return self.switch(received, answer).await;
@@ -115,51 +134,58 @@ impl Finishing<'_, '_> {
         }
         let method = self.request.method;
         // The body ends as the received head says, whatever filters write into it: decided first, and once.
-        let (mut body, mut length, reusable) = relay::framed(&received, method)?;
-        let h1::Received { mut head, line, options } = received;
+        let idle = Wait { ms: self.timeouts.idle, cause: Cause::Idle };
+        let (mut source, mut length, reusable) = received.source(method, idle).map_err(relay::malformed)?;
         if let Some(repeating) = &mut self.repeating
-            && let Some((cause, wait_ms)) = repeating.after(&head, uploaded, self.worker)
+            && let Some((cause, wait_ms)) = repeating.after(&received.head, self.grpc, uploaded, self.worker)
         {
-            if let Some(rest) = h1::take_rest(&mut head, &line) {
-                body.feed(rest);
-            }
+            source.feed(received.take_rest());
             // What is here of the answer is passed over; more of it is not waited for.
-            while let Ok(Some(_)) = body.next_buffered() {}
-            let reusable = reusable && body.ended() && body.take_carry().is_none();
-            return Ok(Done::Again { cause, wait_ms, reusable });
+            source.skip_buffered();
+            return Ok(Done::Again { cause, wait_ms, reusable: reusable && source.is_clean() });
         }
-        forward::response(&mut head, &options, self.settings.via(line.version.into()));
+        // Nothing more of an answer in whose place another is given is read, so only one that had no body leaves a connection
+        // that can be used again.
+        let clean = reusable && source.ended() && received.is_bare();
+        let Received { head, options, protocol, .. } = &mut received;
+        forward::response(head, options, self.settings.via(*protocol));
         if head.status >= 400
             && let Some(page) = choose(pages(self.route, self.settings), head.status, &self.request.fields, true)
         {
             let told = Told::of_upstream(head.status, self.facts.request_id);
             let own = page.dress(&mut head.fields, &told);
-            // Nothing more of this answer is read, so only one that had no body leaves a connection that can be used again.
-            let clean = reusable && body.ended() && head.fields.arena().len() <= line.head_bytes;
-            return self.answer_with(head, own, clean, uploaded, answer).await;
+            return self.answer_with(received.head, own, clean, uploaded, answer).await;
         }
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
+        self.way_back(head);
         if !self.kept.transforms.is_empty() && length != Length::Absent {
             length = Length::Unknown;
         }
         if !uploaded || self.worker.draining() || self.listener.is_closed() {
             answer.close_after();
         }
-        answer.head(&head, length);
+        answer.head(head, length);
         if options.lists_fields {
             answer.withhold_trailers(head.fields.listed().names());
         }
-        if let Some(rest) = h1::take_rest(&mut head, &line) {
-            body.feed(rest);
+        source.feed(received.take_rest());
+        relay::download(source.body(down, idle), answer, &mut self.kept.transforms).await?;
+        if self.is_grpc && self.grpc.is_none() {
+            self.grpc = source.trailers().and_then(|(bytes, fields)| grpc::Status::in_trailers(bytes, fields));
         }
-        let idle = Wait { ms: self.timeouts.idle, cause: Cause::Idle };
-        relay::download(&mut body, reader, answer, &mut self.kept.transforms, idle).await?;
-        // Bytes behind the answer were not asked for: whatever they are, the next exchange must not see them.
-        Ok(Done::Answered { reusable: reusable && body.take_carry().is_none() })
+        Ok(Done::Answered { reusable: reusable && source.is_clean() })
+    }
+
+    /// Walks the answer's head back through all filters. The cookie that keeps the client with its endpoint comes last: it is
+    /// this client's alone, whatever becomes of the answer before.
+    fn way_back(&mut self, head: &mut ResponseHead) {
+        if let Some(route) = self.route {
+            let Finishing { request, facts, kept, .. } = self;
+            let mut context = Context { request, facts: *facts, kept };
+            route.chain.response(&mut context, head, route.chain.len());
+        }
+        if let (Some(affinity), Some(endpoint)) = (self.affinity, self.endpoint) {
+            affinity.tell(endpoint, self.facts.scheme, head, self.series);
+        }
     }
 
     /// Answers with a page of the operator's in place of the upstream's body, of which nothing more is read.
@@ -173,11 +199,7 @@ impl Finishing<'_, '_> {
     ) -> Result<Done, Failure> {
         // For filters and for HEAD; on the wire it is decided when the answer is framed.
         head.fields.set(b"content-length", itoa::Buffer::new().format(own.len()).as_bytes());
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
+        self.way_back(&mut head);
         if !uploaded || self.worker.draining() || self.listener.is_closed() {
             answer.close_after();
         }
@@ -192,8 +214,8 @@ impl Finishing<'_, '_> {
         Ok(Done::Answered { reusable })
     }
 
-    async fn switch(&mut self, received: h1::Received, answer: &mut Answer<'_>) -> Result<Done, Failure> {
-        let h1::Received { mut head, line, options } = received;
+    async fn switch(&mut self, mut received: Received, answer: &mut Answer<'_>) -> Result<Done, Failure> {
+        let Received { head, options, protocol: via, .. } = &mut received;
         let protocol = head.fields.first(Known::Upgrade);
         let agreed = self.websocket
             && options.upgrade
@@ -202,19 +224,15 @@ impl Finishing<'_, '_> {
         if !agreed {
             return Err(mismatch("a 101 that was not asked for"));
         }
-        forward::response(&mut head, &options, self.settings.via(line.version.into()));
-        if let Some(route) = self.route {
-            let Finishing { request, facts, kept, .. } = self;
-            let mut context = Context { request, facts: *facts, kept };
-            route.chain.response(&mut context, &mut head, route.chain.len());
-        }
-        answer.switch(&head, b"websocket");
-        let carry = h1::take_rest(&mut head, &line);
+        forward::response(head, options, self.settings.via(*via));
+        self.way_back(head);
+        answer.switch(head, b"websocket");
+        let carry = received.take_rest();
         answer.flush().await.map_err(relay::answer_failure)?;
         Ok(Done::Switched { carry })
     }
 }
 
 fn mismatch(detail: &str) -> Failure {
-    Failure { refusal: Refusal::UpgradeMismatch, detail: detail.to_owned(), unanswered: false }
+    Failure::new(Refusal::UpgradeMismatch, detail)
 }

@@ -54,14 +54,14 @@ impl<'a> Mirroring<'a> {
                 continue;
             };
             core.mirrors_sent.inc();
-            let settings = &pinned.snapshot.upstreams[mirror.upstream];
+            let settings = &pinned.snapshot.upstreams[mirror.to.upstream];
             let mut fields = Fields::new();
             // The body is here: nobody is asked whether to send it.
             let kept = head.fields.iter().filter(|(_, _, known)| *known != Known::Expect);
             kept.for_each(|(name, value, _)| fields.add(name, value));
             let target = [head.sent_path(), head.query().map_or(&b""[..], |_| b"?"), head.query().unwrap_or_default()];
             let subrequest = Subrequest {
-                upstream: mirror.upstream,
+                to: mirror.to,
                 method: head.method,
                 method_text: Some(head.method_text().into()),
                 // Paths and queries of a parsed head are ASCII.
@@ -92,17 +92,20 @@ impl<'a> Mirroring<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::Destination;
 
     #[test]
     fn shares_are_drawn_by_the_request() {
         let mirrors = [("a", 1_000_000), ("b", 500_000), ("c", 0)];
-        let mirrors: Vec<Mirror> =
-            (0..).zip(mirrors).map(|(upstream, (_, share))| Mirror { upstream, share, body_bytes_max: 10 }).collect();
+        let mirrors: Vec<Mirror> = (0..)
+            .zip(mirrors)
+            .map(|(upstream, (_, share))| Mirror { to: Destination::whole(upstream), share, body_bytes_max: 10 })
+            .collect();
         let mut counts = [0; 3];
         for number in 0..1000u32 {
             let id = format!("{number:032x}");
             for drawn in Mirroring::draw(&mirrors, id.as_bytes()).expect("the first is always drawn").mirrors {
-                counts[drawn.upstream] += 1;
+                counts[drawn.to.upstream] += 1;
             }
         }
         assert!(counts[0] == 1000 && (400..600).contains(&counts[1]) && counts[2] == 0, "{counts:?}");

@@ -4,6 +4,8 @@
 //! caller to know (`connection`). Stricter than the text asks for wherever two readers could read differently: one form for
 //! each address and port, no byte that nobody accounts for.
 
+pub mod said;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -4,30 +4,31 @@
 //! uploaded both directions move at the same time: an answer that comes early is passed on early. An early error (4xx or
 //! 5xx), or an early answer that is complete, stops the upload; any other one lets it go on beside it.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
-use http1::{Fault, Method};
+use bytes::Bytes;
+use http1::Fault;
 
 use super::answer::Answer;
-use super::body::{Body, Length};
+use super::body::Body;
 use super::finishing::Done;
 use super::forward;
-use super::h1::answer::length_of;
-use super::h1::body::{BodyError, H1Body};
-use super::h1::outgoing::Outgoing;
+use super::h1::body::BodyError;
+use super::h2::body::Answered;
 use super::retry;
 use super::tee::Tee;
-use super::upstream::Connection;
-use super::upstream::h1::{self, HeadError, Received};
-use super::wire::{Chunk, Halt, Pace, Wait, WireReader, WireWriter};
+use super::upstream::call::{Deadline, Down, HeadError, Received, Up};
+use super::wire::{Chunk, Halt, Wait};
 use crate::filter::Transform;
 use crate::filter::coding::decode::Broken;
 use crate::limits::{BUFFER_BYTES, COMPRESSION_STEP_BYTES, INTERIM_MAX};
 use crate::refusal::Refusal;
-use crate::rt::deadline::{Cause, Remote, now_us};
+use crate::rt::deadline::{Cause, now_us};
 use crate::rt::{Either, select, yield_now};
 use crate::snapshot::UpstreamTimeouts;
+use crate::tls::NoAgreement;
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct Failure {
     /// The service hung up before a byte of its answer: on a kept connection it may never have seen the request. One that is
     /// there and silent has.
     pub unanswered: bool,
+    /// The service has said that it did nothing with the request: it may be sent again, whatever it is.
+    pub unprocessed: bool,
 }
 
 impl Failure {
@@ -50,8 +53,13 @@ impl Failure {
         }
     }
 
-    fn new(refusal: Refusal, detail: impl Into<String>) -> Failure {
-        Failure { refusal, detail: detail.into(), unanswered: false }
+    /// The exchange as a whole was over first.
+    pub fn over() -> Failure {
+        Failure::new(Refusal::UpstreamTotalTimeout, String::new())
+    }
+
+    pub fn new(refusal: Refusal, detail: impl Into<String>) -> Failure {
+        Failure { refusal, detail: detail.into(), unanswered: false, unprocessed: false }
     }
 }
 
@@ -66,7 +74,7 @@ pub enum Upload {
 /// The request's side of an attempt, for the steps below.
 pub struct Sending<'s, 'b> {
     pub body: &'s mut Body<'b>,
-    pub outgoing: Outgoing,
+    pub up: Up<'s>,
     pub timeouts: UpstreamTimeouts,
     /// Who else wants the body.
     pub mirror: Option<&'s Tee>,
@@ -74,6 +82,8 @@ pub struct Sending<'s, 'b> {
     pub replay: Option<&'s Tee>,
     /// The rest of it can be waited for when this attempt has ended: the client does not ask first whether to send it.
     pub settles: bool,
+    /// Who is told that the answer has begun.
+    pub answered: Option<Answered>,
 }
 
 impl Sending<'_, '_> {
@@ -105,15 +115,15 @@ pub enum Sent {
 }
 
 /// Sends the head, and of the body what is here.
-pub async fn send_first(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Result<Sent, Failure> {
+pub async fn send_first(sending: &mut Sending<'_, '_>) -> Result<Sent, Failure> {
     let idle = sending.idle();
     let first = sending.body.next_buffered().map_err(client_failure)?;
     sending.seen(first.as_ref());
     let ended = sending.body.ended();
     let sent = match first {
-        piece if ended => sending.outgoing.end(writer, piece, sending.body.trailers(), idle).await,
-        Some(piece) => sending.outgoing.piece(writer, piece, idle).await,
-        None => sending.outgoing.flush(writer, idle).await,
+        piece if ended => sending.up.end(piece, sending.body.trailers(), idle).await,
+        Some(piece) => sending.up.piece(piece, idle).await,
+        None => sending.up.flush(idle).await,
     };
     // A service may answer and close before it has read everything: its answer is worth more than our error.
     match sent {
@@ -126,54 +136,46 @@ pub async fn send_first(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) 
 
 /// Waits for the final head of an exchange whose request is out.
 pub async fn receive(
-    reader: &mut WireReader,
+    down: &mut Down<'_>,
     answer: &mut Answer<'_>,
     timeouts: UpstreamTimeouts,
 ) -> Result<Headed, Failure> {
     let first = Wait { ms: timeouts.first_byte, cause: Cause::FirstByte };
-    final_head(reader, Some(answer), Some(first), timeouts).await
+    final_head(down, Some(answer), Some(first), timeouts).await
 }
 
 /// As `receive`, for a request of our own: interim answers are nobody's business.
-pub async fn receive_unseen(reader: &mut WireReader, timeouts: UpstreamTimeouts) -> Result<Received, Failure> {
+pub async fn receive_unseen(down: &mut Down<'_>, timeouts: UpstreamTimeouts) -> Result<Received, Failure> {
     let first = Wait { ms: timeouts.first_byte, cause: Cause::FirstByte };
-    Ok(final_head(reader, None, Some(first), timeouts).await?.received)
+    Ok(final_head(down, None, Some(first), timeouts).await?.received)
 }
 
-/// Waits for the whole body. A larger one than `bytes_max` is an answer that cannot be used.
-pub async fn collect(
-    body: &mut H1Body,
-    reader: &mut WireReader,
-    bytes_max: usize,
-    idle: Wait,
-) -> Result<Bytes, Failure> {
-    let mut whole = BytesMut::new();
-    while let Some(piece) = body.next(reader, idle).await.map_err(upstream_body_failure)? {
-        if whole.len() + piece.len() > bytes_max {
-            return Err(Failure::new(Refusal::UpstreamBodyCut, format!("its body is larger than {bytes_max} bytes")));
+/// Waits for the whole body of an answer. A larger one than `bytes_max` is an answer that cannot be used.
+pub async fn collect(mut body: Body<'_>, bytes_max: usize) -> Result<Bytes, Failure> {
+    body.collect(bytes_max).await.map_err(|error| match error {
+        BodyError::TooLarge => {
+            Failure::new(Refusal::UpstreamBodyCut, format!("its body is larger than {bytes_max} bytes"))
         }
-        whole.extend_from_slice(piece.bytes());
-    }
-    Ok(whole.freeze())
+        error => upstream_body_failure(error),
+    })
 }
 
 /// Reads a body to its end, for nobody.
-pub async fn pass_over(body: &mut H1Body, reader: &mut WireReader, idle: Wait) -> Result<(), Failure> {
-    while body.next(reader, idle).await.map_err(upstream_body_failure)?.is_some() {}
+pub async fn pass_over(mut body: Body<'_>) -> Result<(), Failure> {
+    while body.next().await.map_err(upstream_body_failure)?.is_some() {}
     Ok(())
 }
 
 /// Passes interim answers on until the final head is there.
 async fn final_head(
-    reader: &mut WireReader,
+    down: &mut Down<'_>,
     mut answer: Option<&mut Answer<'_>>,
     first: Option<Wait>,
     timeouts: UpstreamTimeouts,
 ) -> Result<Headed, Failure> {
     let idle = Wait { ms: timeouts.idle, cause: Cause::Idle };
-    let mut carry = None;
     for _ in 0..=INTERIM_MAX {
-        let mut received = h1::read_head(reader, carry, first, idle).await.map_err(head_failure)?;
+        let mut received = down.head(first, idle).await.map_err(head_failure)?;
         if received.head.status >= 200 || received.head.status == 101 {
             return Ok(Headed { received, first_byte_us: now_us() });
         }
@@ -181,7 +183,7 @@ async fn final_head(
         if let Some(answer) = &mut answer {
             answer.interim(&received.head).await.map_err(answer_failure)?;
         }
-        carry = h1::take_rest(&mut received.head, &received.line);
+        down.pass(received);
     }
     Err(Failure::new(
         Refusal::UpstreamMalformed(Fault::StatusOutOfRange),
@@ -195,24 +197,24 @@ async fn final_head(
 /// When the request is to be sent again, its body is where `replay` has seen it: nothing is on its way from the client.
 pub async fn upload_and_receive(
     mut sending: Sending<'_, '_>,
-    connection: &mut Connection,
+    down: &mut Down<'_>,
     answer: &mut Answer<'_>,
-    finish: impl AsyncFnOnce(Headed, &mut WireReader, &mut Answer<'_>, bool) -> Result<Done, Failure>,
+    finish: impl AsyncFnOnce(Headed, &mut Down<'_>, &mut Answer<'_>, bool) -> Result<Done, Failure>,
 ) -> Result<(Done, Upload), Failure> {
     let timeouts = sending.timeouts;
-    let (replay, settles) = (sending.replay, sending.settles);
-    let (reader, writer) = (&mut connection.wire.reader, &mut connection.wire.writer);
-    let (remote, stop) = (reader.remote(), writer.remote());
-    let mut upload = pin!(upload(&mut sending, writer));
+    let (replay, settles, answered) = (sending.replay, sending.settles, sending.answered.take());
+    let resumable = sending.body.is_resumable();
+    let (deadline, stop) = (down.deadline(), sending.up.deadline());
+    let mut upload = pin!(upload(&mut sending));
     let mut uploaded = None;
     let headed = {
-        let mut head = pin!(final_head(reader, Some(answer), None, timeouts));
+        let mut head = pin!(final_head(down, Some(answer), None, timeouts));
         match select(upload.as_mut(), head.as_mut()).await {
             Either::Right(Ok(head)) => head,
             Either::Right(Err(failure)) => {
                 match replay {
                     Some(tee) if settles && !tee.is_over() && failure.cause().is_some() => {
-                        settle(upload.as_mut(), stop).await?;
+                        settle(upload.as_mut(), stop, resumable).await?;
                     }
                     Some(tee) => tee.lose(),
                     None => {}
@@ -226,19 +228,22 @@ pub async fn upload_and_receive(
             Either::Left(result) => {
                 // A broken upload may have an answer that explains it; the wait for that is the same.
                 uploaded = Some(result.is_ok());
-                remote.arm(timeouts.first_byte, Cause::FirstByte);
+                deadline.arm(Wait { ms: timeouts.first_byte, cause: Cause::FirstByte });
                 head.await?
             }
         }
     };
+    if let Some(answered) = answered {
+        answered.set();
+    }
     let stop_at_once = headed.received.head.status >= 400;
-    let finishing = finish(headed, reader, answer, uploaded == Some(true));
+    let finishing = finish(headed, down, answer, uploaded == Some(true));
     let done = match uploaded {
         Some(complete) => return Ok((finishing.await?, if complete { Upload::Complete } else { Upload::Stopped })),
         None if stop_at_once => {
             let done = finishing.await?;
             if matches!(done, Done::Again { .. }) {
-                settle(upload, stop).await?;
+                settle(upload, stop, resumable).await?;
             }
             done
         }
@@ -255,10 +260,20 @@ pub async fn upload_and_receive(
     Ok((done, Upload::Stopped))
 }
 
-/// Stops an upload where it can be gone on with: a read from the client is not broken off, its bytes would be lost.
-async fn settle(upload: impl Future<Output = Result<(), UploadError>>, stop: Remote) -> Result<(), Failure> {
+/// Stops an upload where it can be gone on with. A read from the client that is not `resumable` is waited for: broken off, its
+/// bytes would be lost. One that is may be of a client that waits for its answer first.
+async fn settle(
+    mut upload: Pin<&mut impl Future<Output = Result<(), UploadError>>>,
+    stop: Deadline,
+    resumable: bool,
+) -> Result<(), Failure> {
     stop.cut(Cause::Idle);
-    match upload.await {
+    let stopped = poll_fn(|cx| match upload.as_mut().poll(cx) {
+        // What was being sent is cut, so it is the client that is waited for.
+        Poll::Pending if resumable => Poll::Ready(Ok(())),
+        stopped => stopped,
+    });
+    match stopped.await {
         Err(UploadError::Client(failure)) => Err(failure),
         _ => Ok(()),
     }
@@ -273,15 +288,15 @@ enum UploadError {
     Broken,
 }
 
-async fn upload(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Result<(), UploadError> {
+async fn upload(sending: &mut Sending<'_, '_>) -> Result<(), UploadError> {
     let idle = sending.idle();
     loop {
         let piece = sending.body.next().await.map_err(|error| UploadError::Client(client_failure(error)))?;
         sending.seen(piece.as_ref());
         let ended = piece.is_none() || sending.body.ended();
         let sent = match piece {
-            piece if ended => sending.outgoing.end(writer, piece, sending.body.trailers(), idle).await,
-            Some(piece) => sending.outgoing.piece(writer, piece, idle).await,
+            piece if ended => sending.up.end(piece, sending.body.trailers(), idle).await,
+            Some(piece) => sending.up.piece(piece, idle).await,
             None => Ok(()),
         };
         match sent {
@@ -295,26 +310,23 @@ async fn upload(sending: &mut Sending<'_, '_>, writer: &mut WireWriter) -> Resul
 
 /// Passes the answer's body on, piece by piece, to its end.
 pub async fn download(
-    body: &mut H1Body,
-    reader: &mut WireReader,
+    mut body: Body<'_>,
     answer: &mut Answer<'_>,
     transforms: &mut [Box<dyn Transform>],
-    idle: Wait,
 ) -> Result<(), Failure> {
     loop {
         let mut piece = body.next_buffered().map_err(upstream_body_failure)?;
         if piece.is_none() && !body.ended() {
             // Nothing to send the head together with: it leaves now, so the client sees it as early as can be.
             answer.flush().await.map_err(answer_failure)?;
-            piece = body.next(reader, idle).await.map_err(upstream_body_failure)?;
+            piece = body.next().await.map_err(upstream_body_failure)?;
         }
-        let then = match body.ended() {
-            true => Then::End,
-            false if body.buffered() => Then::More,
-            false => Then::Wait,
-        };
-        let mut piece = piece.map(Chunk::Pooled);
         if !transforms.is_empty() {
+            let then = match body.ended() {
+                true => Then::End,
+                false if body.is_buffered() => Then::More,
+                false => Then::Wait,
+            };
             // On the heap: most answers go as they are, and should not carry the room for it.
             piece = Some(Box::pin(transformed(piece, transforms, then)).await);
         }
@@ -391,34 +403,42 @@ fn stepped(bytes: &[u8], transforms: &mut [Box<dyn Transform>], then: Then) -> V
     last
 }
 
-/// The parts of the answer's head that decide about its body.
-pub fn framed(received: &Received, method: Method) -> Result<(H1Body, Length, bool), Failure> {
-    let framing = received.framing(method).map_err(malformed)?;
-    Ok((H1Body::new(framing, u64::MAX, Pace::new(0)), length_of(framing), received.persists(framing)))
-}
-
-fn malformed(fault: Fault) -> Failure {
+pub fn malformed(fault: Fault) -> Failure {
     Failure::new(Refusal::UpstreamMalformed(fault), fault.code())
 }
 
 fn head_failure(error: HeadError) -> Failure {
     let (refusal, detail, received) = match error {
         HeadError::Malformed(fault) => return malformed(fault),
+        HeadError::Stream(error) => return stream_failure(&error),
         HeadError::Halted { halt: Halt::Expired(Cause::FirstByte), received } => {
             (Refusal::UpstreamFirstByteTimeout, String::new(), received)
         }
         HeadError::Halted { halt: Halt::Expired(_), received } => {
             (Refusal::UpstreamIdleTimeout, String::new(), received)
         }
-        HeadError::Halted { halt: Halt::Broken(error), received } => {
-            (Refusal::UpstreamClosed, error.to_string(), received)
-        }
+        HeadError::Halted { halt: Halt::Broken(error), received } => match NoAgreement::after_handshake(&error) {
+            Some(refused) if !received => (Refusal::UpstreamTlsFailed, refused.detail, received),
+            _ => (Refusal::UpstreamClosed, error.to_string(), received),
+        },
         HeadError::Halted { halt: Halt::Closed | Halt::Slow, received } => {
             let detail = if received { "closed inside its head" } else { "closed without an answer" };
             (Refusal::UpstreamClosed, detail.to_owned(), received)
         }
     };
-    Failure { refusal, detail, unanswered: !received && refusal == Refusal::UpstreamClosed }
+    let unanswered = !received && refusal == Refusal::UpstreamClosed;
+    Failure { unanswered, ..Failure::new(refusal, detail) }
+}
+
+/// Why a stream ended before its answer (RFC 9113 §8.7).
+fn stream_failure(error: &h2::Error) -> Failure {
+    let detail = error.to_string();
+    if !error.is_remote() && !error.is_io() {
+        return Failure::new(Refusal::UpstreamHttp2Broken, detail);
+    }
+    // Refused, or beyond the last stream that a GOAWAY speaks of.
+    let unprocessed = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    Failure { unanswered: error.is_io(), unprocessed, ..Failure::new(Refusal::UpstreamClosed, detail) }
 }
 
 /// The client's body did not come to its end.

@@ -98,6 +98,10 @@ impl<'a> Again<'a> {
         &self.source
     }
 
+    pub fn source_mut(&mut self) -> &mut Body<'a> {
+        &mut self.source
+    }
+
     /// What has not been sent yet, for who wants no more of it.
     pub fn rest(&mut self) -> &mut Body<'a> {
         self.beginning = None;

@@ -6,6 +6,7 @@
 use http1::Method;
 
 use super::fields::Fields;
+use super::grpc;
 use crate::config::model::{self, MethodGroup, RetryMethods};
 use crate::config::words::status_range;
 use crate::rt::deadline::ms;
@@ -20,6 +21,8 @@ pub struct Retry {
     on_timeout: bool,
     /// First and last of each range.
     statuses: Vec<(u16, u16)>,
+    /// A bit for each status of gRPC.
+    grpc: u32,
     attempts_max: u32,
     /// milliseconds
     per_try: Option<u64>,
@@ -44,11 +47,13 @@ pub enum Cause {
     Timeout,
     /// The answer has this status.
     Status(u16),
+    /// The call ended with this one, without a message.
+    Grpc(grpc::Status),
 }
 
 impl Cause {
     /// The labels of the counters, in the order of [`Cause::index`].
-    pub const LABELS: [&str; 5] = ["stale", "connect", "reset", "timeout", "status"];
+    pub const LABELS: [&str; 6] = ["stale", "connect", "reset", "timeout", "status", "grpc_status"];
 
     pub fn index(self) -> usize {
         match self {
@@ -57,6 +62,7 @@ impl Cause {
             Cause::Reset => 2,
             Cause::Timeout => 3,
             Cause::Status(_) => 4,
+            Cause::Grpc(_) => 5,
         }
     }
 }
@@ -134,6 +140,11 @@ impl Retry {
             on_reset: on("reset"),
             on_timeout: on("timeout"),
             statuses: written.on.iter().filter_map(|text| status_range(text)).collect(),
+            grpc: written
+                .on
+                .iter()
+                .filter_map(|text| grpc::Status::named(text))
+                .fold(0, |bits, status| bits | 1 << status.index()),
             attempts_max: written.attempts_max,
             per_try: written.per_try.map(|time| ms(time.into())),
             budget_share: written.budget.millionths(),
@@ -151,6 +162,7 @@ impl Retry {
             Cause::Connect => self.on_connect,
             Cause::Reset => self.on_reset,
             Cause::Timeout => self.on_timeout,
+            Cause::Grpc(status) => self.grpc & 1 << status.index() != 0,
             Cause::Status(status) => self.statuses.iter().any(|&(first, last)| (first..=last).contains(&status)),
         }
     }
@@ -350,7 +362,7 @@ mod tests {
         let load = Load::default();
         let mut tries = Tries::new(&broke, &load, Method::Get, b"GET");
         assert_eq!((tries.repeat(1, &reset), tries.denied), (None, Some(Denied::Budget)));
-        assert_eq!((tries.repeat(1, &missed(Cause::Timeout)), tries.denied), (None, None), "not a cause it names");
+        assert_eq!((tries.repeat(1, &missed(Cause::Status(500))), tries.denied), (None, None), "not a cause it names");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! A socket, and on top of it TLS where it was spoken (`tls`); nothing above sees which.
 
+mod handle;
 mod stream;
 mod tls;
 
@@ -9,6 +10,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+pub use self::handle::StreamHandle;
 pub use self::stream::Stream;
 use self::tls::Session;
 pub use self::tls::{Handshake, NoHandshake};
@@ -16,7 +18,7 @@ pub use self::tls::{Handshake, NoHandshake};
 use crate::limits::LINGER_MS;
 use crate::rt::deadline::{Cause, Remote, now_us};
 use crate::rt::{Buf, Reader, Socket, Writer};
-use crate::tls::ServerTls;
+use crate::tls::{Agreed, NoAgreement, ServerTls, Service};
 
 /// A piece of a body: in a buffer of this core, or shared and sendable (cache, collapsing).
 pub enum Chunk {
@@ -116,11 +118,31 @@ impl Wire {
                 self.writer.tls = Some(session);
                 Ok(handshake)
             }
-            Err(error) => Err(match self.reader.socket.watch().fired().or(self.writer.socket.watch().fired()) {
+            Err(error) => Err(match self.fired() {
                 Some(cause) => NoHandshake::Halted(Halt::Expired(cause)),
                 None => error,
             }),
         }
+    }
+
+    /// Makes a fresh connection one that speaks TLS, as the client. `http1`: nothing else is offered to be spoken within. All of
+    /// it takes no longer than `wait`, which is then in [`Wire::fired`].
+    pub async fn connect_tls(&mut self, service: &Service, http1: bool, wait: Wait) -> Result<Agreed, NoAgreement> {
+        self.reader.arm(wait);
+        self.writer.socket.watch().arm(wait.ms, wait.cause);
+        let done = Session::connect(service, http1, &mut self.reader.socket, &mut self.writer.socket).await;
+        self.reader.disarm();
+        self.writer.socket.watch().disarm();
+        let (session, agreed) = done?;
+        let session = Rc::new(session);
+        self.reader.tls = Some(session.clone());
+        self.writer.tls = Some(session);
+        Ok(agreed)
+    }
+
+    /// Why the connection was ended by a deadline, if it was.
+    pub fn fired(&self) -> Option<Cause> {
+        self.reader.socket.watch().fired().or(self.writer.socket.watch().fired())
     }
 
     pub fn fd(&self) -> std::os::fd::RawFd {
@@ -129,7 +151,12 @@ impl Wire {
 
     /// Whether a pooled connection can still be used. A system call.
     pub fn is_quiet(&self) -> bool {
-        self.reader.socket.is_quiet()
+        self.has_no_rest() && self.reader.socket.is_quiet()
+    }
+
+    /// Whether nothing lies here that came behind what was read, not even an end. No system call.
+    pub fn has_no_rest(&self) -> bool {
+        self.reader.tls.as_ref().is_none_or(|tls| tls.is_quiet())
     }
 
     /// Says that nothing more comes, as far as that can be said at once. Before a connection is closed that ends in order:

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 
-use crate::balance::{Key, Keyed};
+use crate::balance::{Destination, Key, Keyed};
 use crate::config::model::{self, KeepQuery, SplitBy};
 use crate::filter::Context;
 use crate::filter::rewrite::Path;
@@ -12,9 +12,9 @@ use crate::proxy::fields::Fields;
 use crate::proxy::head::ResponseHead;
 use crate::refusal::Refusal;
 
-/// What a route does. Upstreams are indices into `Snapshot::upstreams`.
+/// What a route does.
 pub enum Action {
-    Upstream(usize),
+    Upstream(Destination),
     Split(Split),
     Redirect(Box<Redirect>),
     Respond(Box<Respond>),
@@ -23,7 +23,7 @@ pub enum Action {
 /// Requests divided among upstreams.
 pub struct Split {
     /// Each with the sum of the weights up to it and with it.
-    targets: Vec<(u64, usize)>,
+    targets: Vec<(u64, Destination)>,
     /// What keeps a client with one target.
     by: Option<Key>,
 }
@@ -45,10 +45,10 @@ pub struct Respond {
 }
 
 impl Action {
-    /// What a checked route does. `upstream` finds the index of a name.
-    pub fn of(route: &model::Route, upstream: impl Fn(&str) -> usize) -> Action {
+    /// What a checked route does. `to` finds what a name, and a subset of it, stand for.
+    pub fn of(route: &model::Route, to: impl Fn(&str, Option<&model::Subset>) -> Destination) -> Action {
         if let Some(split) = &route.split {
-            return Action::Split(Split::of(split, upstream));
+            return Action::Split(Split::of(split, to));
         }
         if let Some(redirect) = &route.redirect {
             return Action::Redirect(Box::new(Redirect {
@@ -66,17 +66,18 @@ impl Action {
                 body: Bytes::from(respond.body.clone()),
             }));
         }
-        Action::Upstream(upstream(route.upstream.as_deref().expect("config::load found one action")))
+        let upstream = route.upstream.as_deref().expect("config::load found one action");
+        Action::Upstream(to(upstream, route.subset.as_ref()))
     }
 }
 
 impl Split {
-    fn of(written: &model::Split, upstream: impl Fn(&str) -> usize) -> Split {
+    fn of(written: &model::Split, to: impl Fn(&str, Option<&model::Subset>) -> Destination) -> Split {
         let mut sum = 0;
         let weighted = written.targets.iter().filter(|target| target.weight > 0);
         let targets = weighted.map(|target| {
             sum += u64::from(target.weight);
-            (sum, upstream(&target.upstream))
+            (sum, to(&target.upstream, target.subset.as_ref()))
         });
         let by = written.by.as_ref().map(|by| match by {
             SplitBy::Client => Key::Client,
@@ -86,19 +87,19 @@ impl Split {
         Split { targets: targets.collect(), by }
     }
 
-    /// Each upstream with its share, 0 to 1.
-    pub fn shares(&self) -> impl Iterator<Item = (usize, f64)> {
+    /// Each target with its share, 0 to 1.
+    pub fn shares(&self) -> impl Iterator<Item = (Destination, f64)> {
         let whole = self.targets.last().map_or(1, |(sum, _)| *sum) as f64;
         let mut before = 0;
-        self.targets.iter().map(move |&(sum, upstream)| {
+        self.targets.iter().map(move |&(sum, target)| {
             let share = (sum - before) as f64 / whole;
             before = sum;
-            (upstream, share)
+            (target, share)
         })
     }
 
-    /// The upstream of a request. `lot`: 64 random bits, for whom nothing keeps with a target.
-    pub fn pick(&self, fields: &Fields, client: IpAddr, lot: u64) -> usize {
+    /// The target of a request. `lot`: 64 random bits, for whom nothing keeps with a target.
+    pub fn pick(&self, fields: &Fields, client: IpAddr, lot: u64) -> Destination {
         let request = Keyed { fields, client: Some(client), path: b"" };
         let bits = self.by.as_ref().and_then(|by| by.bits(request)).unwrap_or(lot);
         let whole = self.targets.last().map_or(1, |(sum, _)| *sum);
@@ -168,7 +169,7 @@ mod tests {
 
     fn split(text: &str) -> Split {
         let written: model::Split = toml::from_str(text).expect(text);
-        Split::of(&written, |name| name.parse().expect("a number"))
+        Split::of(&written, |name, _| Destination::whole(name.parse().expect("a number")))
     }
 
     fn fields(lines: &[(&str, &str)]) -> Fields {
@@ -185,11 +186,11 @@ mod tests {
             split("targets = [{ upstream = '0', weight = 3 }, { upstream = '1', weight = 0 }, { upstream = '2' }]");
         let mut counts = [0; 3];
         for step in 0..400u64 {
-            counts[split.pick(&Fields::new(), CLIENT, step * (u64::MAX / 400) + u64::MAX / 800)] += 1;
+            counts[split.pick(&Fields::new(), CLIENT, step * (u64::MAX / 400) + u64::MAX / 800).upstream] += 1;
         }
         assert_eq!(counts, [300, 0, 100]);
-        assert_eq!(split.pick(&Fields::new(), CLIENT, u64::MAX), 2);
-        assert_eq!(split.pick(&Fields::new(), CLIENT, 0), 0);
+        assert_eq!(split.pick(&Fields::new(), CLIENT, u64::MAX).upstream, 2);
+        assert_eq!(split.pick(&Fields::new(), CLIENT, 0).upstream, 0);
     }
 
     #[test]
@@ -203,7 +204,7 @@ mod tests {
             let head = fields(&[("cookie", &format!("a=b; id={user}")), ("x-user", &user.to_string())]);
             let client = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, user as u8));
             let first = by_cookie.pick(&head, CLIENT, 0);
-            seen[first] += 1;
+            seen[first.upstream] += 1;
             assert_eq!(by_cookie.pick(&head, CLIENT, u64::MAX), first);
             // The same value is the same client, wherever it stands.
             assert_eq!(by_header.pick(&head, CLIENT, 7), first);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::action::Action;
 use super::explain::{self, Outcome};
 use super::*;
+use crate::balance::Destination;
 use crate::config::model;
 use crate::filter::Chain;
 use crate::observe::metrics::Metrics;
@@ -20,7 +21,7 @@ fn table(matchers: Vec<Matcher>) -> RouteTable {
     let metrics = Metrics::new(1, &[]);
     let route = |matcher: &Matcher| Route {
         name: matcher.name.to_string(),
-        action: Action::Upstream(0),
+        action: Action::Upstream(Destination::whole(0)),
         chain: Chain::default(),
         pattern: matcher.path.clone(),
         timeouts: crate::snapshot::RouteTimeouts::default(),

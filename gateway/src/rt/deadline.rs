@@ -442,11 +442,24 @@ pub struct Ender {
 }
 
 impl Ender {
+    /// As [`Guard::arm`].
+    pub fn arm(self, wait: u64, cause: Cause) {
+        self.guard().arm(wait, cause);
+    }
+
+    /// As [`Guard::poll_over`].
+    pub fn poll_over(self, cx: &mut Context<'_>) -> Poll<Cause> {
+        self.guard().poll_over(cx)
+    }
+
+    /// Not dropped: the row stays its owner's.
+    fn guard(self) -> ManuallyDrop<Guard> {
+        ManuallyDrop::new(Guard { row: self.row })
+    }
+
     /// The exchange is over now. Nobody is woken: who calls this polls the exchange next.
     pub fn end(self, cause: Cause) {
-        // Not dropped: the row stays its owner's.
-        let guard = ManuallyDrop::new(Guard { row: self.row });
-        guard.with(|row, _| {
+        self.guard().with(|row, _| {
             if row.fired.is_none() {
                 row.fire(cause);
             }

@@ -7,9 +7,9 @@ use super::{
     Eject, HostPolicy, Listener, Mirror, PoolSettings, Route, RouteTimeouts, Settings, Snapshot, Upstream,
     UpstreamLimits, UpstreamTimeouts,
 };
-use crate::balance::Endpoints;
+use crate::balance::{Destination, Endpoints, Subsets};
 use crate::config::model::{self, Config, PathRule, SlashRule, Upgrade};
-use crate::config::units::Time;
+use crate::config::units::{Percentage, Time};
 use crate::filter::{self, Making};
 use crate::lists::{Gate, Lists};
 use crate::observe::metrics::Metrics;
@@ -19,6 +19,7 @@ use crate::route::action::Action;
 use crate::route::{Matcher, RouteTable};
 use crate::rt::deadline::ms;
 use crate::tables::health::Thresholds;
+use crate::tables::health::rates::{FailurePercentage, Failures, RateRules, SuccessRate};
 use crate::tables::health::record::EjectionTimes;
 use crate::tls::Tls;
 
@@ -26,6 +27,7 @@ use crate::tls::Tls;
 /// they are written; no upstream has endpoints yet: they are resolved apart, because that waits, and with them comes the load that
 /// lives on over reloads.
 pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Metrics) -> Snapshot {
+    let subsets = Subsets::of(config);
     let upstreams: Vec<Upstream> = config
         .upstream
         .iter()
@@ -44,6 +46,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
             },
             pool: PoolSettings {
                 idle_max: upstream.pool.idle_max as usize,
+                streams_max: upstream.pool.streams_max,
                 idle_ms: ms(upstream.pool.idle.into()),
                 age_ms: ms(upstream.pool.age.into()),
             },
@@ -53,6 +56,7 @@ pub fn compile(config: &Config, lists: &Arc<Lists>, tls: &Arc<Tls>, metrics: &Me
                 requests_max: upstream.limits.requests_max,
                 endpoint_requests_max: upstream.limits.endpoint_requests_max,
             },
+            subsets: subsets.of_upstream(name).to_vec(),
             series: metrics.upstream(name),
         })
         .collect();
@@ -118,6 +122,7 @@ fn eject(written: &model::Eject) -> Eject {
             gateway: written.consecutive_gateway,
             local: written.consecutive_local,
         },
+        rates: rates(written),
         times: EjectionTimes {
             base: written.base.into(),
             max: written.max.unwrap_or(EJECTION_MAX.max(written.base)).into(),
@@ -126,10 +131,41 @@ fn eject(written: &model::Eject) -> Eject {
     }
 }
 
+fn rates(written: &model::Eject) -> Option<RateRules> {
+    if written.success_rate.is_none() && written.failure_percentage.is_none() {
+        return None;
+    }
+    let share = |percentage: Percentage| f64::from(percentage.millionths()) / 1e6;
+    Some(RateRules {
+        interval: written.interval.into(),
+        failures: match written.failures {
+            model::EjectFailures::Any5xx => Failures::Any5xx,
+            model::EjectFailures::Gateway => Failures::Gateway,
+            model::EjectFailures::Local => Failures::Local,
+        },
+        success_rate: written.success_rate.as_ref().map(|rate| SuccessRate {
+            factor: rate.factor,
+            below_min: share(rate.below_min),
+            endpoints_min: usize::from(rate.endpoints_min),
+            attempts_min: rate.requests_min,
+        }),
+        failure_percentage: written.failure_percentage.as_ref().map(|percentage| FailurePercentage {
+            threshold: share(percentage.threshold),
+            endpoints_min: usize::from(percentage.endpoints_min),
+            attempts_min: percentage.requests_min,
+        }),
+    })
+}
+
 /// Compiles every route of `config`, each with what it takes.
 pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher, Route)> {
     let indices: HashMap<&str, usize> =
         config.upstream.keys().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
+    let subsets = Subsets::of(config);
+    let to = |name: &str, subset: Option<&model::Subset>| Destination {
+        upstream: indices[name],
+        subset: subsets.number(name, subset),
+    };
     let names: Vec<String> = config.route.iter().map(model::Route::name).collect();
     // Most routes turn nobody away.
     let open: Arc<Gate> = Arc::default();
@@ -142,7 +178,7 @@ pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher
         };
         let route = Route {
             pattern: matcher.path.clone(),
-            action: Action::of(written, |name| indices[name]),
+            action: Action::of(written, to),
             timeouts: RouteTimeouts {
                 first_byte: written.timeout.first_byte.map(|time| ms(time.into())),
                 idle: written.timeout.idle.map(|time| ms(time.into())),
@@ -153,7 +189,7 @@ pub fn routes(config: &Config, lists: &Lists, metrics: &Metrics) -> Vec<(Matcher
                 .mirror
                 .iter()
                 .map(|mirror| Mirror {
-                    upstream: indices[&*mirror.upstream],
+                    to: to(&mirror.upstream, mirror.subset.as_ref()),
                     share: mirror.percentage.millionths(),
                     body_bytes_max: mirror.body_bytes.0 as usize,
                 })

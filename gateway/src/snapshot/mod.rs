@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::IpNet;
 
 pub use self::compile::{compile, connections_default, routes};
-use crate::balance::Endpoints;
+use crate::balance::{Destination, Endpoints, Subset};
 use crate::config::model::{ClientAddress, ForwardedField, Underscores};
 use crate::filter::Chain;
 use crate::lists::{Gate, Lists};
@@ -22,6 +22,7 @@ use crate::route::RouteTable;
 use crate::route::action::Action;
 use crate::route::pattern::PathPattern;
 use crate::tables::health::Thresholds;
+use crate::tables::health::rates::RateRules;
 use crate::tables::health::record::EjectionTimes;
 use crate::tables::load::Load;
 use crate::tls::{ServerTls, Tls};
@@ -124,8 +125,7 @@ pub struct Route {
 
 /// Who gets copies of a route's requests.
 pub struct Mirror {
-    /// index into `Snapshot::upstreams`
-    pub upstream: usize,
+    pub to: Destination,
     /// Of a million requests, so many.
     pub share: u32,
     pub body_bytes_max: usize,
@@ -161,13 +161,17 @@ pub struct Upstream {
     pub eject: Option<Eject>,
     pub retry: Option<Retry>,
     pub limits: UpstreamLimits,
+    /// What routes ask for of its endpoints, in the order of their numbers.
+    pub subsets: Vec<Subset>,
     pub series: Arc<UpstreamSeries>,
 }
 
 /// When an endpoint is ejected, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Eject {
     pub thresholds: Thresholds,
+    /// `None`: how often attempts fail does not matter, and is not counted.
+    pub rates: Option<RateRules>,
     pub times: EjectionTimes,
     /// Of a million endpoints, so many at one time.
     pub share_max: u32,
@@ -202,6 +206,8 @@ pub struct UpstreamLimits {
 #[derive(Debug, Clone, Copy)]
 pub struct PoolSettings {
     pub idle_max: usize,
+    /// Requests at one time on one connection that can carry several.
+    pub streams_max: u32,
     pub idle_ms: u64,
     pub age_ms: u64,
 }

@@ -1,6 +1,7 @@
 //! What is known of endpoints beyond where they are: how busy they are and how well, on all cores together. Kept by upstream and
 //! address, so that neither a reload nor a change of the list makes anybody forget it.
 
+pub mod rates;
 pub mod record;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use self::rates::Window;
 use self::record::{Handed, Record, Standing};
 use super::load::{Load, Loads};
 use crate::balance::Latency;
@@ -83,6 +85,8 @@ pub struct State {
     in_flight: AtomicU32,
     /// Attempts in a row that failed, by kind; see [`Streaks`].
     streaks: AtomicU64,
+    /// What the time that runs has brought, where success rates matter.
+    pub window: Window,
     /// Whether a policy goes by how soon it answers.
     is_timed: AtomicBool,
     latency: Latency,
@@ -211,9 +215,16 @@ impl State {
         crossed
     }
 
+    /// Whether it is usable as of now, whatever an exchange that runs for longer knows of it, and the last attempt that says
+    /// something did not fail. The latter is known only where failures are counted, that is where they eject.
+    pub fn is_well(&self) -> bool {
+        self.usable_since.load(Ordering::Relaxed) != 0 && self.streaks.load(Ordering::Relaxed) == 0
+    }
+
     /// Forgets what was counted: what ends now began before the endpoint was let back.
     pub fn begin_anew(&self) {
         self.streaks.store(0, Ordering::Relaxed);
+        self.window.take();
     }
 
     /// What the control side knows of it. For the control side alone.
@@ -223,6 +234,12 @@ impl State {
 
     pub fn standing(&self) -> Standing {
         self.record().standing()
+    }
+
+    /// Taken out by hand, and nothing else speaks against it.
+    pub fn is_drained_well(&self) -> bool {
+        let record = self.record();
+        record.drained && record.unhealthy_since().is_none() && record.ejected().is_none()
     }
 }
 
@@ -266,6 +283,8 @@ impl Thresholds {
             Cause::Consecutive5xx => self.any_5xx,
             Cause::ConsecutiveGateway => self.gateway,
             Cause::ConsecutiveLocal => self.local,
+            // They are not about a row.
+            Cause::SuccessRate | Cause::FailurePercentage => 0,
         }
     }
 }
@@ -277,10 +296,18 @@ pub enum Cause {
     Consecutive5xx,
     ConsecutiveGateway,
     ConsecutiveLocal,
+    SuccessRate,
+    FailurePercentage,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 3] = [Cause::Consecutive5xx, Cause::ConsecutiveGateway, Cause::ConsecutiveLocal];
+    pub const ALL: [Cause; 5] = [
+        Cause::Consecutive5xx,
+        Cause::ConsecutiveGateway,
+        Cause::ConsecutiveLocal,
+        Cause::SuccessRate,
+        Cause::FailurePercentage,
+    ];
 
     /// As the configuration calls the threshold.
     pub fn name(self) -> &'static str {
@@ -288,6 +315,8 @@ impl Cause {
             Cause::Consecutive5xx => "consecutive_5xx",
             Cause::ConsecutiveGateway => "consecutive_gateway",
             Cause::ConsecutiveLocal => "consecutive_local",
+            Cause::SuccessRate => "success_rate",
+            Cause::FailurePercentage => "failure_percentage",
         }
     }
 }

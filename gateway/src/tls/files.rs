@@ -1,7 +1,7 @@
 //! What is in a file of certificates, keys or lists; what is wrong with it in words of its own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use super::tickets::FileKey;
 use crate::limits::{CERTIFICATE_FILE_BYTES_MAX, REVOCATION_FILE_BYTES_MAX};
 
-/// The certificates of a file, the server's own first.
+/// The certificates of a file; of a chain, the one that is shown first.
 pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = bytes(path, CERTIFICATE_FILE_BYTES_MAX)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
@@ -73,6 +73,11 @@ pub(super) fn der(path: &Path) -> Result<Vec<u8>, String> {
 
 pub(super) fn ticket_key(path: &Path) -> Result<FileKey, String> {
     FileKey::new(bytes(path, CERTIFICATE_FILE_BYTES_MAX)?)
+}
+
+/// Where this system keeps the roots it trusts: `SSL_CERT_FILE`, or the bundle of its distribution.
+pub(super) fn system_roots() -> Option<PathBuf> {
+    openssl_probe::probe().cert_file
 }
 
 fn bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, String> {

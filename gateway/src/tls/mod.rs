@@ -1,18 +1,23 @@
-//! TLS of listeners: certificates and keys read from files, which of them a client gets, and what is asked of it.
+//! TLS on both sides. Towards clients: certificates and keys read from files, which of them a client gets, and what is asked of
+//! it. Towards services: whom they must be, and who we are to them.
 //!
 //! Everything is read and checked when a configuration is loaded, so a certificate that is unreadable, or whose key is
 //! another's, never takes the place of one that works. Only this folder and `proxy::wire` name rustls.
 
 mod client;
+mod failure;
 mod files;
 mod names;
 mod ocsp;
 mod policy;
 mod read;
+mod service;
 #[cfg(test)]
 pub mod tests;
 mod tickets;
+mod verify;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -23,17 +28,22 @@ use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use sha2::{Digest as _, Sha256};
 
 pub use self::client::ClientCertificate;
+pub use self::failure::{NoAgreement, Reason};
 use self::names::ByName;
 use self::policy::Asked;
 pub use self::policy::{Policy, Scope};
 pub use self::read::{Read, read};
+pub use self::service::{Agreed, Checking, OwnCertificate, Service, ServiceTls, server_name};
 use self::tickets::FileKey;
 use crate::config::model::{self, ForwardClientCert, TlsVersions, UnknownNames};
 
-/// TLS of all listeners, by their order in the configuration. `None`: plain HTTP.
+/// TLS of a configuration.
 #[derive(Default)]
 pub struct Tls {
+    /// Of all listeners, in their order. `None`: plain HTTP.
     pub listeners: Vec<Option<Arc<ServerTls>>>,
+    /// Of upstreams by name, those that speak it.
+    pub upstreams: BTreeMap<String, Arc<ServiceTls>>,
 }
 
 /// What one listener's handshakes need.
@@ -87,16 +97,18 @@ impl std::fmt::Debug for Certificate {
 }
 
 impl Tls {
-    /// Changes whenever another certificate is shown, or something else is asked.
+    /// Changes whenever another certificate is shown, or something else is asked, on either side.
     pub fn digest(&self) -> Vec<u8> {
         let mut digest = Sha256::new();
         for tls in &self.listeners {
             digest.update(tls.as_ref().map_or([0; 32], |tls| tls.digest));
         }
+        // In the order of their names, which the configuration's own digest has.
+        self.upstreams.values().for_each(|tls| digest.update(tls.digest()));
         digest.finalize().to_vec()
     }
 
-    /// Every certificate that is in use, once.
+    /// Every certificate that clients are shown, once.
     pub fn certificates(&self) -> Vec<Arc<Certificate>> {
         let mut all: Vec<Arc<Certificate>> = Vec::new();
         for certificate in self.listeners.iter().flatten().flat_map(|tls| &tls.certificates) {
@@ -118,12 +130,7 @@ impl ServerTls {
         asked: &[Arc<Asked>],
         ticket_keys: &[FileKey],
     ) -> Result<ServerTls, rustls::Error> {
-        const INTERMEDIATE: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
-        const MODERN: &[&SupportedProtocolVersion] = &[&version::TLS13];
-        let versions = match settings.versions {
-            TlsVersions::Intermediate => INTERMEDIATE,
-            TlsVersions::Modern => MODERN,
-        };
+        let versions = versions(settings.versions);
         let names = Arc::new(ByName::new(&certificates, settings.unknown_names == UnknownNames::Refuse));
         // In the order in which we like them (RFC 7301 §3.2).
         let protocols: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
@@ -188,6 +195,15 @@ fn digest(certificates: &[Arc<Certificate>], asked: &[Arc<Asked>], ticket_keys: 
     asked.iter().for_each(|asked| add(asked.identity()));
     ticket_keys.iter().for_each(|key| add(key.bytes()));
     digest.finalize().into()
+}
+
+fn versions(written: TlsVersions) -> &'static [&'static SupportedProtocolVersion] {
+    const INTERMEDIATE: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+    const MODERN: &[&SupportedProtocolVersion] = &[&version::TLS13];
+    match written {
+        TlsVersions::Intermediate => INTERMEDIATE,
+        TlsVersions::Modern => MODERN,
+    }
 }
 
 /// Algorithms: those of rustls, which are the `intermediate` ones of Mozilla's recommendations, with X25519MLKEM768

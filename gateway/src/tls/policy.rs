@@ -85,7 +85,7 @@ impl Asked {
 }
 
 /// The same whatever the order: processes of a fleet may read their files in another one.
-fn add_all<'a>(digest: &mut Sha256, parts: impl Iterator<Item = &'a [u8]>) {
+pub(super) fn add_all<'a>(digest: &mut Sha256, parts: impl Iterator<Item = &'a [u8]>) {
     let mut hashes: Vec<[u8; 32]> = parts.map(|part| Sha256::digest(part).into()).collect();
     hashes.sort_unstable();
     hashes.dedup();

@@ -1,16 +1,19 @@
-//! Reads what the listeners of a configuration show and ask for, and says what does not fit.
+//! Reads what the listeners of a configuration show and ask for, and what its upstreams are to be; says what does not fit.
+
+mod services;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
 use super::policy::{Asked, try_list};
+use super::service::Roots;
 use super::tickets::FileKey;
 use super::{Certificate, ServerTls, Stapled, Tls, client, files, ocsp, provider};
 use crate::config::model::{self, ClientAuth, Config};
@@ -27,13 +30,19 @@ pub struct Read {
     pub files: Vec<PathBuf>,
 }
 
-/// Reads what the listeners of `config` show. `folder`: of the file in which a key was written; `place`: where.
+/// Reads what the listeners and upstreams of `config` need. `folder`: of the file in which a key was written; `place`: where.
 pub fn read(config: &Config, folder: &dyn Fn(&str) -> PathBuf, place: &dyn Fn(&str) -> Option<Place>) -> Read {
-    let mut reader = Reader { read: Read::default(), folder, place };
+    let mut reader = Reader { read: Read::default(), folder, place, roots: HashMap::new() };
     for (index, listener) in config.listener.iter().enumerate() {
         let key = format!("listener[{index}].tls");
         let tls = listener.tls.as_ref().and_then(|tls| reader.listener(tls, listener.http2, &key));
         reader.read.tls.listeners.push(tls.map(Arc::new));
+    }
+    for (name, upstream) in &config.upstream {
+        let Some(tls) = &upstream.tls else { continue };
+        if let Some(tls) = reader.service(tls, upstream.protocol(), &format!("upstream.{name}.tls")) {
+            reader.read.tls.upstreams.insert(name.clone(), Arc::new(tls));
+        }
     }
     reader.read
 }
@@ -42,6 +51,8 @@ struct Reader<'a> {
     read: Read,
     folder: &'a dyn Fn(&str) -> PathBuf,
     place: &'a dyn Fn(&str) -> Option<Place>,
+    /// Of services, by their file: most upstreams have the same.
+    roots: HashMap<PathBuf, Arc<Roots>>,
 }
 
 /// What is asked of the clients of a certificate, before any file was read. Where two certificates say the same, it is one.
@@ -134,61 +145,7 @@ impl Reader<'_> {
 
     fn asked(&mut self, wanted: Wanted) -> Option<Asked> {
         let Some(Named { key, file }) = wanted.roots else { return Some(Asked::nothing()) };
-        let roots = self.open(&key, &file, files::chain)?;
-        let mut without_list: Vec<(Vec<u8>, String)> = Vec::new();
-        for (nth, root) in roots.iter().enumerate() {
-            match X509Certificate::from_der(root) {
-                Ok((_, root)) => {
-                    let (subject, ends_s) = (root.subject(), root.validity().not_after.timestamp());
-                    if ends_s <= now_s() {
-                        self.warn(
-                            &key,
-                            format!("{}: the root {subject} is over since {}", file.display(), date(ends_s)),
-                        );
-                    }
-                    without_list.push((subject.as_raw().to_vec(), subject.to_string()));
-                }
-                Err(error) => {
-                    let why = format!("{}: certificate {} in it cannot be read: {error}", file.display(), nth + 1);
-                    self.problem(&key, why);
-                    return None;
-                }
-            }
-        }
-        let before = self.read.problems.len();
-        let mut lists = Vec::new();
-        for Named { key, file } in &wanted.lists {
-            for list in self.open(key, file, files::revocation_lists).unwrap_or_default() {
-                if let Err(why) = try_list(&roots, &list) {
-                    self.problem(key, format!("{}: {why}", file.display()));
-                    continue;
-                }
-                if let Ok((_, read)) = CertificateRevocationList::from_der(&list) {
-                    without_list.retain(|(subject, _)| subject != read.issuer().as_raw());
-                    let ends_s = read.next_update().map_or(i64::MAX, |time| time.timestamp());
-                    if ends_s <= now_s() {
-                        let what = format!(
-                            "{}: the list of {} is over since {}: every certificate of this issuer is refused until there \
-                             is a newer one",
-                            file.display(),
-                            read.issuer(),
-                            date(ends_s)
-                        );
-                        self.warn(key, what);
-                    }
-                }
-                lists.push(list);
-            }
-        }
-        if self.read.problems.len() > before {
-            return None;
-        }
-        if let (Some(Named { key, .. }), false) = (wanted.lists.first(), without_list.is_empty()) {
-            let key = key.rsplit_once('[').map_or(key.as_str(), |(key, _)| key).to_owned();
-            for (_, root) in without_list {
-                self.warn(&key, format!("no list is of the root {root}: every certificate below it is refused"));
-            }
-        }
+        let (roots, lists) = self.authorities(&key, &file, &wanted.lists)?;
         match Asked::new(wanted.mode, &roots, lists) {
             Ok(asked) => Some(asked),
             Err(error) => {
@@ -198,9 +155,91 @@ impl Reader<'_> {
         }
     }
 
+    /// The roots in `file` and their revocation lists.
+    fn authorities(
+        &mut self,
+        key: &str,
+        file: &Path,
+        lists: &[Named],
+    ) -> Option<(Vec<CertificateDer<'static>>, Vec<CertificateRevocationListDer<'static>>)> {
+        let roots = self.open(key, file, files::chain)?;
+        let mut without_list: Vec<(Vec<u8>, String)> = Vec::new();
+        for (nth, root) in roots.iter().enumerate() {
+            match X509Certificate::from_der(root) {
+                Ok((_, root)) => {
+                    let (subject, ends_s) = (root.subject(), root.validity().not_after.timestamp());
+                    if ends_s <= now_s() {
+                        self.warn(
+                            key,
+                            format!("{}: the root {subject} is over since {}", file.display(), date(ends_s)),
+                        );
+                    }
+                    without_list.push((subject.as_raw().to_vec(), subject.to_string()));
+                }
+                Err(error) => {
+                    let why = format!("{}: certificate {} in it cannot be read: {error}", file.display(), nth + 1);
+                    self.problem(key, why);
+                    return None;
+                }
+            }
+        }
+        let before = self.read.problems.len();
+        let mut read = Vec::new();
+        for Named { key, file } in lists {
+            for list in self.open(key, file, files::revocation_lists).unwrap_or_default() {
+                if let Err(why) = try_list(&roots, &list) {
+                    self.problem(key, format!("{}: {why}", file.display()));
+                    continue;
+                }
+                if let Ok((_, seen)) = CertificateRevocationList::from_der(&list) {
+                    without_list.retain(|(subject, _)| subject != seen.issuer().as_raw());
+                    let ends_s = seen.next_update().map_or(i64::MAX, |time| time.timestamp());
+                    if ends_s <= now_s() {
+                        let what = format!(
+                            "{}: the list of {} is over since {}: every certificate of this issuer is refused until there \
+                             is a newer one",
+                            file.display(),
+                            seen.issuer(),
+                            date(ends_s)
+                        );
+                        self.warn(key, what);
+                    }
+                }
+                read.push(list);
+            }
+        }
+        if self.read.problems.len() > before {
+            return None;
+        }
+        if let (Some(Named { key, .. }), false) = (lists.first(), without_list.is_empty()) {
+            let key = key.rsplit_once('[').map_or(key.as_str(), |(key, _)| key).to_owned();
+            for (_, root) in without_list {
+                self.warn(&key, format!("no list is of the root {root}: every certificate below it is refused"));
+            }
+        }
+        Some((roots, read))
+    }
+
     fn certificate(&mut self, written: &model::Certificate, key: &str, policy: usize) -> Option<Arc<Certificate>> {
+        let cert_key = format!("{key}.cert");
+        let (cert_file, pair, leaf) = self.pair((&written.cert, &written.key), key, "clients")?;
+        let Leaf { names, uri, serial, not_after_s, .. } = leaf;
+        if names.is_empty() {
+            let what = "it is for no DNS name: clients that ask for one will refuse it";
+            self.warn(&cert_key, format!("{}: {what}", cert_file.display()));
+        }
+        let stapled = match &written.ocsp {
+            Some(written) => Some(self.staple(written, &format!("{key}.ocsp"), &pair, &serial)?),
+            None => None,
+        };
+        let key = Arc::new(pair);
+        Some(Arc::new(Certificate { file: cert_file, names, not_after_s, uri, policy, key, stapled }))
+    }
+
+    /// The certificate and the key that `key.cert` and `key.key` name, and where the first is. `whom`: who is shown it.
+    fn pair(&mut self, (cert, secret): (&str, &str), key: &str, whom: &str) -> Option<(PathBuf, CertifiedKey, Leaf)> {
         let (cert_key, key_key) = (format!("{key}.cert"), format!("{key}.key"));
-        let (cert_file, key_file) = (self.file(&cert_key, &written.cert), self.file(&key_key, &written.key));
+        let (cert_file, key_file) = (self.file(&cert_key, cert), self.file(&key_key, secret));
         let chain = self.open(&cert_key, &cert_file, files::chain);
         let secret = self.open(&key_key, &key_file, files::secret);
         let (chain, secret) = (chain?, secret?);
@@ -213,22 +252,13 @@ impl Reader<'_> {
             self.problem(&key_key, why);
             return None;
         }
-        let Leaf { names, uri, serial, not_before_s, not_after_s } = leaf;
         let mut warn = |what: String| self.warn(&cert_key, format!("{}: {what}", cert_file.display()));
-        if not_after_s <= now_s() {
-            warn(format!("it is over since {}: clients will refuse it", date(not_after_s)));
-        } else if not_before_s > now_s() {
-            warn(format!("it begins at {}: clients will refuse it until then", date(not_before_s)));
+        if leaf.not_after_s <= now_s() {
+            warn(format!("it is over since {}: {whom} will refuse it", date(leaf.not_after_s)));
+        } else if leaf.not_before_s > now_s() {
+            warn(format!("it begins at {}: {whom} will refuse it until then", date(leaf.not_before_s)));
         }
-        if names.is_empty() {
-            warn("it is for no DNS name: clients that ask for one will refuse it".to_owned());
-        }
-        let stapled = match &written.ocsp {
-            Some(written) => Some(self.staple(written, &format!("{key}.ocsp"), &pair, &serial)?),
-            None => None,
-        };
-        let key = Arc::new(pair);
-        Some(Arc::new(Certificate { file: cert_file, names, not_after_s, uri, policy, key, stapled }))
+        Some((cert_file, pair, leaf))
     }
 
     fn staple(&mut self, written: &str, key: &str, pair: &CertifiedKey, serial: &[u8]) -> Option<Stapled> {

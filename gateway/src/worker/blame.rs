@@ -11,6 +11,9 @@ impl Worker {
     /// Counts how an attempt at `endpoint` has ended. `None`: in a way that says nothing about it. Never waits.
     pub fn judge(&self, upstream: &Upstream, endpoint: &Endpoint, outcome: Option<Outcome>) {
         let (Some(eject), Some(outcome)) = (&upstream.eject, outcome) else { return };
+        if let Some(rates) = &eject.rates {
+            endpoint.state.window.count(rates.failures.take(outcome));
+        }
         let Some(cause) = endpoint.state.ended(outcome, &eject.thresholds) else { return };
         let notice = Notice { upstream: upstream.name.clone(), endpoint: endpoint.label.clone(), cause };
         if self.shared.notices.try_send(notice).is_err() {

@@ -21,6 +21,7 @@ pub use self::blame::{outcome_of_connect, outcome_of_refusal};
 pub use self::desk::{OffloadPool, Ticket};
 use self::listen::Accepting;
 pub use self::listen::{BoundListener, Open, Queued, Until, bind};
+use crate::balance::Endpoints;
 use crate::filter::coding::encode;
 use crate::filter::{Job, Output};
 use crate::limits::{
@@ -32,6 +33,7 @@ use crate::proxy::h2;
 use crate::proxy::head::Protocol;
 use crate::proxy::trace::{Ids, RequestId};
 use crate::proxy::upstream::Pool;
+use crate::proxy::upstream::h2::Sessions;
 use crate::refusal::Refusal;
 use crate::rt::deadline::Remote;
 use crate::rt::wake::{Receiver, Sender, Unopened};
@@ -90,6 +92,7 @@ pub struct Worker {
     pub ids: RefCell<Ids>,
     pub lines: RefCell<Lines>,
     pub pool: Pool,
+    pub sessions: Sessions,
     /// The tasks of streams of HTTP/2 connections.
     pub streams: rt::Crew<h2::Begun>,
     /// One reference for each copy of a request that is on its way, and one more.
@@ -142,7 +145,9 @@ impl Handshakes {
 /// A snapshot as one worker holds it, with the turns its upstreams' endpoints take.
 pub struct Pinned {
     pub snapshot: Held,
-    pub cursors: Box<[Cell<u32>]>,
+    /// For each upstream, one for all of its endpoints and one for each subset: where they shared one, whoever comes with
+    /// every second request would meet the same endpoint.
+    pub cursors: Box<[Box<[Cell<u32>]>]>,
 }
 
 /// A snapshot that goes to where it can be dropped at leisure: the last reference may be this one, and ten thousand routes
@@ -172,7 +177,10 @@ impl Drop for Held {
 impl Pinned {
     fn new(snapshot: Arc<Snapshot>, shared: &Shared, ids: &mut Ids) -> Rc<Pinned> {
         // Workers begin at different endpoints, or all would send their first requests to the first one.
-        let cursors = snapshot.endpoints.iter().map(|_| Cell::new(ids.next_u64() as u32)).collect();
+        let mut cursors = |endpoints: &Arc<Endpoints>| -> Box<[Cell<u32>]> {
+            (0..=endpoints.subsets().len()).map(|_| Cell::new(ids.next_u64() as u32)).collect()
+        };
+        let cursors = snapshot.endpoints.iter().map(&mut cursors).collect();
         Rc::new(Pinned { snapshot: Held { snapshot: Some(snapshot), retired: shared.retired.clone() }, cursors })
     }
 }
@@ -208,6 +216,7 @@ async fn serve(start: Start, ready: impl FnOnce()) {
         ids: RefCell::new(ids),
         lines: RefCell::new(lines),
         pool: Pool::default(),
+        sessions: Sessions::default(),
         streams: rt::Crew::new(STREAM_TASKS_KEPT_MAX),
         scratch: RefCell::default(),
         tickets: desk::Tickets::default(),
@@ -253,6 +262,7 @@ async fn receive(worker: Rc<Worker>, mut mailbox: Receiver<Message>) {
                     worker.draining.set(true);
                     worker.unlisten(None, queued, &until);
                     worker.pool.clear();
+                    worker.sessions.clear();
                 }
                 Message::Stop => {
                     worker.stopping.set(true);
@@ -285,6 +295,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
         worker.core().deadline_sweeps.inc();
         if sweeps.is_multiple_of(SWEEPS_PER_ROUND) {
             worker.pool.sweep();
+            worker.sessions.sweep();
             worker.lines.borrow_mut().flush();
             worker.publish();
             if sweeps.is_multiple_of(SWEEPS_PER_LOOK) {
@@ -295,7 +306,7 @@ async fn sweep(worker: Rc<Worker>, mut ticker: Ticker) {
                 worker.streams.dismiss_spare();
             }
             // An idle worker would hold on to the last snapshot until its next request.
-            drop(worker.pinned());
+            worker.pool.keep_to(&worker.pinned().snapshot, &worker.sessions);
         }
         if worker.draining.get() {
             deadline::cut_waiting(DRAIN_QUIET_MS);
@@ -409,7 +420,7 @@ impl Worker {
     fn publish(&self) {
         let core = self.core();
         let set = |counter: &crate::observe::metrics::Counter, now: u64| counter.add(now.wrapping_sub(counter.get()));
-        core.upstream_pool_idle.set(self.pool.len() as i64);
+        core.upstream_pool_idle.set((self.pool.len() + self.sessions.idle()) as i64);
         core.buffers_live.set(rt::buffers_live() as i64);
         set(&core.buffers_missed, rt::buffers_missed());
         set(&core.compressions_missed, encode::missed());
@@ -446,6 +457,7 @@ impl Worker {
             upstream: "",
             endpoint: "",
             attempts: 0,
+            grpc_status: "",
             retried_for: "",
             not_retried: "",
             reused: false,

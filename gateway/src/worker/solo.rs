@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 
 use super::{BoundListener, Message, OffloadPool, Shared, Start, bind, run};
-use crate::balance::{Endpoint, Endpoints, Identity, Settings};
+use crate::balance::{About, Endpoint, Endpoints, Identity, Link, Settings, Subsets};
 use crate::config::model::Config;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
@@ -69,19 +69,21 @@ fn prepare(config: &Config, edit: impl FnOnce(&mut Snapshot)) -> io::Result<Prep
     let metrics = Metrics::new(1, Refusal::codes());
     let mut snapshot = snapshot::compile(config, &Arc::default(), &Arc::default(), &metrics);
     let health = Arc::new(Health::default());
+    let subsets = Subsets::of(config);
     for (endpoints, (name, upstream)) in snapshot.endpoints.iter_mut().zip(&config.upstream) {
         let list = upstream.endpoints.iter().filter_map(|endpoint| {
             let peer = Peer::Tcp(endpoint.address.parse().ok()?);
             Some(Arc::new(Endpoint {
-                identity: Identity::new(peer),
+                identity: Identity::new(peer, Arc::new(Link::of(upstream, None, None))),
                 label: endpoint.address.clone(),
                 written: endpoint.address.clone(),
                 weight: endpoint.weight,
                 priority: endpoint.priority,
+                about: About::of(&config.gateway, endpoint),
                 state: health.of(name, &endpoint.address),
             }))
         });
-        let settings = Arc::new(Settings::of(upstream));
+        let settings = Arc::new(Settings::of(upstream).with_subsets(subsets.of_upstream(name)));
         *endpoints = Arc::new(Endpoints::compile(list.collect(), &settings, |_| true, 0));
     }
     edit(&mut snapshot);

@@ -103,6 +103,17 @@ pub(super) fn capacity(uris: &Path, core: usize, time: Duration) -> Result<f64> 
 
 /// Asks for one address over HTTP/2 and TLS 1.3, each stream again as soon as it was answered. It may write to `log`.
 pub(super) fn saturate(url: &str, core: usize, time: Duration, log: &Path) -> Result<Load> {
+    saturate_with(url, &[], core, time, log)
+}
+
+/// The same for calls of gRPC, each with the message that is in a file.
+pub(super) fn call(url: &str, message: &Path, core: usize, time: Duration, log: &Path) -> Result<Load> {
+    let message = message.to_str().context("the target folder's name is not UTF-8")?;
+    let words = ["--data", message, "--header", "content-type: application/grpc", "--header", "te: trailers"];
+    saturate_with(url, &words, core, time, log)
+}
+
+fn saturate_with(url: &str, words: &[&str], core: usize, time: Duration, log: &Path) -> Result<Load> {
     if log.exists() {
         fs::remove_file(log)?;
     }
@@ -110,7 +121,7 @@ pub(super) fn saturate(url: &str, core: usize, time: Duration, log: &Path) -> Re
     command.args(["-t1", "-c", &CONNECTIONS_H2.to_string(), "-m", &STREAMS.to_string()]);
     // To every peer the same cipher and group, whatever each would choose.
     command.args(["--tls13-ciphers=TLS_AES_128_GCM_SHA256", "--groups=X25519"]);
-    command.args(["-D", &time.as_secs().max(1).to_string()]).arg("--log-file").arg(log).arg(url);
+    command.args(["-D", &time.as_secs().max(1).to_string()]).arg("--log-file").arg(log).args(words).arg(url);
     let text = process::output(&mut command)?;
     ensure!(is_secure_h2(&text), "h2load did not speak HTTP/2 over TLS 1.3:\n{text}");
     let unexpected = || format!("h2load printed something unexpected:\n{text}");

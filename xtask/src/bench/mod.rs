@@ -1,11 +1,14 @@
 //! `cargo xtask bench WHAT`: the gateway beside its peers on this machine. Ratios within one round count; a figure alone
 //! says more about the machine than about the program.
 
+mod chaos;
 mod client;
 mod cost;
 mod crowd;
+mod endpoints;
 mod front;
 mod gigabyte;
+mod grpc;
 mod h2;
 mod h2load;
 mod handshake;
@@ -49,6 +52,12 @@ usage: cargo xtask bench WHAT [options]
             --rounds N     interleaved rounds (9)
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+  grpc    calls of gRPC, TLS 1.3 and HTTP/2 towards clients, HTTP/2 towards the service; and the gateway alone with clients of
+          HTTP/1.1 and services of both kinds
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
+            --peers A,B    bawab, nginx, haproxy, envoy, traefik (all)
+            --parts A,B    calls, h1-h2 (all)
   handshake
           CPU per TLS handshake, in full and resumed, each with one request
             --rounds N     interleaved rounds (9)
@@ -71,6 +80,15 @@ usage: cargo xtask bench WHAT [options]
             --seconds N    length of one measured window (3)
             --peers A,B    bawab, nginx, envoy (all)
             --parts A,B    lookup, compile, memory, proxy (all)
+  chaos   a fixed rate of requests beside 20 endpoints of which up to 5 are killed, stopped, slow, silent or wrong
+            --seconds N    (300)
+            --rate N       requests a second (1000)
+            --seed N       of what goes wrong and when (1)
+            --peers A,B    bawab, nginx, envoy (all)
+  endpoints
+          the gateway's CPU per request before ten endpoints that are checked and ejected, beside one that is not
+            --rounds N     interleaved rounds (9)
+            --seconds N    length of one measured window (3)
   stuck   1,000 clients that stop inside a head, beside others that do not
             --peers A,B    (bawab, nginx, haproxy)
   takeover
@@ -90,13 +108,18 @@ pub(crate) fn run(words: &[String]) -> Result<bool> {
             "plain" => plain::run(rest),
             "tls" => tls::run(rest),
             "h2" => h2::run(rest),
+            "grpc" => grpc::run(rest),
             "handshake" => handshake::run(rest),
             "idle" => idle::run(rest),
             "instructions" => instructions::run(rest),
             "reload" => reload::run(rest),
             "routes" => routes::run(rest),
+            "endpoints" => endpoints::run(rest),
             "stuck" => stuck::run(rest),
             "takeover" => takeover::run(rest),
+            "chaos" => chaos::run(rest),
+            // Its endpoints; nobody else starts them.
+            chaos::endpoint::COMMAND => chaos::endpoint::serve(rest),
             "xdp" => xdp::run(rest),
             "--help" => help(),
             _ => bail!("there is no bench `{what}`\n\n{USAGE}"),

@@ -92,6 +92,7 @@ pub(super) struct Part {
     pub(super) answer_bytes: usize,
     pub(super) routes: Routes,
     pub(super) front: Front,
+    pub(super) service: Service,
     /// Seconds a client may take until its first request.
     pub(super) head_wait_s: u32,
 }
@@ -99,8 +100,23 @@ pub(super) struct Part {
 impl Part {
     /// One route, no log, plain HTTP.
     pub(super) fn new(backend: SocketAddr) -> Self {
-        Self { backend, logs: false, answer_bytes: 0, routes: Routes::All, front: Front::Plain, head_wait_s: 10 }
+        Self {
+            backend,
+            logs: false,
+            answer_bytes: 0,
+            routes: Routes::All,
+            front: Front::Plain,
+            service: Service::Http1,
+            head_wait_s: 10,
+        }
     }
+}
+
+/// What the service behind the peers speaks, always without TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    Http1,
+    Http2,
 }
 
 /// What a peer takes requests for.
@@ -175,12 +191,25 @@ impl Stage {
 
     /// The service behind the peers, on the core of the load.
     pub(super) fn start_backend(&self) -> Result<Running> {
-        let address = free_address()?;
-        let file =
-            self.write("backend.conf", include_str!("peers/backend.conf"), &[("port", address.port().to_string())])?;
+        self.start_backend_at(&[free_address()?])
+    }
+
+    /// The same at many addresses; it runs at the first of them.
+    pub(super) fn start_backend_at(&self, addresses: &[SocketAddr]) -> Result<Running> {
+        let address = *addresses.first().context("a backend has an address")?;
+        let listens = addresses.iter().map(|address| format!("        listen {address} backlog=4096;\n")).collect();
+        let file = self.write("backend.conf", include_str!("peers/backend.conf"), &[("listens", listens)])?;
         let mut command = process::attached(program("nginx")?, Some(self.loading_core));
         command.arg("-e").arg(self.folder.join("backend.error.log")).arg("-c").arg(file);
         self.start("backend", &mut command, address)
+    }
+
+    /// A service of gRPC in its place, which answers GET, too.
+    pub(super) fn start_grpc_backend(&self) -> Result<Running> {
+        process::run(workspace::cargo()?.args(["build", "--release", "--package", "benches", "--bin", "grpc"]))?;
+        let address = free_address()?;
+        let mut command = process::attached(self.target.join("release/grpc"), Some(self.loading_core));
+        self.start("grpc", command.arg(address.to_string()), address)
     }
 
     /// A peer that stands between the load and the backend.
@@ -193,7 +222,8 @@ impl Stage {
             fs::remove_file(&log)?;
         }
         let log = log.to_str().context("the target folder's name is not UTF-8")?;
-        words.push(("routes", routes(peer, part.routes)?));
+        words.push(("routes", routes(peer, part.routes, part.service)?));
+        words.push(("service", service(peer, part.service).to_owned()));
         words.push(("head_wait_s", part.head_wait_s.to_string()));
         words.extend(front::words(peer, part.front, &self.certificate));
         let file = match peer {
@@ -363,10 +393,34 @@ fn program(name: &str) -> Result<PathBuf> {
     }
 }
 
+/// What a peer's configuration says of the service's protocol.
+fn service(peer: Peer, service: Service) -> &'static str {
+    match (service, peer) {
+        (Service::Http1, Peer::Traefik) => "http",
+        (Service::Http2, Peer::Gateway) => "protocol = \"http2\"",
+        (Service::Http2, Peer::Haproxy) => "proto h2",
+        (Service::Http2, Peer::Envoy) => {
+            r#"      typed_extension_protocol_options:
+        envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+          "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+          explicit_http_config: { http2_protocol_options: {} }"#
+        }
+        (Service::Http2, Peer::Traefik) => "h2c",
+        // nginx has it in its routes.
+        (Service::Http2, Peer::Nginx | Peer::Floor) | (Service::Http1, _) => "",
+    }
+}
+
 /// Routes as a peer writes them.
-fn routes(peer: Peer, routes: Routes) -> Result<String> {
+fn routes(peer: Peer, routes: Routes, service: Service) -> Result<String> {
     let Routes::Prefixes(count) = routes else {
         return Ok(match peer {
+            Peer::Nginx if service == Service::Http2 => {
+                "        location / {\n            grpc_pass grpc://backend;\n            \
+                 grpc_set_header Host $http_host;\n            \
+                 grpc_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n            \
+                 grpc_set_header X-Forwarded-Proto $scheme;\n        }"
+            }
             Peer::Gateway => "[[route]]\npath = \"/**\"\nupstream = \"service\"\nauth = \"none\"\n",
             Peer::Nginx => "        location / { proxy_pass http://backend; }",
             Peer::Envoy => {

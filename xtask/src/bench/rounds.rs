@@ -44,19 +44,29 @@ pub(super) fn run(
         let mut order = peers.to_vec();
         order.rotate_left(round % peers.len().max(1));
         for peer in order {
-            let window = measure(peer).context(peer.name())?;
-            println!(
-                "  {row:<8}round {:<3}{:<9}{:>8.1} us/req {:>9.0} req/s  {} errors",
-                round + 1,
-                peer.name(),
-                window.cost(),
-                window.load.per_second,
-                window.load.errors
-            );
-            turns.push(Turn { row, round, peer, window });
+            turns.push(turn(row, round, peer, &mut measure)?);
         }
     }
     Ok(turns)
+}
+
+/// One peer's turn in one round, which is told.
+pub(super) fn turn(
+    row: &'static str,
+    round: usize,
+    peer: Peer,
+    measure: impl FnOnce(Peer) -> Result<Window>,
+) -> Result<Turn> {
+    let window = measure(peer).context(peer.name())?;
+    println!(
+        "  {row:<8}round {:<3}{:<9}{:>8.1} us/req {:>9.0} req/s  {} errors",
+        round + 1,
+        peer.name(),
+        window.cost(),
+        window.load.per_second,
+        window.load.errors
+    );
+    Ok(Turn { row, round, peer, window })
 }
 
 /// Prints the table of one row's turns, and the gateway's ratio to each peer.

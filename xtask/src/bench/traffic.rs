@@ -139,7 +139,7 @@ pub(super) fn start<'scope>(
         scope.spawn(move || {
             // An address for each client of new connections, so that ports do not run out.
             let from = IpAddr::from(Ipv4Addr::new(127, 0, 1 + kind as u8, 1 + number));
-            let mut client = Client { kind, from, address, peer: None, tally: Tally::default() };
+            let mut client = Client::new(kind, from, address);
             while !over.load(Ordering::Relaxed) {
                 client.turn();
             }
@@ -149,7 +149,8 @@ pub(super) fn start<'scope>(
     .collect()
 }
 
-struct Client {
+/// A client that asks one request after the other.
+pub(super) struct Client {
     kind: Kind,
     from: IpAddr,
     address: SocketAddr,
@@ -159,8 +160,17 @@ struct Client {
 }
 
 impl Client {
-    /// One request.
-    fn turn(&mut self) {
+    pub(super) fn new(kind: Kind, from: IpAddr, address: SocketAddr) -> Self {
+        Self { kind, from, address, peer: None, tally: Tally::default() }
+    }
+
+    /// What it met.
+    pub(super) fn into_tally(self) -> Tally {
+        self.tally
+    }
+
+    /// One request. Whether it was answered.
+    pub(super) fn turn(&mut self) -> bool {
         if self.kind == Kind::New {
             thread::sleep(NEW_EVERY);
         }
@@ -172,11 +182,14 @@ impl Client {
                 let loss = if refused == Some(io::ErrorKind::TimedOut) { Loss::Failed } else { Loss::Refused };
                 self.tally.lose(self.kind, loss, &error);
                 // Refused clients must not take the core of the process that is to answer them.
-                return thread::sleep(NEW_EVERY);
+                thread::sleep(NEW_EVERY);
+                return false;
             }
         };
         let received = peer.received();
-        match exchange(&mut peer, self.kind) {
+        let exchanged = exchange(&mut peer, self.kind);
+        let is_answered = exchanged.is_ok();
+        match exchanged {
             Ok(keeps) => {
                 *self.tally.answered.entry(self.kind).or_default() += 1;
                 if self.kind != Kind::Stream {
@@ -199,6 +212,7 @@ impl Client {
                 self.tally.lose(self.kind, loss, &error);
             }
         }
+        is_answered
     }
 
     /// The kept connection when it is open still, else a new one.
@@ -254,8 +268,7 @@ mod tests {
     use super::*;
 
     fn client(kind: Kind, address: &str) -> Client {
-        let from = IpAddr::from(Ipv4Addr::LOCALHOST);
-        Client { kind, from, address: address.parse().unwrap(), peer: None, tally: Tally::default() }
+        Client::new(kind, IpAddr::from(Ipv4Addr::LOCALHOST), address.parse().unwrap())
     }
 
     /// One request to a service that does this with its connection.

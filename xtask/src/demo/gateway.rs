@@ -79,7 +79,7 @@ impl Gateway {
     }
 
     /// Waits for the event whose message is `message` and returns it; `passed` sees those before it.
-    fn event(&self, message: &str, mut passed: impl FnMut(&Value)) -> Result<Value> {
+    pub(super) fn event(&self, message: &str, mut passed: impl FnMut(&Value)) -> Result<Value> {
         let (deadline, mut said) = (Instant::now() + patience(), Vec::new());
         loop {
             let Ok(line) = self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {

@@ -4,7 +4,9 @@
 
 mod addresses;
 mod gateway;
+mod grpc;
 mod lifecycle;
+mod names;
 mod policies;
 mod routes;
 mod services;

@@ -1,25 +1,35 @@
-//! The services behind the gateway of the demo: threads with sockets, three that answer and one address nobody listens on.
+//! The services behind the gateway of the demo: threads with sockets, four that answer, one address nobody listens on, and a
+//! server of DNS.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use e2e::dns::{Kind, Say};
 use e2e::message::{Head, chunk, fields};
 use e2e::origin::{Refusing, Serving};
-use e2e::{Origin, Peer};
+use e2e::{Dns, Http2Service, Origin, Peer};
 
-use super::websocket;
+use super::{grpc, websocket};
 
 /// How long a connection of the gateway may stay silent: as long as the demo stays up, within reason.
 const SILENCE: Duration = Duration::from_secs(24 * 3600);
 /// How long a download waits for the word to go on, which only the demo itself gives.
 const DOWNLOAD_PAUSE: Duration = Duration::from_secs(2);
 
+/// What `conf/demo.toml` looks up, and the host it leads to.
+const NAME: &str = "_http._tcp.moving.example";
+const HOST: &str = "host.example";
+
 pub(super) struct Services {
+    dns: Dns,
+    dns_address: String,
     books: [Serving; 2],
     media: Serving,
     gone: Refusing,
+    /// The one that speaks gRPC, and its address.
+    greeter: (Http2Service, String),
     /// Sizes of the upload's pieces, each at the moment the service has it.
     pub(super) arrived: Receiver<usize>,
     /// Lets a download send its second half.
@@ -39,22 +49,49 @@ impl Services {
         let cues = Arc::new(Cues { arrived, go_on: Mutex::new(cue) });
         let start_books =
             |name: &'static str| -> Result<Serving> { Ok(Origin::tcp()?.serve(move |peer| books(peer, name))) };
-        Ok(Self {
+        let greeter = grpc::greeter()?;
+        let greeter_address = greeter.address();
+        let dns = Dns::start()?;
+        dns.says(HOST, Kind::A, Say::addresses(60, &["127.0.0.1"]));
+        let services = Self {
+            dns_address: dns.address(),
+            dns,
             books: [start_books("books-a")?, start_books("books-b")?],
             media: Origin::tcp()?.serve(move |peer| media(peer, &cues)),
             gone: Refusing::new()?,
+            greeter: (greeter, greeter_address),
             arrived: arrivals,
             go_on,
-        })
+        };
+        services.runs_at(0);
+        Ok(services)
+    }
+
+    /// From now on DNS says that what moves is where this one of the books is.
+    pub(super) fn runs_at(&self, nth: usize) {
+        let port = self.address(nth).rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default();
+        self.dns.says(NAME, Kind::Srv, Say::services(1, &[(10, 1, port, HOST)]));
+    }
+
+    /// From now on DNS fails.
+    pub(super) fn fails(&self) {
+        self.dns.says(NAME, Kind::Srv, Say::SERVFAIL);
+    }
+
+    /// Where one of the two books is.
+    pub(super) fn address(&self, nth: usize) -> &str {
+        self.books[nth].address()
     }
 
     /// The variables `conf/demo.toml` asks for.
-    pub(super) fn addresses(&self) -> [(&'static str, &str); 4] {
+    pub(super) fn addresses(&self) -> [(&'static str, &str); 6] {
         [
+            ("DEMO_DNS", &self.dns_address),
             ("DEMO_BOOKS_A", self.books[0].address()),
             ("DEMO_BOOKS_B", self.books[1].address()),
             ("DEMO_MEDIA", self.media.address()),
             ("DEMO_GONE", self.gone.address()),
+            ("DEMO_GREETER", &self.greeter.1),
         ]
     }
 }

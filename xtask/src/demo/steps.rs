@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use super::addresses;
 use super::gateway::Gateway;
+use super::grpc;
 use super::lifecycle;
+use super::names;
 use super::policies;
 use super::routes;
 use super::services::Services;
@@ -29,6 +31,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("103 Early Hints before the answer", early_hints),
     ("a WebSocket", upgrade),
     ("HTTP/2: many requests at once on one connection", http2),
+    ("gRPC: a call, and one that no route takes", grpc::call),
     ("a template, and another path and host for the service", routes::rewritten),
     ("a condition: the canary", routes::canary),
     ("a split, by weight and by session", routes::split),
@@ -45,6 +48,7 @@ pub(super) const ALL: &[(&str, Step)] = &[
     ("refused: a body too large", too_large),
     ("refused: services that are gone or silent", unreachable),
     ("an endpoint that fails: clients do not notice", failing),
+    ("endpoints by DNS: a service that moves", names::moved),
     ("refused: addresses on a list", addresses::listed),
     ("refused: an address that is banned for a time", addresses::banned),
     ("the door in the kernel", addresses::door),
@@ -288,7 +292,7 @@ fn admin(stage: &mut Stage, gateway: &mut Gateway, _: &Services) -> Result<()> {
     }
     let metrics = e2e::metrics::Metrics::parse(&text);
     let unrouted = metrics.sum("bawab_refusals_total", &[("code", "no_route")]);
-    stage.check("the two requests without a route are counted as such", unrouted == 2.0);
+    stage.check("the three requests without a route, one of them a call, are counted as such", unrouted == 3.0);
     stage.check("requests are counted", metrics.sum("bawab_requests_total", &[]) > 20.0);
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! `cargo xtask setup [--check]`: what tests, benches and checks need besides rustup and a C compiler.
 //!
 //! As root on Debian or Ubuntu missing packages are installed, without starting or enabling any service. Elsewhere it
-//! says what to install. Cargo's tools go below the target folder: nothing of the user's own is touched.
+//! says what to install. Cargo's tools and the libraries of registries go below the target folder: nothing of the user's own is touched.
+
+mod libraries;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -52,7 +54,9 @@ const NEEDS: &[Need] = &[
     need(Purpose::Test, Sign::Program("curl"), "curl", "a client"),
     need(Purpose::Test, Sign::Program("nghttp"), "nghttp2-client", "a client that speaks HTTP/2"),
     need(Purpose::Test, Sign::Program("varnishtest"), "varnish", "the same, frame by frame"),
-    need(Purpose::Test, Sign::Python("venv, ensurepip"), "python3-venv", "other clients come as Python packages"),
+    need(Purpose::Test, Sign::Python("venv, ensurepip"), "python3-venv", "libraries and tools of Python"),
+    need(Purpose::Test, Sign::Program("node"), "nodejs", "libraries of another language"),
+    need(Purpose::Test, Sign::Program("npm"), "npm", "fetches them"),
     need(Purpose::Test, Sign::Program("logrotate"), "logrotate", "rotates the access log as the package has it"),
     need(Purpose::Bench, Sign::Program("wrk"), "wrk", "the load"),
     need(Purpose::Bench, Sign::Program("nginx"), "nginx-light", "a peer, and the service behind all peers"),
@@ -77,9 +81,6 @@ const NEEDS: &[Need] = &[
     need(Purpose::Package, Sign::Program("dpkg-shlibdeps"), "dpkg-dev", "the libraries the package depends on"),
     need(Purpose::Package, Sign::Program("debootstrap"), "debootstrap", "a fresh Debian, where the package is tried"),
 ];
-
-/// Python packages: a scanner of TLS, and a client that speaks HTTP/2. Pinned like cargo's tools; what they depend on is not.
-const PYTHON_PACKAGES: [&str; 2] = ["sslyze==6.3.1", "httpx[http2]==0.28.1"];
 
 const fn need(purpose: Purpose, sign: Sign, package: &'static str, what_for: &'static str) -> Need {
     Need { purpose, sign, package, what_for }
@@ -155,40 +156,12 @@ pub(crate) fn provide(purposes: &[Purpose]) -> Result<Vec<String>> {
             tool.install()?;
         }
     }
-    if purposes.contains(&Purpose::Test) && !has_python_packages()? {
-        install_python_packages()?;
+    for libraries in libraries::ALL.iter().filter(|libraries| purposes.contains(&libraries.purpose)) {
+        if !libraries.are_there()? {
+            libraries.fetch()?;
+        }
     }
     missing(purposes)
-}
-
-/// Where Python packages go: an environment of their own, made anew when others are wanted.
-fn python() -> Result<PathBuf> {
-    Ok(tools()?.join("python"))
-}
-
-fn python_packages() -> String {
-    PYTHON_PACKAGES.join(" ")
-}
-
-fn has_python_packages() -> Result<bool> {
-    let mark = std::fs::read_to_string(python()?.join("packages")).unwrap_or_default();
-    Ok(mark == python_packages())
-}
-
-/// A machine without Python or a network goes on without them.
-fn install_python_packages() -> Result<()> {
-    let (folder, packages) = (python()?, python_packages());
-    println!("installing {packages} into {}", folder.display());
-    let made = process::status(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-    let mut pip = Command::new(folder.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES);
-    if made.is_ok_and(|status| status.success()) && process::status(&mut pip).is_ok_and(|status| status.success()) {
-        // Last, so that what is half there is made anew.
-        std::fs::write(folder.join("packages"), packages)?;
-    } else {
-        println!("{packages} could not be installed");
-    }
-    Ok(())
 }
 
 impl CargoTool {
@@ -231,8 +204,10 @@ fn missing(purposes: &[Purpose]) -> Result<Vec<String>> {
             ));
         }
     }
-    if purposes.contains(&Purpose::Test) && !has_python_packages()? {
-        lines.push(format!("{} (pip), for Test: clients and a scanner of TLS", python_packages()));
+    for libraries in libraries::ALL.iter().filter(|libraries| purposes.contains(&libraries.purpose)) {
+        if !libraries.are_there()? {
+            lines.push(libraries.shown());
+        }
     }
     Ok(lines)
 }
@@ -279,7 +254,7 @@ fn install(packages: &BTreeSet<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo installs tools for us.
+/// Where tools and libraries go that are installed for us.
 fn tools() -> Result<PathBuf> {
     Ok(workspace::target()?.join("tools"))
 }

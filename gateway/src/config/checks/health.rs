@@ -12,9 +12,17 @@ pub(super) fn check(path: &str, upstream: &Node, problems: &mut Vec<Problem>) {
     if let Some(eject) = upstream.get("eject") {
         in_order(&join(path, "eject"), eject, "base", "max", problems);
         let off = |key| eject.get(key).and_then(Node::integer).flatten() == Some(0);
-        if ["consecutive_5xx", "consecutive_gateway", "consecutive_local"].into_iter().all(off) {
+        let rated = ["success_rate", "failure_percentage"].into_iter().filter_map(|key| eject.get(key));
+        let is_rated = rated.filter(|node| !matches!(node.value, Value::Boolean(false))).count() > 0;
+        if !is_rated && ["consecutive_5xx", "consecutive_gateway", "consecutive_local"].into_iter().all(off) {
             let what = "every threshold is 0, so nothing would ever be ejected: leave it out";
             problems.push(Problem::new(join(path, "eject"), what).at(eject.place));
+        }
+        for key in ["interval", "failures"] {
+            if let Some(node) = eject.get(key).filter(|_| !is_rated) {
+                let what = "it is about `success_rate` and `failure_percentage`, and neither is written";
+                problems.push(Problem::new(join(&join(path, "eject"), key), what).at(node.place));
+            }
         }
     }
 }
@@ -24,23 +32,37 @@ fn checks(path: &str, health: &Node, upstream: &Node, problems: &mut Vec<Problem
     if health.table().is_none() {
         return;
     }
-    let tcp = health.get("tcp").filter(|tcp| matches!(tcp.value, Value::Boolean(true)));
-    match (health.get("http"), tcp) {
-        (Some(http), Some(tcp)) => {
-            let problem = Problem::new(join(path, "tcp"), "a check is by `http` or by `tcp`: leave one out");
-            problems.push(problem.at(tcp.place).also(http.place, "the other one"));
+    let on = |key| health.get(key).filter(|node: &&Node| matches!(node.value, Value::Boolean(true)));
+    let (http, grpc, tcp) = (health.get("http"), on("grpc"), on("tcp"));
+    let ways: Vec<(&str, &Node)> =
+        [("http", http), ("grpc", grpc), ("tcp", tcp)].into_iter().filter_map(|(key, way)| Some((key, way?))).collect();
+    match &ways[..] {
+        [(_, first), rest @ ..] => {
+            for (key, other) in rest {
+                let what = "a check is by `http`, by `grpc` or by `tcp`: leave the others out";
+                let problem = Problem::new(join(path, key), what).at(other.place);
+                problems.push(problem.also(first.place, "another one"));
+            }
         }
-        (None, None) => {
-            let what = "nothing says how: write `http = \"/path\"` or `tcp = true`";
+        [] => {
+            let what = "nothing says how: write `http = \"/path\"`, `grpc = true` or `tcp = true`";
             problems.push(Problem::new(path, what).at(health.place));
         }
-        _ => {}
     }
-    if let (Some(tcp), None) = (tcp, health.get("http")) {
-        for key in ["host", "expect"] {
-            if let Some(node) = health.get(key) {
-                let problem = Problem::new(join(path, key), "it means something for checks by `http` only");
-                problems.push(problem.at(node.place).also(tcp.place, "only a connection is opened"));
+    if let [(way, node)] = ways[..] {
+        let strange: &[(&str, &str)] = match way {
+            "http" => &[("grpc_service", "it means something for checks by `grpc` only")],
+            "grpc" => &[("expect", "it means something for checks by `http` only")],
+            _ => &[
+                ("host", "it means something for checks by `http` or `grpc` only"),
+                ("expect", "it means something for checks by `http` only"),
+                ("grpc_service", "it means something for checks by `grpc` only"),
+            ],
+        };
+        for (key, what) in strange {
+            if let Some(strange) = health.get(key) {
+                let problem = Problem::new(join(path, key), *what).at(strange.place);
+                problems.push(problem.also(node.place, "how it is checked"));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What must fit together in an upstream: its endpoints, its waits, when it is asked again.
 
-use super::{Node, Once, Problem, health, in_order, join};
+use super::{Node, Once, Problem, health, in_order, join, sticky};
 use crate::config::model::Retry;
 use crate::config::units::Time;
 
@@ -12,13 +12,16 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
         let address = endpoint.get("address").unwrap_or(endpoint);
         let key = format!("{path}.endpoints[{index}]");
         addresses.see(key, address, address.text().map(str::to_ascii_lowercase), problems);
+        tags(&format!("{path}.endpoints[{index}].tags"), endpoint.get("tags"), problems);
     }
     let weight = |endpoint: &Node| endpoint.get("weight").and_then(Node::integer).flatten();
-    if !endpoints.is_empty() && endpoints.iter().all(|endpoint| weight(endpoint) == Some(0)) {
+    let has_others = node.get("dns").is_some();
+    if !endpoints.is_empty() && !has_others && endpoints.iter().all(|endpoint| weight(endpoint) == Some(0)) {
         let what = "every weight is 0, so none of them would get a request";
         let place = node.get("endpoints").map(|endpoints| endpoints.place);
         problems.push(Problem::new(join(path, "endpoints"), what).at(place));
     }
+    dns(path, node, endpoints.is_empty(), problems);
     if let Some(host) = node.get("host").filter(|host| host.text() == Some("endpoint"))
         && let Some(socket) = endpoints
             .iter()
@@ -49,6 +52,45 @@ pub(super) fn check(path: &str, node: &Node, problems: &mut Vec<Problem>) {
         problems.push(problem.also(all.place, "the smaller bound"));
     }
     health::check(path, node, problems);
+    sticky::check(path, node, problems);
+    super::tls::upstream(path, node, problems);
+}
+
+/// Adds what is wrong with the tags at `path`.
+pub(in crate::config) fn tags(path: &str, tags: Option<&Node>, problems: &mut Vec<Problem>) {
+    let mut seen = Once::default();
+    for (index, tag) in tags.map(Node::items).unwrap_or_default().iter().enumerate() {
+        seen.see(format!("{path}[{index}]"), tag, tag.text().map(str::to_owned), problems);
+    }
+}
+
+/// Adds what is wrong between `endpoints` and `dns`.
+fn dns(path: &str, upstream: &Node, is_alone: bool, problems: &mut Vec<Problem>) {
+    let Some(dns) = upstream.get("dns") else {
+        // Another kind of value is a problem of its own.
+        if is_alone && upstream.table().is_some() {
+            let what = "no endpoint: write its address into `endpoints`, or where it is to be looked up into `dns`";
+            let place = upstream.get("endpoints").map_or(upstream.place, |endpoints| endpoints.place);
+            problems.push(Problem::new(join(path, "endpoints"), what).at(place));
+        }
+        return;
+    };
+    if dns.table().is_none() {
+        return;
+    }
+    let path = join(path, "dns");
+    let is_srv = dns.get("type").and_then(Node::text) == Some("srv");
+    match dns.get("port") {
+        None if !is_srv => {
+            let what = "missing: addresses have no port of their own, as `type = \"srv\"` has";
+            problems.push(Problem::new(join(&path, "port"), what).at(dns.place));
+        }
+        Some(port) if is_srv => {
+            let what = "every SRV record says its own port: leave it out";
+            problems.push(Problem::new(join(&path, "port"), what).at(port.place));
+        }
+        _ => {}
+    }
 }
 
 /// Adds what is wrong in the `retry` table at `path`. `timeout`: that of the same upstream or route.

@@ -12,7 +12,7 @@ use super::super::words;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
-    /// What it is sent again for: `connect` (no connection, or not in time), `reset` (the service hung up before its answer), `timeout` (no answer within `per_try` or `timeout.first_byte`), statuses (`503`, `5xx`, `502-504`). Default `connect`, `reset`, `502`, `503`, `504`.
+    /// What it is sent again for: `connect` (no connection, or not in time), `reset` (the service hung up before its answer), `timeout` (no answer within `per_try` or `timeout.first_byte`), statuses (`503`, `5xx`, `502-504`), statuses of gRPC (`unavailable`), where a call ends with one before any message. Default `connect`, `reset`, `timeout`, `502`, `503`, `504`.
     #[schemars(with = "Vec<words::RetryOn>", length(min = 1))]
     pub on: Vec<String>,
     /// Attempts in all, the first one included. Default 2. 2 to 10.
@@ -42,7 +42,7 @@ pub struct Retry {
 impl Default for Retry {
     fn default() -> Retry {
         Retry {
-            on: ["connect", "reset", "502", "503", "504"].map(str::to_owned).to_vec(),
+            on: ["connect", "reset", "timeout", "502", "503", "504"].map(str::to_owned).to_vec(),
             attempts_max: 2,
             per_try: None,
             budget: Percentage::from_whole(20),

@@ -9,6 +9,7 @@ use serde::Deserialize;
 pub use super::super::units::Percentage;
 use super::super::units::{Size, Time};
 use super::super::words;
+use super::Subset;
 
 /// The hosts of a route: one name, or a list of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -181,9 +182,12 @@ pub struct SplitTarget {
     #[schemars(with = "words::Name")]
     pub upstream: String,
     /// Its share of the requests beside the other targets'. Default 1. 0 to 1000000; 0 sends it nothing.
-    #[serde(default = "super::one")]
+    #[serde(default = "super::endpoint::one")]
     #[schemars(range(max = 1_000_000))]
     pub weight: u32,
+    /// Which of its endpoints: those that have all of these tags. Default: all of them.
+    #[serde(default)]
+    pub subset: Option<Subset>,
 }
 
 /// What keeps a client with one target of a split.
@@ -378,6 +382,9 @@ pub struct Mirror {
     /// Name of the upstream.
     #[schemars(with = "words::Name")]
     pub upstream: String,
+    /// Which of its endpoints: those that have all of these tags. Default: all of them.
+    #[serde(default)]
+    pub subset: Option<Subset>,
     /// Share of the requests that are copied. Default 100%.
     #[serde(default = "whole")]
     pub percentage: Percentage,

@@ -52,6 +52,7 @@ fn every_file_in_conf_loads() {
             // The demo's services are where the demo starts them.
             let environment = |name: &str| match name {
                 "DEMO_FOLDER" => Some("/demo".to_owned()),
+                "DEMO_DNS" => Some("192.0.2.53:53".to_owned()),
                 name => name.starts_with("DEMO_").then(|| format!("{}.test:9", name.replace('_', "-"))),
             };
             if let Err(problems) = load_with(&path, &environment) {
@@ -68,6 +69,8 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     fs::write(folder.path().join("admin.token"), "geheim\n").unwrap();
     fs::create_dir(folder.path().join("lists")).unwrap();
     certificate(folder.path());
+    fs::create_dir(folder.path().join("sticky")).unwrap();
+    fs::write(folder.path().join("sticky/now.key"), [b'7'; 64]).unwrap();
     for name in ["drop.txt", "networks.csv", "places.csv"] {
         fs::copy(conf("lists").join(name), folder.path().join("lists").join(name)).unwrap();
     }
@@ -77,7 +80,11 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     for number in shown {
         let path = folder.path().join("gateway.toml");
         fs::write(&path, uncommented(&|other| other == number)).unwrap();
-        let environment = |name: &str| (name == "BAWAB_ADMIN_TOKEN").then(|| "geheim".to_owned());
+        let environment = |name: &str| match name {
+            "BAWAB_ADMIN_TOKEN" => Some("geheim".to_owned()),
+            "STICKY_SECRET" => Some("7".repeat(64)),
+            _ => None,
+        };
         let loaded = load_with(&path, &environment).unwrap_or_else(|problems| panic!("{problems}"));
         let token = &loaded.config.admin.as_ref().unwrap().token;
         let sets_token =
@@ -86,11 +93,12 @@ fn every_key_that_is_only_shown_loads_when_it_is_set() {
     }
 }
 
-/// What `tls` names: certificates and keys, a root of clients and its revocation list, an OCSP response, ticket keys.
+/// What `tls` names: certificates and keys, roots of clients and of services with their revocation lists, an OCSP response,
+/// ticket keys.
 fn certificate(folder: &Path) {
     let folder = folder.join("tls");
     fs::create_dir(&folder).unwrap();
-    for name in ["api", "partners"] {
+    for name in ["api", "partners", "gateway"] {
         let made = rcgen::generate_simple_self_signed(vec![format!("{name}.example.com")]).unwrap();
         fs::write(folder.join(format!("{name}.pem")), made.cert.pem()).unwrap();
         fs::write(folder.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
@@ -98,9 +106,11 @@ fn certificate(folder: &Path) {
         fs::write(folder.join(format!("{name}.ocsp")), crate::tls::tests::staple(read.raw_serial(), 0x80, NEVER))
             .unwrap();
     }
-    let root = crate::tls::tests::Root::new("Clients");
-    fs::write(folder.join("clients.pem"), root.pem()).unwrap();
-    fs::write(folder.join("clients.crl"), root.list(&[], 2090)).unwrap();
+    for name in ["clients", "services"] {
+        let root = crate::tls::tests::Root::new(name);
+        fs::write(folder.join(format!("{name}.pem")), root.pem()).unwrap();
+        fs::write(folder.join(format!("{name}.crl")), root.list(&[], 2090)).unwrap();
+    }
     for name in ["now", "before"] {
         fs::write(folder.join(format!("ticket-{name}.key")), [7; 80]).unwrap();
     }
@@ -222,6 +232,7 @@ fn same(format: &str, value: &Node, json: &Json) -> bool {
             _ => text.text == *json,
         },
         (Value::Integer(Some(number)), json) => json.as_i64() == Some(*number),
+        (Value::Float(number), json) => json.as_f64() == Some(*number),
         (Value::Boolean(yes), json) => json.as_bool() == Some(*yes),
         (Value::List(items), Json::Array(json)) => {
             items.len() == json.len() && items.iter().zip(json).all(|(item, json)| same("", item, json))

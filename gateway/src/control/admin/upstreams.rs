@@ -1,5 +1,6 @@
 //! What the admin listener says and does about endpoints: how each stands and why, and taking one out and back in.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Instant, SystemTime};
 
@@ -14,7 +15,9 @@ use tokio::sync::oneshot;
 use super::door::{Pairs, bad, first, wants_text};
 use super::{Command, State, from_a_page, problem};
 use crate::balance::Endpoint;
+use crate::config::model::RecordKind;
 use crate::config::units::Time;
+use crate::observe::names::{NameShown as LookedUp, SourceShown};
 use crate::observe::rfc3339;
 use crate::tables::health::record::{Record, Standing};
 
@@ -44,12 +47,39 @@ struct UpstreamShown {
     /// Too few endpoints are usable (`panic_threshold`), so that all that are not drained get requests.
     all_used: bool,
     endpoints: Vec<EndpointShown>,
+    /// What is looked up for it, and how that stands.
+    names: Vec<NameShown>,
+}
+
+#[derive(Serialize)]
+struct NameShown {
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    endpoints: usize,
+    /// When the last good answer was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answered: Option<String>,
+    /// What is wrong, while something is: the endpoints are those of the last good answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip)]
+    age: Option<String>,
 }
 
 #[derive(Serialize)]
 struct EndpointShown {
     address: String,
+    /// `configuration`, or the name and type it was looked up by.
+    source: String,
     weight: u32,
+    priority: u8,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datacenter: Option<String>,
     state: &'static str,
     /// What keeps it from being used.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +100,7 @@ struct CheckShown {
 }
 
 impl EndpointShown {
-    fn of(endpoint: &Endpoint, now: Instant) -> EndpointShown {
+    fn of(endpoint: &Endpoint, source: Option<&SourceShown>, now: Instant) -> EndpointShown {
         let record = endpoint.state.record().clone();
         let last_check = record.last_check().map(|check| {
             let age = now.saturating_duration_since(check.at);
@@ -79,7 +109,15 @@ impl EndpointShown {
         });
         EndpointShown {
             address: endpoint.label.clone(),
+            source: match source.and_then(|source| source.question.as_ref()) {
+                Some((name, kind)) => format!("dns {} {name}", kind.name()),
+                None => "configuration".to_owned(),
+            },
             weight: endpoint.weight,
+            priority: endpoint.priority,
+            tags: endpoint.about.tags.clone(),
+            zone: endpoint.about.zone.clone(),
+            datacenter: endpoint.about.datacenter.clone(),
             state: record.standing().name(),
             why: why(&record, now),
             in_flight: endpoint.state.in_flight(),
@@ -116,12 +154,18 @@ pub(super) async fn list(Shared(state): Shared<State>, Query(pairs): Pairs) -> R
     let (snapshot, now) = ((state.snapshot)(), Instant::now());
     let wanted = first(&pairs, "upstream");
     let known = snapshot.upstreams.iter().zip(&snapshot.endpoints);
+    let looked_up = state.metrics.names.all();
     let shown: Vec<UpstreamShown> = known
         .filter(|(upstream, _)| wanted.is_none_or(|wanted| upstream.name == wanted))
-        .map(|(upstream, endpoints)| UpstreamShown {
-            name: upstream.name.clone(),
-            all_used: endpoints.panics(),
-            endpoints: endpoints.list().iter().map(|endpoint| EndpointShown::of(endpoint, now)).collect(),
+        .map(|(upstream, endpoints)| {
+            let sources = state.metrics.names.sources(&upstream.name);
+            let of = |endpoint: &Endpoint| sources.iter().find(|source| source.endpoints.contains(&endpoint.label));
+            UpstreamShown {
+                name: upstream.name.clone(),
+                all_used: endpoints.panics(),
+                endpoints: endpoints.list().iter().map(|one| EndpointShown::of(one, of(one), now)).collect(),
+                names: names_of(&sources, &looked_up, now),
+            }
         })
         .collect();
     if let (Some(wanted), true) = (wanted, shown.is_empty()) {
@@ -133,9 +177,28 @@ pub(super) async fn list(Shared(state): Shared<State>, Query(pairs): Pairs) -> R
     }
 }
 
+/// What is looked up for an upstream with these `sources`, each name once.
+fn names_of(sources: &[SourceShown], looked_up: &[LookedUp], now: Instant) -> Vec<NameShown> {
+    let asked: BTreeSet<&(String, RecordKind)> = sources.iter().filter_map(|source| source.question.as_ref()).collect();
+    let shown = |(name, kind): &(String, RecordKind)| {
+        let one = looked_up.iter().find(|one| one.name == *name && one.kind == *kind)?;
+        let age = one.good_at.map(|at| now.saturating_duration_since(at));
+        Some(NameShown {
+            name: name.clone(),
+            kind: kind.name(),
+            endpoints: one.addresses,
+            answered: age
+                .map(|age| rfc3339::text(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH))),
+            error: one.why.clone(),
+            age: age.map(seconds),
+        })
+    };
+    asked.into_iter().filter_map(shown).collect()
+}
+
 fn text_of(upstreams: &[UpstreamShown]) -> String {
     let mut out = String::new();
-    for UpstreamShown { name, all_used, endpoints } in upstreams {
+    for UpstreamShown { name, all_used, endpoints, names } in upstreams {
         let note = if *all_used { ": too few endpoints are usable, all that are not drained get requests" } else { "" };
         // Writing to memory does not fail.
         let _ = writeln!(out, "{name}{note}");
@@ -143,15 +206,34 @@ fn text_of(upstreams: &[UpstreamShown]) -> String {
             let why = endpoint.why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             let (address, state) = (&endpoint.address, endpoint.state);
             let _ = write!(out, "  {address:<24} {state}{why}, weight {}, ", endpoint.weight);
+            if endpoint.priority > 0 {
+                let _ = write!(out, "priority {}, ", endpoint.priority);
+            }
+            for (what, place) in [("zone", &endpoint.zone), ("datacenter", &endpoint.datacenter)] {
+                if let Some(place) = place {
+                    let _ = write!(out, "{what} {place}, ");
+                }
+            }
+            if !endpoint.tags.is_empty() {
+                let _ = write!(out, "tagged {}, ", endpoint.tags.join(" "));
+            }
             let _ = write!(out, "{} in flight, ejected {} times", endpoint.in_flight, endpoint.ejections);
             if let Some(CheckShown { passed, seen, age, .. }) = &endpoint.last_check {
                 let outcome = if *passed { "passed" } else { "failed" };
                 let _ = write!(out, ", check {outcome} {age} ago: {seen}");
             }
+            if names.len() > 1 || endpoint.source != endpoints[0].source {
+                let _ = write!(out, ", from {}", endpoint.source);
+            }
             out.push('\n');
         }
         if endpoints.is_empty() {
             out.push_str("  no endpoint: none of its names could be resolved\n");
+        }
+        for NameShown { name, kind, endpoints, age, error, .. } in names {
+            let age = age.as_ref().map_or_else(|| "never answered".to_owned(), |age| format!("answered {age} ago"));
+            let error = error.as_ref().map(|error| format!(", failing: {error}")).unwrap_or_default();
+            let _ = writeln!(out, "  dns {kind} {name}: {endpoints} endpoints, {age}{error}");
         }
     }
     if upstreams.is_empty() {

@@ -1,21 +1,27 @@
-//! One health check of one endpoint: a connection, and over it a GET whose status line decides (RFC 9112 §4).
+//! One health check of one endpoint: a connection, TLS where requests go by it, and over that a GET whose status line decides
+//! (RFC 9112 §4), or a call of gRPC.
 //!
 //! Never longer than its time, never more than a bound is read, and whatever the endpoint sends is an outcome and no error.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http1::{Fault, HeadLimits, Scanner, encode};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::grpc;
+use crate::balance::{Http, Link};
 use crate::config::model::HealthCheck;
 use crate::config::units::Time;
 use crate::config::words::any_status_range;
 use crate::limits::{CHECK_ANSWER_BYTES_MAX, CHECK_REST_MS, INTERIM_MAX, RESPONSE_FIELDS_MAX};
 use crate::observe::metrics::CheckOutcome;
+use crate::proxy::proxy_protocol::said;
 use crate::rt::Peer;
+use crate::tls::{Checking, NoAgreement};
 use crate::worker::is_ours;
 
 /// A check that can be made again and again.
@@ -23,8 +29,19 @@ use crate::worker::is_ours;
 pub(super) struct Probe {
     peer: Peer,
     timeout: Duration,
-    /// `None`: a connection is all.
-    http: Option<Asked>,
+    /// What a connection begins with: that it serves nobody. `None`: nothing.
+    announced: Option<Arc<[u8]>>,
+    /// `None`: without TLS.
+    tls: Option<Arc<Checking>>,
+    how: How,
+}
+
+#[derive(Debug, Clone)]
+enum How {
+    /// A connection is all.
+    Tcp,
+    Http(Asked),
+    Grpc(grpc::Asked),
 }
 
 #[derive(Debug, Clone)]
@@ -43,30 +60,41 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    fn new(kind: CheckOutcome, seen: impl Into<String>) -> Outcome {
+    pub(super) fn new(kind: CheckOutcome, seen: impl Into<String>) -> Outcome {
         Outcome { kind, seen: seen.into() }
     }
 }
 
 impl Probe {
-    /// `host`: what an HTTP check says in `Host` unless the check says otherwise.
-    pub(super) fn new(check: &HealthCheck, peer: &Peer, host: &str) -> Probe {
+    /// `host`: what an HTTP check says in `Host` unless the check says otherwise. `link`: how the endpoint is spoken to.
+    pub(super) fn new(check: &HealthCheck, peer: &Peer, host: &str, link: &Link) -> Probe {
         let peer = match (peer, check.port) {
             (Peer::Tcp(address), Some(port)) => Peer::Tcp(SocketAddr::new(address.ip(), port)),
             (peer, _) => peer.clone(),
         };
-        let http = check.http.as_deref().map(|target| {
+        let host = check.host.as_deref().unwrap_or(host);
+        let http = |target: &str| {
             let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
             let mut request = Vec::new();
             encode::request_line(&mut request, b"GET", path.as_bytes(), query.map(str::as_bytes));
-            encode::field(&mut request, b"host", check.host.as_deref().unwrap_or(host).as_bytes());
+            encode::field(&mut request, b"host", host.as_bytes());
             encode::field(&mut request, b"user-agent", b"bawab-health-check");
             encode::field(&mut request, b"accept", b"*/*");
             encode::field(&mut request, b"connection", b"close");
             encode::end(&mut request);
             Asked { request, expect: check.expect.iter().filter_map(|text| any_status_range(text)).collect() }
-        });
-        Probe { peer, timeout: check.timeout.into(), http }
+        };
+        let (how, spoken) = match &check.http {
+            Some(target) => (How::Http(http(target)), Some(Http::One)),
+            None if check.grpc => {
+                let service = check.grpc_service.as_deref().unwrap_or_default();
+                (How::Grpc(grpc::Asked::new(host, service)), Some(Http::Two))
+            }
+            None => (How::Tcp, None),
+        };
+        let tls = link.tls.as_ref().map(|service| Arc::new(service.checking(spoken)));
+        let announced = link.proxy.map(|version| said::header(version, None, None).into());
+        Probe { peer, timeout: check.timeout.into(), announced, tls, how }
     }
 
     /// Makes the check.
@@ -84,11 +112,11 @@ impl Probe {
                 Ok(stream) if stream.local_addr().is_ok_and(|own| own == *address) => {
                     io::ErrorKind::ConnectionRefused.into()
                 }
-                Ok(stream) => return self.ask(stream).await,
+                Ok(stream) => return self.secure(stream).await,
                 Err(error) => error,
             },
             Peer::Unix(path) => match UnixStream::connect(path).await {
-                Ok(stream) => return self.ask(stream).await,
+                Ok(stream) => return self.secure(stream).await,
                 Err(error) => error,
             },
         };
@@ -96,10 +124,31 @@ impl Probe {
         Outcome::new(kind, opened.to_string())
     }
 
+    async fn secure(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Outcome {
+        if let Some(header) = &self.announced
+            && let Err(error) = stream.write_all(header).await
+        {
+            return Outcome::new(CheckOutcome::Closed, error.to_string());
+        }
+        let Some(tls) = &self.tls else { return self.ask(stream).await };
+        match tls.agree(stream).await {
+            Ok(stream) => self.ask(stream).await,
+            Err(error) => Outcome::new(CheckOutcome::Tls, error.detail),
+        }
+    }
+
     async fn ask(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Outcome {
-        let Some(asked) = &self.http else { return Outcome::new(CheckOutcome::Passed, "connected") };
+        let asked = match &self.how {
+            How::Tcp => return Outcome::new(CheckOutcome::Passed, "connected"),
+            How::Http(asked) => asked,
+            How::Grpc(asked) => return asked.ask(stream).await,
+        };
         // A service may answer and close before it has read everything.
-        let sent = stream.write_all(&asked.request).await;
+        let sent = async {
+            stream.write_all(&asked.request).await?;
+            stream.flush().await
+        };
+        let sent = sent.await;
         match (status(&mut stream).await, sent) {
             (Ok(status), _) => {
                 pass_over(&mut stream).await;
@@ -111,7 +160,10 @@ impl Probe {
                 Outcome::new(CheckOutcome::Malformed, format!("its answer is no HTTP: {}", fault.code()))
             }
             (Err(AnswerError::Closed), Err(error)) | (Err(AnswerError::Broken(error)), _) => {
-                Outcome::new(CheckOutcome::Closed, error.to_string())
+                match NoAgreement::after_handshake(&error) {
+                    Some(refused) => Outcome::new(CheckOutcome::Tls, refused.detail),
+                    None => Outcome::new(CheckOutcome::Closed, error.to_string()),
+                }
             }
             (Err(AnswerError::Closed), Ok(())) => Outcome::new(CheckOutcome::Closed, "closed without an answer"),
         }
@@ -205,7 +257,7 @@ mod tests {
             }
             String::from_utf8(asked).expect("ASCII")
         });
-        let Outcome { kind, seen } = on(Probe::new(check, &peer, "orders.test").make());
+        let Outcome { kind, seen } = on(Probe::new(check, &peer, "orders.test", &Link::default()).make());
         (kind, seen, service.join().expect("the service"))
     }
 
@@ -260,11 +312,11 @@ mod tests {
         let port = listener.local_addr().expect("its address").port();
         let tcp = HealthCheck { http: None, tcp: true, port: Some(port), ..check() };
         let peer = Peer::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
-        assert_eq!(on(Probe::new(&tcp, &peer, "").make()).kind, CheckOutcome::Passed);
+        assert_eq!(on(Probe::new(&tcp, &peer, "", &Link::default()).make()).kind, CheckOutcome::Passed);
         drop(listener);
-        assert_eq!(on(Probe::new(&tcp, &peer, "").make()).kind, CheckOutcome::Connect);
+        assert_eq!(on(Probe::new(&tcp, &peer, "", &Link::default()).make()).kind, CheckOutcome::Connect);
         let nowhere = Peer::Unix("/nonexistent/service.sock".into());
-        assert_eq!(on(Probe::new(&tcp, &nowhere, "").make()).kind, CheckOutcome::Connect);
+        assert_eq!(on(Probe::new(&tcp, &nowhere, "", &Link::default()).make()).kind, CheckOutcome::Connect);
     }
 
     #[test]
@@ -272,7 +324,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let peer = Peer::Tcp(listener.local_addr().expect("its address"));
         let quick = HealthCheck { timeout: Time::from_millis(30), ..check() };
-        let outcome = on(Probe::new(&quick, &peer, "orders.test").make());
+        let outcome = on(Probe::new(&quick, &peer, "orders.test", &Link::default()).make());
         assert_eq!((outcome.kind, &*outcome.seen), (CheckOutcome::Timeout, "no answer within 30ms"));
     }
 }

@@ -27,6 +27,7 @@ fn record(path: &str) -> Record<'_> {
         upstream: "",
         endpoint: "",
         attempts: 0,
+        grpc_status: "",
         retried_for: "",
         not_retried: "",
         reused: false,

@@ -4,19 +4,24 @@
 //! Without a `retry` table a connection that is refused goes to another endpoint, and a kept connection that its service
 //! closed is replaced once. A request for a tunnel knows no table: whoever opened one cannot open it again.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use super::{Exchange, Expectation, facts};
-use crate::balance::{Endpoint, Endpoints, Keyed};
+use crate::balance::{Destination, Endpoint, Endpoints, Keyed};
 use crate::limits::BODY_HELD_FOR_RETRY_BYTES;
 use crate::proxy::answer::Answer;
 use crate::proxy::body::{Body, Length};
 use crate::proxy::finishing::{Done, Finishing, Repeating};
-use crate::proxy::h1::outgoing::Outgoing;
+use crate::proxy::grpc;
 use crate::proxy::relay::{self, Failure, Sending, Sent, Upload};
 use crate::proxy::replay::Replay;
 use crate::proxy::retry::{self, Missed, Tries};
+use crate::proxy::sticky::Affinity;
 use crate::proxy::tunnel::{self, Ear, Mouth};
-use crate::proxy::upstream::{ConnectError, Connection, enter, h1, pick};
-use crate::proxy::wire::WireReader;
+use crate::proxy::upstream::call::{Asked, Down};
+use crate::proxy::upstream::{Aim, Channel, ConnectError, Connection, Reaching, enter, pick, reach};
 use crate::refusal::Refusal;
 use crate::rt::deadline::{Cause, now_ms, now_us};
 use crate::snapshot::{HostPolicy, Route, Upstream, UpstreamTimeouts};
@@ -32,14 +37,15 @@ enum Attempt {
 }
 
 impl<'a> Exchange<'a> {
-    /// Tries endpoints of the upstream of this `index` until one answers or a repetition is not safe.
+    /// Tries endpoints of `to` until one answers or a repetition is not safe.
     pub(super) async fn attempts(
         &mut self,
         route: &'a Route,
-        index: usize,
+        to: Destination,
         upstream: &'a Upstream,
     ) -> Result<(), Refusal> {
-        let endpoints = &*self.snapshot.endpoints[index];
+        let index = to.upstream;
+        let endpoints = self.snapshot.endpoints[index].of(to.subset);
         let load = &self.snapshot.loads[index];
         let series = upstream.series.core(self.worker.id);
         let timeouts = route.timeouts.over(upstream.timeouts);
@@ -49,6 +55,7 @@ impl<'a> Exchange<'a> {
         }
         let (fields, client) = (&self.head.fields, Some(self.client.address));
         let key = endpoints.key(Keyed { fields, client, path: self.head.path() });
+        let aim = Aim { to, key, held: self.affinity.as_ref().and_then(Affinity::held) };
         let mut fresh = false;
         let mut tried = Vec::new();
         // What the attempt before came to, and the pause after it.
@@ -59,23 +66,23 @@ impl<'a> Exchange<'a> {
             {
                 Box::pin(self.pause(wait_ms)).await?;
             }
-            let (endpoint, _attempt) = pick(self.worker, self.pinned, index, key, &mut tried)?;
+            let (endpoint, _attempt) = pick(self.worker, self.pinned, aim, &mut tried)?;
             self.seen.attempts += 1;
             if let Some((cause, _)) = again {
                 self.seen.retried_for = Some(cause);
                 series.retries[cause.index()].inc();
             }
             let begun_us = if self.tries.is_some() { now_us() } else { 0 };
-            let connection = self.connect(upstream, &endpoint, fresh).await;
+            let channel = self.connect(upstream, &endpoint, fresh).await;
             self.seen.endpoint = Some(endpoint.clone());
-            if let Err(error) = &connection {
+            if let Err(error) = &channel {
                 self.worker.judge(upstream, &endpoint, outcome_of_connect(error));
                 if !matches!(error, ConnectError::Over(Cause::ClientGone)) {
                     endpoint.state.failed(now_ms());
                 }
             }
-            let connection = match connection {
-                Ok(connection) => connection,
+            let channel = match channel {
+                Ok(channel) => channel,
                 Err(error) => match self.after_no_connection(&error, endpoints, tried.len()) {
                     Some(wait_ms) => {
                         tried.push(endpoint);
@@ -85,9 +92,20 @@ impl<'a> Exchange<'a> {
                     None => return Err(self.connect_refusal(error)),
                 },
             };
-            let reused = connection.reused;
-            let replay = self.hold(reused);
-            match self.attempt(upstream, timeouts, connection, &replay, begun_us).await {
+            let reused = channel.reused();
+            let replay = self.hold(&channel);
+            let over = self.guard.ender();
+            // A connection of its own is shut down when the exchange is over; one that others use is not.
+            let is_shared = matches!(channel, Channel::H2(_));
+            let came = {
+                let mut attempt = pin!(self.attempt(upstream, timeouts, channel, &replay, begun_us));
+                poll_fn(|cx| match attempt.as_mut().poll(cx) {
+                    Poll::Pending if is_shared && over.poll_over(cx).is_ready() => Poll::Ready(Err(Failure::over())),
+                    came => came,
+                })
+                .await
+            };
+            match came {
                 Ok(Attempt::Over) => return Ok(()),
                 Ok(Attempt::Again { cause, wait_ms }) => {
                     let restored = replay.restore(&mut self.body);
@@ -106,10 +124,13 @@ impl<'a> Exchange<'a> {
                     // A kept connection that was closed meanwhile says nothing about those that come.
                     if !(reused && failure.unanswered) {
                         self.judge(upstream, &endpoint, refusal);
+                        series.failed(refusal);
                     }
                     let lives = over.is_none() && !self.answer.started();
-                    // A kept connection that its service closed meanwhile is nobody's failure. Once: the next one is new.
-                    let stale = reused && failure.unanswered && lives && self.is_repeatable() && replay.is_whole(true);
+                    // A kept connection that its service closed meanwhile is nobody's failure, nor is a stream that it did not
+                    // take. Once: the next one is new.
+                    let missed = failure.unprocessed || (reused && failure.unanswered && self.is_repeatable());
+                    let stale = missed && lives && !self.seen.stale && replay.is_whole(true);
                     let next = match stale {
                         true => Some((retry::Cause::Stale, 0)),
                         false if lives => self.after_failure(&failure, &replay),
@@ -142,40 +163,47 @@ impl<'a> Exchange<'a> {
         upstream: &Upstream,
         endpoint: &Endpoint,
         fresh: bool,
-    ) -> Result<Connection, ConnectError> {
-        let series = upstream.series.core(self.worker.id);
-        if !fresh && let Some(kept) = self.worker.pool.take(&endpoint.identity) {
-            series.reused.inc();
-            self.seen.reused = true;
-            return Ok(kept);
-        }
-        self.seen.reused = false;
+    ) -> Result<Channel, ConnectError> {
         let wait_ms = upstream.timeouts.connect;
-        let wait_ms = self.tries.as_ref().map_or(wait_ms, |tries| tries.connect(wait_ms));
-        let opened = Box::pin(Connection::open(&endpoint.identity, &self.guard, wait_ms)).await;
-        match &opened {
-            Ok(_) => series.connects.inc(),
-            Err(_) => series.connect_failures.inc(),
-        }
-        opened
+        let of_client;
+        let identity = match endpoint.identity.link.proxy {
+            None => &endpoint.identity,
+            Some(_) => {
+                of_client = endpoint.identity.for_client(self.client.address);
+                &of_client
+            }
+        };
+        let to = Reaching {
+            worker: self.worker,
+            identity,
+            settings: upstream.pool,
+            fresh,
+            http1: self.hop.websocket,
+            guard: &self.guard,
+            wait_ms: self.tries.as_ref().map_or(wait_ms, |tries| tries.connect(wait_ms)),
+        };
+        let reached = reach(&to).await;
+        upstream.series.core(self.worker.id).reached(&reached);
+        let (channel, opened) = reached?;
+        self.seen.reused = opened.is_none();
+        Ok(channel)
     }
 
     fn connect_refusal(&mut self, error: ConnectError) -> Refusal {
-        if let ConnectError::Failed(error) = &error {
-            self.seen.detail = error.to_string();
-        }
-        error.refusal()
+        let refusal = error.refusal();
+        self.seen.detail = error.detail().unwrap_or_default();
+        refusal
     }
 
     /// Whether there is another attempt where no connection could be opened, and after how many milliseconds. Nothing was sent:
     /// another endpoint may take any request.
     fn after_no_connection(&mut self, error: &ConnectError, endpoints: &Endpoints, tried: usize) -> Option<u64> {
-        let refused = matches!(error, ConnectError::Failed(_));
+        let refused = error.is_refused();
         if !refused && !matches!(error, ConnectError::Over(Cause::Connect)) {
             return None;
         }
         let missed = self.missed(retry::Cause::Connect, true);
-        let attempts = self.seen.attempts;
+        let attempts = self.counted();
         match &mut self.tries {
             Some(tries) if tries.retry().wants(retry::Cause::Connect) => {
                 let elsewhere = tried + 1 < endpoints.list().len();
@@ -209,11 +237,14 @@ impl<'a> Exchange<'a> {
     }
 
     /// What the attempt that follows leaves to be sent again.
-    fn hold(&mut self, reused: bool) -> Replay {
+    fn hold(&mut self, channel: &Channel) -> Replay {
+        // A service may say of a stream that it did nothing with it.
+        let shared = matches!(channel, Channel::H2(_));
         match &self.tries {
+            _ if !self.is_repeatable() && shared => Replay::hold(&mut self.body, BODY_HELD_FOR_RETRY_BYTES, false),
             _ if !self.is_repeatable() => Replay::Not,
             Some(tries) => Replay::hold(&mut self.body, tries.retry().body_bytes_max, true),
-            None if reused => Replay::hold(&mut self.body, BODY_HELD_FOR_RETRY_BYTES, false),
+            None if shared || channel.reused() => Replay::hold(&mut self.body, BODY_HELD_FOR_RETRY_BYTES, false),
             None => Replay::Not,
         }
     }
@@ -223,15 +254,14 @@ impl<'a> Exchange<'a> {
         &mut self,
         upstream: &Upstream,
         timeouts: UpstreamTimeouts,
-        mut connection: Connection,
+        mut channel: Channel,
         replay: &Replay,
         begun_us: u64,
     ) -> Result<Attempt, Failure> {
         let series = upstream.series.core(self.worker.id);
-        series.requests.inc();
-        self.guard.attach(Some(connection.wire.fd()));
+        series.sent(self.seen.endpoint.as_ref().and_then(|endpoint| endpoint.about.distance));
+        self.guard.attach(channel.fd());
         let length = if self.hop.websocket { Length::Absent } else { self.body.length() };
-        let mut scratch = self.worker.take_scratch();
         let host = match (self.head.sent_host(), &upstream.host) {
             (Some(host), _) => host,
             (None, HostPolicy::Keep) => self.head.authority(),
@@ -240,10 +270,18 @@ impl<'a> Exchange<'a> {
             }
             (None, HostPolicy::Fixed(host)) => host.as_bytes(),
         };
-        h1::encode_request(&mut scratch, &self.head, host, length, self.hop);
-        let mut outgoing = Outgoing::new(scratch, length == Length::Unknown);
+        let asked = Asked {
+            method: self.head.method_text(),
+            path: self.head.sent_path(),
+            query: self.head.query(),
+            host,
+            fields: &self.head.fields,
+            length,
+            hop: self.hop,
+        };
+        let (mut up, mut down) = channel.begin(&asked, self.worker);
         if self.options.lists_fields {
-            outgoing.withhold_trailers(self.head.fields.listed().names());
+            up.withhold_trailers(self.head.fields.listed().names());
         }
         let mirror = self.mirroring.as_ref().map(|mirroring| mirroring.tee());
         if let Some(tee) = mirror {
@@ -255,9 +293,12 @@ impl<'a> Exchange<'a> {
         };
         let settles = self.expectation != Expectation::Continue;
         let attempts = self.counted();
+        let converses = self.is_grpc && !self.body.ended();
+        let answered = if converses { self.body.converse(timeouts.idle) } else { None };
+        let replay_tee = replay.tee();
         let mut sending =
-            Sending { body: &mut self.body, outgoing, timeouts: waits, mirror, replay: replay.tee(), settles };
-        let sent = relay::send_first(&mut sending, &mut connection.wire.writer).await?;
+            Sending { body: &mut self.body, up, timeouts: waits, mirror, replay: replay_tee, settles, answered };
+        let sent = relay::send_first(&mut sending).await?;
         let sent_us = now_us();
         self.seen.sent_us = sent_us;
         let guard = &self.guard;
@@ -272,58 +313,71 @@ impl<'a> Exchange<'a> {
             websocket: self.hop.websocket,
             timeouts,
             endpoint: self.seen.endpoint.as_deref(),
+            affinity: self.affinity.as_ref(),
+            series,
             sent_us,
             first_byte_us: 0,
             status: 0,
+            is_grpc: self.is_grpc,
+            grpc: None,
             repeating: self.tries.as_deref_mut().map(|tries| Repeating { tries, replay, attempts, settles, guard }),
         };
         let (done, upload) = match sent {
             Sent::Part => {
-                let finish = async |headed, reader: &mut WireReader, answer: &mut Answer<'_>, uploaded| {
-                    finishing.answer(headed, reader, answer, uploaded).await
+                let finish = async |headed, down: &mut Down<'_>, answer: &mut Answer<'_>, uploaded| {
+                    finishing.answer(headed, down, answer, uploaded).await
                 };
-                Box::pin(relay::upload_and_receive(sending, &mut connection, &mut self.answer, finish)).await?
+                Box::pin(relay::upload_and_receive(sending, &mut down, &mut self.answer, finish)).await?
             }
             sent => {
-                self.worker.put_scratch(sending.outgoing.into_scratch());
-                let reader = &mut connection.wire.reader;
-                let headed = relay::receive(reader, &mut self.answer, waits).await?;
-                let done = finishing.answer(headed, reader, &mut self.answer, sent == Sent::All).await?;
+                sending.up.into_scratch(self.worker);
+                let headed = relay::receive(&mut down, &mut self.answer, waits).await?;
+                let done = finishing.answer(headed, &mut down, &mut self.answer, sent == Sent::All).await?;
                 (done, if sent == Sent::All { Upload::Complete } else { Upload::Stopped })
             }
         };
         let (first_byte_us, status) = (finishing.first_byte_us, finishing.status);
+        self.seen.grpc = finishing.grpc;
         if let Some(endpoint) = &self.seen.endpoint {
+            let status = self.seen.grpc.map_or(status, grpc::Status::as_http);
             self.worker.judge(upstream, endpoint, Some(Outcome::of_status(status)));
         }
         self.seen.upstream_us = first_byte_us.saturating_sub(sent_us).max(1);
         series.first_byte.observe_us(self.seen.upstream_us);
-        match done {
-            Done::Switched { carry } => {
-                self.seen.tunnelled = Box::pin(self.tunnel(connection, carry)).await;
+        drop(down);
+        self.guard.attach(None);
+        match (done, channel) {
+            (Done::Switched { carry }, Channel::H1(mut connection)) => {
+                self.guard.attach(Some(connection.wire.fd()));
+                self.seen.tunnelled = Box::pin(self.tunnel(&mut connection, carry)).await;
                 self.guard.attach(None);
             }
-            Done::Answered { reusable } => {
-                self.guard.attach(None);
-                if reusable && upload == Upload::Complete {
-                    self.worker.pool.put(connection, upstream.pool);
-                }
+            // No stream switches protocols.
+            (Done::Switched { .. }, Channel::H2(_)) => {}
+            (Done::Answered { reusable }, channel) => {
+                self.part(upstream, channel, reusable && upload == Upload::Complete);
                 if upload == Upload::Stopped {
                     self.answer.close_after();
                 }
             }
-            Done::Again { cause, wait_ms, reusable } => {
-                self.guard.attach(None);
-                if reusable && upload == Upload::Complete {
-                    self.worker.pool.put(connection, upstream.pool);
-                }
+            (Done::Again { cause, wait_ms, reusable }, channel) => {
+                self.part(upstream, channel, reusable && upload == Upload::Complete);
                 return Ok(Attempt::Again { cause, wait_ms });
             }
         }
         Ok(Attempt::Over)
     }
 
-    async fn tunnel(&mut self, mut connection: Connection, carry: Option<crate::rt::Buf>) -> (u64, u64) {
+    /// Gives a connection back, if it is one's own and can be used again.
+    fn part(&self, upstream: &Upstream, channel: Channel, reusable: bool) {
+        if let Channel::H1(connection) = channel
+            && reusable
+        {
+            self.worker.pool.put(connection, upstream.pool);
+        }
+    }
+
+    async fn tunnel(&mut self, connection: &mut Connection, carry: Option<crate::rt::Buf>) -> (u64, u64) {
         // The tunnel has deadlines of its own; what the exchange as a whole may take no longer counts.
         self.guard.arm_total(u64::MAX / 4);
         let settings = &self.snapshot.settings;

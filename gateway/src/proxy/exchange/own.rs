@@ -7,7 +7,7 @@ use super::Exchange;
 use crate::proxy::body::Length;
 use crate::proxy::error_page::{self, Told};
 use crate::proxy::head::ResponseHead;
-use crate::proxy::{relay, reply};
+use crate::proxy::{grpc, relay, reply};
 use crate::refusal::Refusal;
 use crate::route::action::Action;
 use crate::snapshot::Route;
@@ -53,12 +53,29 @@ impl Exchange<'_> {
             _ => {}
         }
         self.seen.refusal = Some(refusal);
-        if self.answer.started() || !refusal.is_answered() {
+        if !refusal.is_answered() {
+            return;
+        }
+        if self.answer.started() {
+            if self.is_grpc && !self.answer.complete() {
+                // Whatever came before it, the call ends with what trailers say.
+                let (bytes, fields) = grpc::trailers(refusal);
+                // A caller that is gone needs no telling.
+                let _ = self.answer.end(None, Some((&bytes, &fields))).await;
+            }
             return;
         }
         // A body that is here already need not cost the client its connection.
         self.body.skip_buffered();
         self.kept.transforms.clear();
+        if self.is_grpc {
+            let mut head = grpc::refusal(refusal, &self.request_id);
+            head.fields.add(b"date", &self.worker.date());
+            if let Some(route) = self.route {
+                route.chain.refusal(&mut self.context(), &mut head);
+            }
+            return self.send_own(head, Bytes::new()).await;
+        }
         let allow = self.kept.of::<reply::Allow>().map(std::mem::take);
         let retry_after = self.kept.of::<reply::RetryAfter>().map_or(reply::RETRY_AFTER_S, |after| after.0);
         let (mut head, mut body) = reply::problem(refusal, &self.request_id, allow, retry_after);
@@ -80,7 +97,10 @@ impl Exchange<'_> {
             self.answer.close_after();
         }
         let transforms = &mut self.kept.transforms;
-        let length = if transforms.is_empty() { Length::Exact(body.len() as u64) } else { Length::Unknown };
+        let length = match transforms.is_empty() && !self.is_grpc {
+            true => Length::Exact(body.len() as u64),
+            false => Length::Unknown,
+        };
         self.answer.head(&head, length);
         let sent = match self.head.method {
             Method::Head => self.answer.end(None, None).await,

@@ -1,25 +1,22 @@
 //! The answer side of an HTTP/2 stream.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::LazyLock;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{Response, StatusCode};
 use http1::{Field, Known};
 
+use super::fields;
 use super::meter::PER_ANSWER;
+use super::outgoing::{self, broken};
 use super::session::Session;
 use crate::proxy::body::Length;
-use crate::proxy::forward;
 use crate::proxy::head::ResponseHead;
 use crate::proxy::wire::{Chunk, Halt, Pace, Wait};
-use crate::rt::deadline::Guard;
-use crate::rt::{Either, select};
 
 /// Sends one answer.
 pub struct H2Answer {
@@ -158,7 +155,8 @@ impl H2Answer {
 
     /// Sends the last piece, if any, and the end.
     pub async fn end(&mut self, piece: Option<Chunk>, trailers: Option<(&[u8], &[Field])>) -> Result<(), Halt> {
-        let trailers = trailers.map(|(bytes, fields)| self.trailers(bytes, fields)).filter(|all| !all.is_empty());
+        let trailers =
+            trailers.map(|(bytes, all)| fields::trailers(bytes, all, &self.hop_trailers)).filter(|all| !all.is_empty());
         let piece = piece.filter(|piece| !piece.is_empty());
         match (piece, trailers) {
             (None, None) if self.head.is_some() => self.send_head(true)?,
@@ -171,7 +169,7 @@ impl H2Answer {
                 if let Some(piece) = piece {
                     self.data(piece.into_shared(), false).await?;
                 }
-                self.on_stream(|stream| stream.send_trailers(trailers))?;
+                outgoing::on_stream(&self.side.stream, |stream| stream.send_trailers(trailers))?;
             }
         }
         self.state = State::Complete;
@@ -188,132 +186,27 @@ impl H2Answer {
     }
 
     /// Sends all of `bytes`, as much at a time as the client's windows and our memory take.
-    async fn data(&mut self, mut bytes: Bytes, last: bool) -> Result<(), Halt> {
-        loop {
-            let room = match bytes.len() {
-                0 => 0,
-                wanted => self.room(wanted).await?,
-            };
-            let now = bytes.split_to(room.min(bytes.len()));
-            let is_last = bytes.is_empty();
-            self.sent += now.len() as u64;
-            self.session.meter.earn_data(now.len());
-            self.on_stream(|stream| stream.send_data(now, last && is_last))?;
-            if is_last {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until at least one of `wanted` bytes may be sent.
-    async fn room(&mut self, wanted: usize) -> Result<usize, Halt> {
-        let room = self.on_stream(|stream| {
-            stream.reserve_capacity(wanted);
-            Ok(stream.capacity())
-        })?;
-        if room > 0 {
-            return Ok(room);
-        }
-        let guard = Guard::new(None);
-        guard.arm(self.wait.ms, self.wait.cause);
-        let started = self.pace.start();
-        let side = &self.side;
-        let waiting = poll_fn(|cx| match &mut *side.stream.borrow_mut() {
-            Some(stream) => stream.poll_capacity(cx),
-            None => Poll::Ready(None),
-        });
-        match select(waiting, guard.over()).await {
-            Either::Left(Some(Ok(room))) if room > 0 => {
-                self.pace.moved(started, room.min(wanted))?;
-                Ok(room)
-            }
-            Either::Left(Some(Err(error))) => Err(broken(error)),
-            Either::Left(_) => Err(Halt::Closed),
-            Either::Right(cause) => Err(Halt::Expired(cause)),
-        }
-    }
-
-    fn on_stream<T>(&self, f: impl FnOnce(&mut SendStream<Bytes>) -> Result<T, h2::Error>) -> Result<T, Halt> {
-        match &mut *self.side.stream.borrow_mut() {
-            Some(stream) => f(stream).map_err(broken),
-            None => Err(Halt::Closed),
-        }
-    }
-
-    fn trailers(&self, bytes: &[u8], fields: &[Field]) -> HeaderMap {
-        let mut map = HeaderMap::new();
-        for field in fields {
-            let name = field.name.of(bytes);
-            let passed = forward::is_trailer_allowed(name, field)
-                && !self.hop_trailers.iter().any(|hop| hop.eq_ignore_ascii_case(name));
-            if passed
-                && let (Ok(name), Ok(value)) =
-                    (HeaderName::from_bytes(name), HeaderValue::from_bytes(field.value.of(bytes)))
-            {
-                map.append(name, value);
-            }
-        }
-        map
-    }
-}
-
-fn broken(error: h2::Error) -> Halt {
-    Halt::Broken(std::io::Error::other(error))
-}
-
-/// A head as `h2` takes it, with the fields for which `keep` holds and a length, if one is to be told. All values lie in one
-/// text.
-fn encoded(head: &ResponseHead, length: Option<u64>, keep: impl Fn(Known) -> bool) -> Response<()> {
-    let mut digits = itoa::Buffer::new();
-    let length = length.map(|length| digits.format(length).as_bytes());
-    let passed = || {
-        // Of fields that do not exist in HTTP/2 a client would make a malformed answer (RFC 9113 §8.2.2).
-        let fields = head.fields.iter().filter(|(_, _, known)| keep(*known) && !known.is_hop_by_hop());
-        fields.chain(length.map(|length| (&b"content-length"[..], length, Known::ContentLength)))
-    };
-    let (mut count, mut bytes) = (0, 0);
-    for (_, value, _) in passed() {
-        count += 1;
-        bytes += value.len();
-    }
-    let mut text = BytesMut::with_capacity(bytes);
-    passed().for_each(|(_, value, _)| text.extend_from_slice(value));
-    let mut text = text.freeze();
-    let mut fields = HeaderMap::with_capacity(count);
-    for (name, value, known) in passed() {
-        let value = HeaderValue::from_maybe_shared(text.split_to(value.len()));
-        let name = match known {
-            Known::Other => HeaderName::from_bytes(name),
-            known => Ok(KNOWN_NAMES[known as usize].clone()),
+    async fn data(&mut self, bytes: Bytes, last: bool) -> Result<(), Halt> {
+        let H2Answer { side, session, sent, wait, pace, .. } = self;
+        let moved = |count| {
+            *sent += count as u64;
+            session.meter.earn_data(count);
         };
-        // Both were checked when they were received or configured.
-        if let (Ok(name), Ok(value)) = (name, value) {
-            fields.append(name, value);
-        }
+        outgoing::data(&side.stream, bytes, last, None, *wait, pace, moved).await
     }
+}
+
+/// A head as `h2` takes it, with the fields for which `keep` holds and a length, if one is to be told.
+fn encoded(head: &ResponseHead, length: Option<u64>, keep: impl Fn(Known) -> bool) -> Response<()> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *response.headers_mut() = fields;
+    *response.headers_mut() = fields::map(&head.fields, length, keep);
     response
 }
-
-/// Names by `Known as usize`, so that none of them is parsed for an answer.
-static KNOWN_NAMES: LazyLock<Box<[HeaderName]>> = LazyLock::new(|| {
-    let known = Known::ALL.iter().map(|known| HeaderName::from_static(known.name()));
-    // Of what is not known the name is told; this one stands in its place.
-    std::iter::once(http::header::HOST).chain(known).collect()
-});
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn known_names_are_their_own() {
-        for known in Known::ALL {
-            assert_eq!(KNOWN_NAMES[*known as usize].as_str(), known.name());
-        }
-    }
 
     #[test]
     fn a_head_is_encoded_without_fields_of_the_hop_and_with_the_length_that_is_told() {

@@ -1,7 +1,9 @@
 //! A request body on an HTTP/2 stream. The window a piece took is opened again when the next piece is asked for: a client
 //! sends as fast as the service takes.
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -10,6 +12,7 @@ use http1::{Fault, Field, Known, Span};
 
 use crate::limits::{LINGER_MS, TRAILER_BYTES_MAX, TRAILER_FIELDS_MAX};
 use crate::proxy::body::Length;
+use crate::proxy::fields::Fields;
 use crate::proxy::h1::body::BodyError;
 use crate::proxy::wire::{Halt, Pace, Wait};
 use crate::rt::deadline::{Cause, Guard};
@@ -32,6 +35,18 @@ pub struct H2Body {
     received: u64,
     wait: Wait,
     pace: Pace,
+    /// Of a conversation: whether its answer has begun.
+    answered: Option<Answered>,
+}
+
+/// Says of a body that goes on beside its answer that this has begun. All copies say the same.
+#[derive(Clone, Default)]
+pub struct Answered(Rc<Cell<bool>>);
+
+impl Answered {
+    pub fn set(&self) {
+        self.0.set(true);
+    }
 }
 
 #[derive(Default)]
@@ -62,7 +77,30 @@ impl H2Body {
             received: 0,
             wait,
             pace,
+            answered: None,
         }
+    }
+
+    /// Makes it one side of a conversation, as a call of gRPC is: it has no least rate, and pauses for as long as the other side
+    /// may, `idle_ms`; once that has begun, as long as it likes, because then the pauses of the other side are what counts.
+    pub fn converse(&mut self, idle_ms: u64) -> Answered {
+        self.wait.ms = idle_ms;
+        self.pace = Pace::new(0);
+        // Anew for each attempt.
+        self.answered.insert(Answered::default()).clone()
+    }
+
+    /// The body of a service's answer. `idle`: how long a piece may take.
+    pub fn of_answer(stream: RecvStream, fields: &Fields, idle: Wait) -> H2Body {
+        let announced = announced(fields);
+        let mut body = H2Body::new(stream, announced, idle, Pace::new(0));
+        // One without a body that does not say so has none, and not one of unknown length. What gRPC has to say without one is
+        // in the head, and nobody there expects a length.
+        if body.length == Length::Absent {
+            let is_grpc = fields.get(b"grpc-status").is_some();
+            body.length = if is_grpc { Length::Unknown } else { Length::Exact(0) };
+        }
+        body
     }
 
     pub fn length(&self) -> Length {
@@ -116,16 +154,19 @@ impl H2Body {
         if self.ended {
             return Ok(None);
         }
-        let guard = Guard::new(None);
-        guard.arm(self.wait.ms, self.wait.cause);
-        let started = self.pace.start();
-        match select(self.next_unhurried(), guard.over()).await {
-            Either::Left(piece) => {
-                let piece = piece?;
-                self.pace.moved(started, piece.as_ref().map_or(0, Bytes::len))?;
-                Ok(piece)
+        loop {
+            let guard = Guard::new(None);
+            guard.arm(self.wait.ms, self.wait.cause);
+            let started = self.pace.start();
+            match select(self.next_unhurried(), guard.over()).await {
+                Either::Left(piece) => {
+                    let piece = piece?;
+                    self.pace.moved(started, piece.as_ref().map_or(0, Bytes::len))?;
+                    return Ok(piece);
+                }
+                Either::Right(_) if self.answered.as_ref().is_some_and(|answered| answered.0.get()) => {}
+                Either::Right(cause) => return Err(Halt::Expired(cause).into()),
             }
-            Either::Right(cause) => Err(Halt::Expired(cause).into()),
         }
     }
 
@@ -141,6 +182,23 @@ impl H2Body {
             Poll::Ready(piece) => piece,
             Poll::Pending => Ok(None),
         }
+    }
+
+    /// Whether a piece, or the end, can be had without waiting.
+    pub fn is_buffered(&mut self) -> bool {
+        if self.pending.is_none() && !self.ended() {
+            match self.next_buffered() {
+                // It is handed out as if it came only then.
+                Ok(Some(piece)) => {
+                    self.received -= piece.len() as u64;
+                    self.room += piece.len() as u64;
+                    self.pending = Some(piece);
+                }
+                Ok(None) => {}
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        self.pending.is_some() || self.failed.is_some() || self.ended()
     }
 
     /// The whole body, taken, when it is at most `bytes_max`, nothing was taken before, and all of it is here.
@@ -211,6 +269,11 @@ impl H2Body {
             let _ = self.stream.flow_control().release_capacity(std::mem::take(&mut self.taken));
         }
     }
+}
+
+/// What `Content-Length` says of a message that came by HTTP/2, where nothing is framed by it.
+pub fn announced(fields: &Fields) -> Option<u64> {
+    std::str::from_utf8(fields.first(Known::ContentLength)?).ok()?.parse().ok()
 }
 
 /// The client ended the stream, or its connection did.

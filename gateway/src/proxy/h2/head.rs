@@ -4,8 +4,9 @@ use http::request::Parts;
 use http1::{ConnectionOptions, Fault, HeadLimits, Known, Method, RequestLine, Version};
 
 use crate::config::model::Underscores;
+use crate::limits::RESPONSE_FIELDS_MAX;
 use crate::proxy::fields::Fields;
-use crate::proxy::head::{Protocol, RequestHead};
+use crate::proxy::head::{Protocol, RequestHead, ResponseHead};
 use crate::proxy::prepare::canonical;
 use crate::refusal::Refusal;
 
@@ -78,6 +79,21 @@ pub fn read(parts: &Parts, limits: &HeadLimits, underscores: Underscores) -> Res
     let (canonical, traits) = canonical(&target, line.method, bytes)?;
     let head = RequestHead::new(&line, Protocol::Http2, &target, canonical, traits, fields);
     Ok(Received { head, options, websocket })
+}
+
+/// Reads the head of a service's answer, interim or final.
+pub fn read_answer(parts: &http::response::Parts) -> Result<ResponseHead, Fault> {
+    if parts.headers.len() > RESPONSE_FIELDS_MAX {
+        return Err(Fault::TooManyFields);
+    }
+    let mut fields = Fields::new();
+    for (name, value) in &parts.headers {
+        let name = name.as_str().as_bytes();
+        if !fields.receive(name, value.as_bytes().trim_ascii(), Known::of(name)) {
+            return Err(Fault::HeadTooLarge);
+        }
+    }
+    Ok(ResponseHead { status: parts.status.as_u16(), fields })
 }
 
 /// RFC 9113 §8.3.1: who reads one of them and who reads the other must not see two hosts.

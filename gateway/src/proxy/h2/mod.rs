@@ -11,8 +11,10 @@
 
 pub mod answer;
 pub mod body;
+pub mod fields;
 pub mod head;
 pub mod meter;
+pub mod outgoing;
 pub mod session;
 pub mod stream;
 

@@ -7,10 +7,10 @@ use std::task::Poll;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http1::{HeadLimits, Known};
+use http1::HeadLimits;
 
 use super::answer::{H2Answer, Side};
-use super::body::H2Body;
+use super::body::{H2Body, announced};
 use super::head::{self, Received};
 use super::session::Running;
 use crate::proxy::answer::Answer;
@@ -79,8 +79,7 @@ impl Job for Begun {
             Err(refusal) => return Box::pin(refuse(&running, answer, is_head, refusal)).await,
         };
         core.requests_in_flight.inc();
-        let announced =
-            head.fields.first(Known::ContentLength).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        let announced = announced(&head.fields);
         let mut received =
             H2Body::new(incoming, announced, Wait { ms: settings.body_idle_ms, cause: Cause::Body }, pace);
         let arrival = Arrival {

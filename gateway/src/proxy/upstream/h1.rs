@@ -1,12 +1,13 @@
 //! The upstream side of HTTP/1: requests are encoded, answers' heads read and judged.
 
-use http1::{ConnectionOptions, Fault, Framing, HeadLimits, Method, Scanner, StatusLine, encode};
+use http1::{ConnectionOptions, HeadLimits, Scanner, StatusLine, encode};
 
+use super::call::{Asked, HeadError};
 use crate::limits::{RESPONSE_FIELDS_MAX, RESPONSE_HEAD_BYTES_MAX};
 use crate::proxy::body::Length;
 use crate::proxy::fields::Fields;
-use crate::proxy::head::{RequestHead, ResponseHead};
-use crate::proxy::wire::{Halt, Wait, WireReader};
+use crate::proxy::head::ResponseHead;
+use crate::proxy::wire::{Wait, WireReader};
 use crate::rt::Buf;
 
 const LIMITS: HeadLimits =
@@ -21,11 +22,12 @@ pub struct Hop {
     pub websocket: bool,
 }
 
-/// Encodes the head of a request. What is not passed on was struck before.
-pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8], length: Length, hop: Hop) {
-    encode::request_line(out, head.method_text(), head.sent_path(), head.query());
+/// Encodes the head of a request.
+pub fn encode_request(out: &mut Vec<u8>, asked: &Asked<'_>) {
+    let Asked { method, path, query, host, fields, length, hop } = *asked;
+    encode::request_line(out, method, path, query);
     encode::field(out, b"host", host);
-    head.fields.encode(out, |_| true);
+    fields.encode(out, |_| true);
     encode_framing(out, length);
     match hop {
         Hop { websocket: true, .. } => {
@@ -42,7 +44,7 @@ pub fn encode_request(out: &mut Vec<u8>, head: &RequestHead, host: &[u8], length
 }
 
 /// Encodes how the body of a request ends.
-pub fn encode_framing(out: &mut Vec<u8>, length: Length) {
+fn encode_framing(out: &mut Vec<u8>, length: Length) {
     match length {
         Length::Absent => {}
         Length::Exact(length) => encode::field_u64(out, b"content-length", length),
@@ -55,17 +57,6 @@ pub struct Received {
     pub head: ResponseHead,
     pub line: StatusLine,
     pub options: ConnectionOptions,
-}
-
-/// Why there is no head.
-#[derive(Debug)]
-pub enum HeadError {
-    /// Nothing came, or only a part. `received`: a part did.
-    Halted {
-        halt: Halt,
-        received: bool,
-    },
-    Malformed(Fault),
 }
 
 /// Reads one head, interim or final. `carry`: what was received behind an interim one. `first`: the wait for the first
@@ -105,25 +96,6 @@ pub async fn read_head(
     }
 }
 
-impl Received {
-    /// How the answer's body ends.
-    pub fn framing(&self, method: Method) -> Result<Framing, Fault> {
-        let line = &self.line;
-        http1::response_framing(
-            self.head.fields.arena(),
-            method,
-            line.status,
-            line.version,
-            self.head.fields.received(),
-        )
-    }
-
-    /// The connection can carry another exchange after this one, as far as the head says.
-    pub fn persists(&self, framing: Framing) -> bool {
-        framing != Framing::UntilClose && self.options.persists(self.line.version)
-    }
-}
-
 /// Takes what was received behind the head out of its arena. The head's received fields are gone with it.
 pub fn take_rest(head: &mut ResponseHead, line: &StatusLine) -> Option<Buf> {
     let mut buf = head.fields.take_arena()?;
@@ -132,9 +104,9 @@ pub fn take_rest(head: &mut ResponseHead, line: &StatusLine) -> Option<Buf> {
 }
 
 /// A copy of what was received behind the head, for an answer whose fields are still needed.
-pub fn take_rest_keeping_fields(received: &mut Received) -> Option<Buf> {
-    let rest = received.head.fields.arena().get(received.line.head_bytes..)?;
+pub fn take_rest_keeping_fields(head: &mut ResponseHead, line: &StatusLine) -> Option<Buf> {
+    let rest = head.fields.arena().get(line.head_bytes..)?;
     let rest = Buf::copy_of(rest)?;
-    received.head.fields.truncate_arena(received.line.head_bytes);
+    head.fields.truncate_arena(line.head_bytes);
     (!rest.is_empty()).then_some(rest)
 }

@@ -1,64 +1,54 @@
 //! Connections to services: opening, keeping and reusing them. Each worker has its own.
+//!
+//! Whichever HTTP a service speaks, a request goes by a [`Channel`]: a connection of its own ([`pool`]) or a stream on one that
+//! it shares ([`h2`]). How it is sent and answered there is [`call`].
 
+pub mod call;
+mod departed;
 pub mod h1;
+pub mod h2;
+pub mod pool;
+mod reach;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use super::wire::Wire;
-use crate::balance::{Asking, Endpoint, Identity, Prehashed};
-use crate::limits::{ENDPOINT_PICKS_MAX, TICK_MS};
+pub use self::call::Channel;
+pub use self::pool::{Connection, Opened, Pool};
+pub use self::reach::{Reached, Reaching, reach};
+use crate::balance::{Asking, Destination, Endpoint};
+use crate::limits::ENDPOINT_PICKS_MAX;
 use crate::refusal::Refusal;
-use crate::rt::deadline::{Cause, Guard, now_ms};
-use crate::rt::{Either, Socket, select};
-use crate::snapshot::PoolSettings;
+use crate::rt::deadline::{Cause, now_ms};
 use crate::tables::health::InFlight;
 use crate::tables::load::Running;
+use crate::tls::NoAgreement;
 use crate::worker::{Pinned, Worker};
 
-/// Kept connections asked in one sweep whether they are still good.
-const ASKED_PER_SWEEP: usize = 256;
-
-/// A connection to an endpoint.
-pub struct Connection {
-    pub wire: Wire,
-    identity: Identity,
-    born_ms: u64,
-    /// It has served before: the service may have closed it meanwhile.
-    pub reused: bool,
+/// Where a request is to go.
+#[derive(Clone, Copy)]
+pub struct Aim {
+    pub to: Destination,
+    /// What it has in common with others, [`Endpoints::key`](crate::balance::Endpoints::key).
+    pub key: Option<u64>,
+    /// The endpoint it is to stay with, as an index.
+    pub held: Option<u16>,
 }
 
-impl Connection {
-    /// Opens a connection under the guard of an exchange. The error is safe to retry: nothing was sent.
-    pub async fn open(identity: &Identity, guard: &Guard, wait_ms: u64) -> Result<Connection, ConnectError> {
-        guard.arm(wait_ms, Cause::Connect);
-        let result = select(Socket::connect(&identity.peer), guard.over()).await;
-        guard.disarm();
-        let socket = match result {
-            Either::Left(Ok(socket)) => socket,
-            Either::Left(Err(error)) => return Err(ConnectError::Failed(error)),
-            Either::Right(cause) => return Err(ConnectError::Over(cause)),
-        };
-        Ok(Connection { wire: Wire::plain(socket), identity: identity.clone(), born_ms: now_ms(), reused: false })
-    }
-}
-
-/// An endpoint of the upstream of this `index` that takes one more request, rather none of those that were `tried`, and the one `key` belongs to ([`Endpoints::key`](crate::balance::Endpoints::key)). Those that
-/// do not are added to them.
+/// An endpoint for `aim` that takes one more request, rather none of those that were `tried`. Those that do not are added to
+/// them.
 pub fn pick(
     worker: &Worker,
     pinned: &Pinned,
-    index: usize,
-    key: Option<u64>,
+    aim: Aim,
     tried: &mut Vec<Arc<Endpoint>>,
 ) -> Result<(Arc<Endpoint>, InFlight), Refusal> {
-    let (upstream, endpoints) = (&pinned.snapshot.upstreams[index], &pinned.snapshot.endpoints[index]);
+    let Aim { to: Destination { upstream: index, subset }, key, held } = aim;
+    let (upstream, endpoints) = (&pinned.snapshot.upstreams[index], pinned.snapshot.endpoints[index].of(subset));
     // When all were tried they come in turn again: two rounds meet each of them.
     for _ in 0..(2 * endpoints.list().len()).clamp(1, ENDPOINT_PICKS_MAX) {
         let lot = worker.ids.borrow_mut().next_u64();
-        let asking = Asking { cursor: &pinned.cursors[index], tried, lot, key, now_ms: now_ms() };
+        let asking =
+            Asking { cursor: &pinned.cursors[index][usize::from(subset)], tried, lot, key, held, now_ms: now_ms() };
         let endpoint = endpoints.pick(&asking).ok_or(Refusal::NoEndpoint)?.clone();
         let running = match upstream.limits.endpoint_requests_max {
             None => Some(endpoint.state.begin()),
@@ -89,106 +79,43 @@ pub fn enter(worker: &Worker, pinned: &Pinned, index: usize) -> Result<Option<Ru
 #[derive(Debug)]
 pub enum ConnectError {
     Failed(std::io::Error),
+    /// It was opened, and TLS not agreed on.
+    Tls(NoAgreement),
     /// The wait, or the exchange as a whole, is over.
     Over(Cause),
 }
 
 impl ConnectError {
+    /// What we saw, for the log.
+    pub fn detail(self) -> Option<String> {
+        match self {
+            ConnectError::Failed(error) => Some(error.to_string()),
+            ConnectError::Tls(error) => Some(error.detail),
+            ConnectError::Over(_) => None,
+        }
+    }
+
+    /// Whether the endpoint turned us away, so that another one may be asked at once: no time was lost.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, ConnectError::Failed(_) | ConnectError::Tls(_))
+    }
+
+    /// The same, for another one who waits for the same connection.
+    pub fn again(&self) -> ConnectError {
+        match self {
+            ConnectError::Failed(error) => ConnectError::Failed(std::io::Error::new(error.kind(), error.to_string())),
+            ConnectError::Tls(error) => ConnectError::Tls(error.clone()),
+            ConnectError::Over(cause) => ConnectError::Over(*cause),
+        }
+    }
+
     pub fn refusal(&self) -> Refusal {
         match self {
             ConnectError::Failed(_) => Refusal::UpstreamConnectFailed,
+            ConnectError::Tls(_) => Refusal::UpstreamTlsFailed,
             ConnectError::Over(Cause::Connect) => Refusal::UpstreamConnectTimeout,
             ConnectError::Over(Cause::ClientGone) => Refusal::ClientGone,
             ConnectError::Over(_) => Refusal::UpstreamTotalTimeout,
         }
-    }
-}
-
-/// Idle connections of one worker, newest last, by what must be equal for one to be used again.
-#[derive(Default)]
-pub struct Pool {
-    idle: RefCell<HashMap<Identity, Vec<Idle>, BuildHasherDefault<Prehashed>>>,
-    count: Cell<usize>,
-}
-
-struct Idle {
-    wire: Wire,
-    born_ms: u64,
-    /// When it was last known to be good.
-    good_ms: u64,
-    expires_ms: u64,
-}
-
-impl Pool {
-    /// A kept connection. One that idled for longer than a tick is asked first whether its peer closed it.
-    pub fn take(&self, identity: &Identity) -> Option<Connection> {
-        let mut idle = self.idle.borrow_mut();
-        let kept = idle.get_mut(identity)?;
-        let now = now_ms();
-        while let Some(candidate) = kept.pop() {
-            self.count.set(self.count.get() - 1);
-            let good = candidate.expires_ms > now && (candidate.good_ms + TICK_MS >= now || candidate.wire.is_quiet());
-            if good {
-                return Some(Connection {
-                    wire: candidate.wire,
-                    identity: identity.clone(),
-                    born_ms: candidate.born_ms,
-                    reused: true,
-                });
-            }
-        }
-        None
-    }
-
-    /// Keeps a connection whose last exchange is complete. Beyond the bound it is closed.
-    pub fn put(&self, connection: Connection, settings: PoolSettings) {
-        let now = now_ms();
-        let expires_ms = (connection.born_ms.saturating_add(settings.age_ms)).min(now.saturating_add(settings.idle_ms));
-        let mut idle = self.idle.borrow_mut();
-        // The key is cloned for the first connection to an endpoint only.
-        if !idle.contains_key(&connection.identity) {
-            idle.insert(connection.identity.clone(), Vec::new());
-        }
-        let kept = idle.get_mut(&connection.identity).expect("inserted above");
-        if kept.len() < settings.idle_max && expires_ms > now {
-            kept.push(Idle { wire: connection.wire, born_ms: connection.born_ms, good_ms: now, expires_ms });
-            self.count.set(self.count.get() + 1);
-        }
-    }
-
-    /// Closes what is too old, and what its peer closed. Called by the worker's sweep.
-    pub fn sweep(&self) {
-        let now = now_ms();
-        let mut asked = 0;
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|_, kept| {
-            kept.retain_mut(|candidate| {
-                if candidate.expires_ms <= now {
-                    return false;
-                }
-                if candidate.good_ms + 4 * TICK_MS >= now || asked == ASKED_PER_SWEEP {
-                    return true;
-                }
-                asked += 1;
-                candidate.good_ms = now;
-                candidate.wire.is_quiet()
-            });
-            !kept.is_empty()
-        });
-        self.count.set(idle.values().map(Vec::len).sum());
-    }
-
-    /// Closes all of them.
-    pub fn clear(&self) {
-        self.idle.borrow_mut().clear();
-        self.count.set(0);
-    }
-
-    pub fn len(&self) -> usize {
-        self.count.get()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

@@ -10,18 +10,18 @@ use std::io::{self, BufRead as _, ErrorKind, Write};
 use std::rc::Rc;
 
 use rustls::server::{AcceptedAlert, Acceptor};
-use rustls::{HandshakeKind, ProtocolVersion, ServerConnection};
+use rustls::{Connection, HandshakeKind, ProtocolVersion, ServerConnection};
 
 use super::Halt;
 use crate::rt::{Buf, Reader, Writer};
-use crate::tls::{ClientCertificate, Policy, Scope, ServerTls};
+use crate::tls::{Agreed, ClientCertificate, NoAgreement, Policy, Scope, ServerTls, Service};
 
 /// What is asked of the kernel at once: a record of the largest kind and its header, and some more.
 const READ_BYTES: usize = 20 * 1024;
 
-/// One TLS connection.
+/// One TLS connection, as either side.
 pub(super) struct Session {
-    connection: RefCell<ServerConnection>,
+    connection: RefCell<Connection>,
     /// Received and not deciphered: what came behind a record that has not been read yet.
     received: RefCell<Option<Buf>>,
     /// Records of which the kernel has taken a part already.
@@ -78,9 +78,9 @@ impl From<io::Error> for NoHandshake {
 }
 
 impl Session {
-    fn new(connection: ServerConnection, received: Option<Buf>) -> Session {
+    fn new(connection: impl std::convert::Into<Connection>, received: Option<Buf>) -> Session {
         Session {
-            connection: RefCell::new(connection),
+            connection: RefCell::new(connection.into()),
             received: RefCell::new(received),
             unsent: RefCell::default(),
             sending: Cell::new(false),
@@ -105,6 +105,31 @@ impl Session {
         session.shake_hands(reader, writer).await?;
         let handshake = session.handshake(tls, policy)?;
         Ok((session, handshake))
+    }
+
+    /// The same as the client, with a service that must be who it is to be. `http1`: nothing else is offered. What is agreed
+    /// on is returned; nothing but that was sent.
+    pub(super) async fn connect(
+        service: &Service,
+        http1: bool,
+        reader: &mut Reader,
+        writer: &mut Writer,
+    ) -> Result<(Session, Agreed), NoAgreement> {
+        let session = Session::new(service.begin(http1)?, None);
+        match session.shake_hands(reader, writer).await {
+            Ok(()) => {}
+            Err(NoHandshake::Halted(Halt::Broken(error))) => return Err(NoAgreement::broken(&error)),
+            Err(NoHandshake::Halted(_) | NoHandshake::Plain) => return Err(NoAgreement::closed()),
+            Err(NoHandshake::Tls(error) | NoHandshake::Certificate(error)) => return Err(NoAgreement::of(&error)),
+        }
+        let agreed = service.agreed(&session.connection.borrow());
+        match agreed {
+            Ok(agreed) => Ok((session, agreed)),
+            Err(error) => {
+                session.say_end(reader);
+                Err(error)
+            }
+        }
     }
 
     /// Reads what the client begins with, and goes on under the policy of the name it asks for.
@@ -160,7 +185,10 @@ impl Session {
     fn handshake(&self, tls: &ServerTls, policy: &Policy) -> Result<Handshake, NoHandshake> {
         let connection = self.connection.borrow();
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        let server_name = connection.server_name().map(str::to_ascii_lowercase);
+        let server_name = match &*connection {
+            Connection::Server(server) => server.server_name().map(str::to_ascii_lowercase),
+            Connection::Client(_) => None,
+        };
         let by = tls.uri(server_name.as_deref());
         let client = policy.identify(connection.peer_certificates(), resumed, by)?;
         Ok(Handshake {
@@ -179,6 +207,17 @@ impl Session {
             Ok(_) => true,
             Err(error) => error.kind() != ErrorKind::WouldBlock || self.received.borrow().is_some(),
         }
+    }
+
+    /// Whether nothing is here that was not read, and the peer has not ended: what came is looked at, the socket is not.
+    pub(super) fn is_quiet(&self) -> bool {
+        if self.decipher().is_err() {
+            return false;
+        }
+        let mut connection = self.connection.borrow_mut();
+        // The end is something to read as well.
+        matches!(connection.reader().fill_buf(), Err(error) if error.kind() == ErrorKind::WouldBlock)
+            && self.received.borrow().is_none()
     }
 
     /// Reads at most `limit` bytes behind the window of `buf`. `Ok(0)`: the peer said that it ends. A socket that ends without

@@ -13,7 +13,7 @@ use super::Cause;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     Usable,
-    /// Too many attempts in a row failed.
+    /// Too many attempts failed.
     Ejected,
     /// Its checks fail.
     Unhealthy,
@@ -112,6 +112,13 @@ impl Record {
 
     pub fn ejected(&self) -> Option<Ejected> {
         self.ejected
+    }
+
+    /// Since when it is ejected, if a check has passed since then: nothing but the time speaks against it any more.
+    pub fn passes_since(&self) -> Option<Instant> {
+        let Ejected { since, .. } = self.ejected?;
+        let check = self.check.as_ref()?;
+        (self.standing() == Standing::Ejected && check.passed && check.at > since).then_some(since)
     }
 
     /// Times it was ejected, as long as it is known.
@@ -302,6 +309,22 @@ mod tests {
         record.eject(Cause::Consecutive5xx, start + secs(40), TIMES);
         assert_eq!(record.let_back(start + secs(45), true), Some(secs(5)));
         assert_eq!(record.ejections(), 2);
+    }
+
+    #[test]
+    fn an_ejected_one_that_passes_a_check_is_known() {
+        let (start, mut record) = (Instant::now(), Record::default());
+        let check = |passed, at| Check { passed, seen: String::new(), at: start + secs(at) };
+        record.checked(check(true, 0), RULES);
+        assert_eq!(record.passes_since(), None);
+        record.eject(Cause::ConsecutiveLocal, start + secs(1), TIMES);
+        assert_eq!(record.passes_since(), None, "that was before");
+        record.checked(check(false, 2), RULES);
+        assert_eq!(record.passes_since(), None);
+        record.checked(check(true, 3), RULES);
+        assert_eq!(record.passes_since(), Some(start + secs(1)));
+        record.drained = true;
+        assert_eq!(record.passes_since(), None, "it would get nothing");
     }
 
     #[test]
