@@ -31,6 +31,8 @@ use super::{Options, cost};
 
 /// What is shown of the answers that were lost.
 const LOST_SHOWN_MAX: usize = 10;
+/// Requests that are sent so much too late say nothing about who answers them, and endpoints that get no CPU are bad ones.
+const LATE_MAX: Duration = Duration::from_millis(100);
 /// Until every front has looked at every endpoint.
 const SETTLE: Duration = Duration::from_secs(3);
 
@@ -231,6 +233,9 @@ fn show(found: &[(Peer, Outcome)]) {
         "\n{}  (latencies from when a request was due; `sent late`: p99.9 of the load's own delay)",
         table(&lines)
     );
+    if found.iter().any(|(_, outcome)| outcome.late(0.999) > LATE_MAX) {
+        println!("  the load could not keep its rate: measure again on a quiet machine");
+    }
 }
 
 fn bars(found: &[(Peer, Outcome)]) -> Vec<Bar> {
