@@ -1,6 +1,6 @@
 //! The control side: what may wait, retry and fail, on one thread with a tokio runtime of its own.
 //!
-//! It starts the workers, publishes snapshots, resolves upstream names, serves the admin listener and takes signals, as one
+//! It starts the workers, publishes snapshots, looks up where upstreams run, serves the admin listener and takes signals, as one
 //! loop over a closed set of events. Nothing in the loop waits for long: what does (loading, look-ups, another process) is a
 //! task that comes back as an event. When the thread stalls, traffic goes on with the last snapshot.
 
