@@ -22,7 +22,7 @@ use crate::limits::{
 };
 use crate::proxy::connection::Connection;
 use crate::proxy::head::Speaker;
-use crate::proxy::wire::{Handshake, Stream, Wait};
+use crate::proxy::wire::{Handshake, Stream, StreamHandle, Wait};
 use crate::rt;
 use crate::rt::deadline::{Cause, Guard, now_ms};
 use crate::snapshot::Settings;
@@ -41,8 +41,6 @@ pub struct Session {
     born_ms: u64,
     /// Exchanges that have not ended.
     running: Cell<u32>,
-    /// Bytes received.
-    received: Cell<u64>,
     /// The connection's task, while it waits.
     waker: RefCell<Option<Waker>>,
     /// Room for one among the open connections; others beside it are counted on it.
@@ -108,14 +106,13 @@ pub async fn serve(connection: Connection) {
         meter: Meter::default(),
         born_ms,
         running: Cell::new(0),
-        received: Cell::new(0),
         waker: RefCell::default(),
         place,
     });
     let core = session.worker().core();
     let wait = Wait { ms: settings.body_idle_ms, cause: Cause::Write };
-    let stream = Rc::new(RefCell::new(Stream::new(wire, carry, wait)));
-    let deadline = stream.borrow().reader_remote();
+    let stream = StreamHandle::new(Stream::new(wire, carry, wait));
+    let deadline = stream.reader_remote();
     let metered = Metered { stream: stream.clone(), session: session.clone(), frames: Frames::default() };
     // From accept, as in HTTP/1, whatever was agreed on meanwhile.
     deadline.arm((born_ms + settings.head_ms).saturating_sub(now_ms()).max(1), Cause::Head);
@@ -177,13 +174,13 @@ fn header_list_bytes(settings: &Settings) -> u32 {
 }
 
 /// Reads what the client still sends, for a short while: closed at once, what was said last could be lost to a reset.
-async fn linger(stream: &Rc<RefCell<Stream>>) {
-    let remote = stream.borrow().reader_remote();
+async fn linger(stream: &StreamHandle) {
+    let remote = stream.reader_remote();
     remote.arm(LINGER_MS, Cause::Head);
-    poll_fn(|cx| Pin::new(&mut *stream.borrow_mut()).poll_shutdown(cx)).await.ok();
+    poll_fn(|cx| Pin::new(&mut stream.clone()).poll_shutdown(cx)).await.ok();
     let mut dropped = 0;
     while dropped < LINGER_BYTES_MAX {
-        match poll_fn(|cx| stream.borrow_mut().poll_skip(cx)).await {
+        match poll_fn(|cx| stream.poll_skip(cx)).await {
             Ok(count) if count > 0 => dropped += count,
             _ => return,
         }
@@ -193,7 +190,7 @@ async fn linger(stream: &Rc<RefCell<Stream>>) {
 struct Driver {
     connection: h2::server::Connection<Metered, Bytes>,
     session: Rc<Session>,
-    stream: Rc<RefCell<Stream>>,
+    stream: StreamHandle,
     pings: Option<PingPong>,
     guard: Guard,
     /// What the guard waits for; `None`: nothing yet.
@@ -318,7 +315,7 @@ impl Driver {
                 self.end();
             }
             // Answers that are whole for their exchanges may be half-way to a client that takes them slowly.
-            (_, Some(Waiting::Over)) => return self.stream.borrow().is_writing(),
+            (_, Some(Waiting::Over)) => return self.stream.is_writing(),
             _ => {
                 let pinned = self.session.worker().pinned();
                 if self.ending || now_ms() < self.session.born_ms + pinned.snapshot.settings.connection_age_ms {
@@ -333,9 +330,9 @@ impl Driver {
 
     /// Asks a peer that was silent for a sign of life; one that did not give it is gone.
     fn look_after(&mut self) -> bool {
-        let received = self.session.received.get();
+        let received = self.stream.received();
         // Neither a ping nor its answer overtakes what a slow client has not taken yet.
-        if std::mem::replace(&mut self.heard, received) != received || self.stream.borrow().is_writing() {
+        if std::mem::replace(&mut self.heard, received) != received || self.stream.is_writing() {
             self.asked = false;
             return true;
         }
@@ -390,7 +387,7 @@ impl Driver {
 
 /// A stream of bytes on its way to `h2`.
 struct Metered {
-    stream: Rc<RefCell<Stream>>,
+    stream: StreamHandle,
     session: Rc<Session>,
     frames: Frames,
 }
@@ -402,37 +399,36 @@ impl AsyncRead for Metered {
             return Poll::Pending;
         }
         let before = into.filled().len();
-        ready!(Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, into))?;
+        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
         let came = &into.filled()[before..];
         let this = &mut *self;
         this.frames.see(came, &this.session.meter);
-        this.session.received.set(this.session.received.get() + came.len() as u64);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Metered {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, bytes)
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, pieces)
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

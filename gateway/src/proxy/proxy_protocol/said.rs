@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-use super::V2 as SIGNATURE;
+use super::V2;
 use crate::config::model::ProxyVersion;
 
 /// The header of a connection to `to`, opened for `client`; `None`: for ourselves, or to a unix socket. Ports of clients are not
@@ -19,12 +19,12 @@ pub fn header(version: ProxyVersion, client: Option<IpAddr>, to: Option<SocketAd
             let _ = write!(header, "PROXY {family} {client} {to} 0 {port}\r\n");
         }
         (ProxyVersion::V2, None) => {
-            header.extend_from_slice(SIGNATURE);
+            header.extend_from_slice(V2);
             // LOCAL, unspecified, no addresses.
             header.extend_from_slice(&[0x20, 0x00, 0, 0]);
         }
         (ProxyVersion::V2, Some((client, to, port))) => {
-            header.extend_from_slice(SIGNATURE);
+            header.extend_from_slice(V2);
             let (family, length) = if client.is_ipv4() { (0x11, 12) } else { (0x21, 36) };
             header.extend_from_slice(&[0x21, family, 0, length]);
             for address in [client, to] {
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn the_second_version_is_binary() {
         let four = said(ProxyVersion::V2, "192.0.2.1", "10.0.0.1:80");
-        assert_eq!(&four[..12], SIGNATURE);
+        assert_eq!(&four[..12], V2);
         assert_eq!(four[12..], [0x21, 0x11, 0, 12, 192, 0, 2, 1, 10, 0, 0, 1, 0, 0, 0, 80]);
         let six = said(ProxyVersion::V2, "2001:db8::1", "[2001:db8::2]:443");
         assert_eq!((six[12..16].to_vec(), six.len()), (vec![0x21, 0x21, 0, 36], 16 + 36));

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Stream;
+use crate::rt::deadline::Remote;
 
 /// One of several handles of a [`Stream`].
 #[derive(Clone)]
@@ -29,6 +30,16 @@ impl StreamHandle {
     /// Bytes that were received and taken.
     pub fn received(&self) -> u64 {
         self.shared.received.get()
+    }
+
+    /// As [`Stream::reader_remote`].
+    pub fn reader_remote(&self) -> Remote {
+        self.shared.stream.borrow().reader_remote()
+    }
+
+    /// As [`Stream::poll_skip`].
+    pub fn poll_skip(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.shared.stream.borrow_mut().poll_skip(cx)
     }
 
     /// As [`Stream::is_writing`].
